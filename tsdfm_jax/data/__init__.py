@@ -1,0 +1,1 @@
+"""The data room: text in, batches out; it knows files, not networks."""

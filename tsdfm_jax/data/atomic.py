@@ -1,0 +1,98 @@
+"""Files that are either whole or absent: atomic writes, content hashes, sealed JSON manifests."""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Lends a temporary path beside `path`, and moves it there once the block ends well.
+
+    The temporary name is fixed, so that what a killed process left behind is overwritten, never collected.
+    Errors: whatever the block raises; nothing is then left under either name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
+
+
+def _sync_directory(directory: pathlib.Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass  # some network file systems cannot sync a directory; the rename itself is still atomic there
+    finally:
+        os.close(descriptor)
+
+
+def write(path: pathlib.Path, data: bytes) -> None:
+    """Writes `data` to `path`, whole or not at all; raises OSError, a full disk among them."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def sha256(path: pathlib.Path) -> str:
+    """The sha256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_hash(path: pathlib.Path) -> str:
+    """The sha256, in hex, of a file's bytes, or of the names and bytes of all files below a directory.
+
+    Errors: FileNotFoundError where there is nothing to hash.
+    """
+    if path.is_file():
+        return sha256(path)
+    names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
+    if not names:
+        raise FileNotFoundError(f"nothing to hash at {path}: no file, and no directory with files")
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(f"{len(name.encode())} {name} {sha256(path / name)}\n".encode())
+    return digest.hexdigest()
+
+
+def _render(body: dict[str, Any]) -> bytes:
+    return (json.dumps(body, indent=1, sort_keys=True, ensure_ascii=True) + "\n").encode()
+
+
+def write_sealed(path: pathlib.Path, body: dict[str, Any]) -> dict[str, Any]:
+    """Writes `body` as JSON with a sha256 over its own canonical form, and returns it as read back."""
+    body = json.loads(_render(body))
+    sealed = body | {"sha256": hashlib.sha256(_render(body)).hexdigest()}
+    write(path, _render(sealed))
+    return sealed
+
+
+def read_sealed(path: pathlib.Path, *, missing: str, damaged: str) -> dict[str, Any]:
+    """Reads what `write_sealed` wrote; `missing` and `damaged` are the remedies that end the error's line.
+
+    Errors: FileNotFoundError where it is missing, ValueError where a single byte differs from what was written.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: {missing}")
+    data = path.read_bytes()
+    try:
+        sealed = json.loads(data)
+        body = {key: value for key, value in sealed.items() if key != "sha256"}
+        whole = sealed["sha256"] == hashlib.sha256(_render(body)).hexdigest() and _render(sealed) == data
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{path} is damaged (its sha256 does not fit its content): {damaged}")
+    return sealed

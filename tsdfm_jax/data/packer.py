@@ -1,0 +1,169 @@
+"""Packs tokenised documents into windows and shards, and remembers how far it came."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import pathlib
+import re
+import zipfile
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from tsdfm_jax.data import atomic, shards
+
+SPLITS = ("train", "heldout")
+WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
+# A web-sized corpus has no end of new words; this many are some 100 MB, and far beyond any English lexicon.
+_LEXICON = 1_000_000
+_PROGRESS = "progress.npz"
+
+
+def split_of(ordinal: int, seed: int, holdout: float) -> str:
+    """The split of document `ordinal`: one of the first two is held out, later ones by a seeded hash.
+
+    So two documents are enough for both splits to have one, and no document's place depends on those after it.
+    """
+    digest = hashlib.blake2b(f"{seed}:{max(ordinal, 1)}".encode(), digest_size=8).digest()
+    draw = int.from_bytes(digest, "little")
+    held = (draw & 1) == ordinal if ordinal < 2 else draw / 2**64 < holdout
+    return "heldout" if held else "train"
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Split:
+    documents: int = 0
+    bytes: int = 0
+    tokens: int = 0
+    closed: list[shards.Entry] = dataclasses.field(default_factory=list)
+    pending: list[np.ndarray] = dataclasses.field(default_factory=list)
+    pending_tokens: int = 0
+
+    def joined(self) -> np.ndarray:
+        return np.concatenate(self.pending) if self.pending else np.zeros(0, np.int32)
+
+    def take(self, count: int) -> np.ndarray:
+        tokens = self.joined()
+        self.pending = [tokens[count:]] if len(tokens) > count else []
+        self.pending_tokens = len(tokens) - count
+        return tokens[:count]
+
+
+def _figures(part: _Split) -> dict[str, Any]:
+    return {"documents": part.documents, "bytes": part.bytes, "tokens": part.tokens, "shards": part.closed}
+
+
+class Packer:
+    """Windows of two splits on their way to disk.
+
+    State is `documents`, `bytes`, the closed shards and the tokens that fill none yet; `save` writes all of it in
+    one atomic file, and the shards written after it are written again, byte for byte, by whoever resumes.
+    """
+
+    def __init__(self, directory: pathlib.Path, identity: dict[str, Any], *, length: int, windows_per_shard: int, dtype: str):
+        self.directory, self.identity = directory, identity
+        self.length, self.shard_tokens, self.dtype = length, windows_per_shard * length, np.dtype(dtype).newbyteorder("<")
+        self.documents = self.bytes = 0
+        self.words: set[str] = set()
+        self.splits = {name: _Split() for name in SPLITS}
+
+    def add(self, split: str, tokens: np.ndarray, *, size: int, documents: int) -> None:
+        """Takes the tokens of so many whole documents of `size` bytes."""
+        part = self.splits[split]
+        part.documents += documents
+        part.bytes += size
+        part.tokens += len(tokens)
+        part.pending.append(tokens.astype(self.dtype))
+        part.pending_tokens += len(tokens)
+
+    def add_words(self, text: str) -> None:
+        """Takes the words of a training text into the lexicon, until that is full."""
+        found = dict.fromkeys(WORD.findall(text.lower()))  # in the text's order: where the lexicon fills must not vary
+        for word in found:
+            if len(self.words) >= _LEXICON:
+                return
+            self.words.add(word)
+
+    def flush(self) -> bool:
+        """Writes the shards that are full; says whether there was one."""
+        wrote = False
+        for name, part in self.splits.items():
+            while part.pending_tokens >= self.shard_tokens:
+                self._write(name, part, part.take(self.shard_tokens))
+                wrote = True
+        return wrote
+
+    def finish(self) -> dict[str, Any]:
+        """Writes the last, shorter shards and the lexicon, and returns the manifest's account of the splits."""
+        self.flush()
+        account = {}
+        for name, part in self.splits.items():
+            whole = part.take(part.pending_tokens // self.length * self.length)
+            if len(whole):
+                self._write(name, part, whole)
+            account[name] = {
+                **_figures(part),
+                "windows": sum(entry["records"] for entry in part.closed),
+                "dropped_tokens": part.pending_tokens,
+            }
+        return account
+
+    def _write(self, name: str, part: _Split, tokens: np.ndarray) -> None:
+        path = self.directory / shards.name(name, len(part.closed))
+        part.closed.append(shards.write(path, (row.tobytes() for row in tokens.reshape(-1, self.length))))
+
+    @property
+    def lexicon_full(self) -> bool:
+        """Whether words may have been left out of the lexicon."""
+        return len(self.words) >= _LEXICON
+
+    def save(self) -> None:
+        """Writes the whole state in one atomic file."""
+        state = {
+            "identity": self.identity,
+            "documents": self.documents,
+            "bytes": self.bytes,
+            "words": sorted(self.words),
+            "splits": {name: _figures(part) for name, part in self.splits.items()},
+        }
+        buffer = io.BytesIO()
+        text = np.frombuffer(json.dumps(state).encode(), np.uint8)
+        np.savez(buffer, state=text, **{name: part.joined() for name, part in self.splits.items()})
+        atomic.write(self.directory / _PROGRESS, buffer.getvalue())
+
+    def restore(self) -> None:
+        """Takes up the state that an interrupted run of the same identity saved, if there is one."""
+        try:
+            with np.load(self.directory / _PROGRESS) as file:
+                state = json.loads(file["state"].tobytes())
+                pending = {name: file[name] for name in SPLITS}
+        except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return
+        if state["identity"] != self.identity or not self._intact(state):
+            return
+        self.documents, self.bytes, self.words = state["documents"], state["bytes"], set(state["words"])
+        for name, fields in state["splits"].items():
+            tokens = pending[name].astype(self.dtype)
+            self.splits[name] = _Split(
+                closed=fields.pop("shards"), **fields, pending=[tokens], pending_tokens=len(tokens)
+            )
+
+    def _intact(self, state: dict[str, Any]) -> bool:
+        entries = [entry for part in state["splits"].values() for entry in part["shards"]]
+        paths = [self.directory / entry["name"] for entry in entries]
+        return all(p.is_file() and atomic.sha256(p) == e["sha256"] for p, e in zip(paths, entries, strict=True))
+
+
+def sweep(directory: pathlib.Path, keep: set[str]) -> None:
+    """Removes half-written files, and shards of an earlier attempt that are not in `keep`."""
+    for pattern in ("*" + shards.SUFFIX, "*.tmp"):
+        for path in directory.glob(pattern):
+            if path.name not in keep:
+                path.unlink()
+
+
+def forget(directory: pathlib.Path) -> None:
+    """Removes the saved state of an unfinished run."""
+    (directory / _PROGRESS).unlink(missing_ok=True)

@@ -1,0 +1,226 @@
+"""The trajectory store: fixed-size records in ArrayRecord shards, and a manifest that vouches for every byte."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from tsdfm_jax.data import atomic, shards
+
+_PREFIX = "shard"
+_MANIFEST = "manifest.json"
+_CRC_BYTES = 4
+_REMEDY = "delete it and run --stage=trajectories again"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schema:
+    """The fields of a record, in order.
+
+    Attributes:
+        fields: name → (dtype, shape), such as {"states": ("uint16", (17, 64)), "index": ("int8", (16,))}.
+    """
+
+    fields: Mapping[str, tuple[str, tuple[int, ...]]]
+
+    @functools.cached_property
+    def dtype(self) -> np.dtype:
+        """One record without its checksum: little-endian, no padding."""
+        return np.dtype([(name, np.dtype(kind).newbyteorder("<"), tuple(shape)) for name, (kind, shape) in self.fields.items()])
+
+    def described(self) -> list[list[Any]]:
+        """The same as plain JSON, the order of the fields kept."""
+        return [[name, np.dtype(kind).name, list(shape)] for name, (kind, shape) in self.fields.items()]
+
+
+def _schema(described: list[list[Any]]) -> Schema:
+    return Schema(fields={name: (kind, tuple(shape)) for name, kind, shape in described})
+
+
+def content_hash(path: pathlib.Path) -> str:
+    """The sha256, in hex, of a file's bytes or of all names and bytes below a directory; FileNotFoundError."""
+    return atomic.content_hash(path)
+
+
+def write_shard(
+    directory: pathlib.Path, number: int, schema: Schema, arrays: Mapping[str, np.ndarray], provenance: str = ""
+) -> dict[str, Any]:
+    """Writes shard `number`, whole or not at all: `arrays` hold the fields with a leading axis N.
+
+    The same arrays give the same bytes. `provenance` is any text (say, a hash of config and weights) that a shard
+    must share to count as finished later.
+    Errors: ValueError where fields, shapes or values do not fit the schema; OSError from the disk.
+    """
+    rows = _rows(schema, arrays)
+    path = directory / shards.name(_PREFIX, number)
+    # The note goes first: once a shard has its name it is complete and vouched for, so no reader ever meets one that is not.
+    return shards.write(path, (_sealed(row.tobytes()) for row in rows), functools.partial(_announce, path, schema, provenance))
+
+
+def _announce(path: pathlib.Path, schema: Schema, provenance: str, entry: dict[str, Any]) -> None:
+    atomic.write_sealed(_note(path), {"entry": entry, "schema": schema.described(), "provenance": provenance})
+
+
+def _note(shard: pathlib.Path) -> pathlib.Path:
+    return shard.with_suffix(".json")
+
+
+def _sealed(row: bytes) -> bytes:
+    return row + zlib.crc32(row).to_bytes(_CRC_BYTES, "little")
+
+
+def _rows(schema: Schema, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    if set(arrays) != set(schema.fields):
+        raise ValueError(f"a record needs the fields {sorted(schema.fields)}, not {sorted(arrays)}")
+    counts = {len(array) for array in arrays.values()}
+    if len(counts) != 1 or not (count := counts.pop()):
+        raise ValueError(f"a shard needs fields of one common, positive length, not {sorted(len(a) for a in arrays.values())}")
+    rows = np.zeros(count, schema.dtype)
+    for name, given in arrays.items():
+        array, (kind, shape) = np.asarray(given), schema.fields[name]
+        if array.shape[1:] != tuple(shape):
+            raise ValueError(f"field {name!r} has records of shape {array.shape[1:]}, the schema says {tuple(shape)}")
+        with np.errstate(invalid="ignore", over="ignore"):
+            rows[name] = array.astype(kind)
+        floating = np.dtype(kind).kind == "f"
+        if not np.array_equal(rows[name].astype(array.dtype), array, equal_nan=floating):
+            raise ValueError(f"field {name!r} ({array.dtype}) has values that {kind} cannot hold: widen the schema")
+    return rows
+
+
+def finished_shards(directory: pathlib.Path, schema: Schema, provenance: str = "") -> set[int]:
+    """The numbers of the shards that are complete, intact and of this schema and provenance.
+
+    Half-written or altered ones are just not among them: `write_shard` replaces them. Reads every byte.
+    """
+    return {number for number, _ in _finished(directory, schema, provenance)}
+
+
+def _finished(directory: pathlib.Path, schema: Schema, provenance: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for path in sorted(directory.glob(f"{_PREFIX}-*{shards.SUFFIX}")):
+        number = path.stem.removeprefix(f"{_PREFIX}-")
+        try:
+            note = atomic.read_sealed(_note(path), missing="", damaged="")
+            fits = note["schema"] == schema.described() and note["provenance"] == provenance
+        except (ValueError, FileNotFoundError):
+            continue
+        named = number.isdigit() and note["entry"]["name"] == path.name
+        if fits and named and not shards.fault(directory, note["entry"], digest=True):
+            yield int(number), note["entry"]
+
+
+def seal(
+    directory: pathlib.Path,
+    schema: Schema,
+    *,
+    seed: int,
+    config: Mapping[str, Any],
+    sources: Mapping[str, str],
+    shards: int,
+    provenance: str = "",
+) -> dict[str, Any]:
+    """Writes the manifest of a store of shards 0 … `shards` − 1, and returns it.
+
+    `sources` are content hashes by name: teacher, compass, tokenizer. Errors: ValueError naming the first unfinished
+    shard, or one too many.
+    """
+    listed = _listed(directory, schema, provenance, shards)
+    body = {
+        "version": 1,
+        "schema": schema.described(),
+        "records": sum(entry["records"] for entry in listed),
+        "shards": listed,
+        "seed": seed,
+        "config": json.loads(json.dumps(dict(config))),
+        "sources": dict(sources),
+        "provenance": provenance,
+    }
+    return atomic.write_sealed(directory / _MANIFEST, body)
+
+
+def _listed(directory: pathlib.Path, schema: Schema, provenance: str, count: int) -> list[dict[str, Any]]:
+    entries = dict(_finished(directory, schema, provenance))
+    for number in range(count):
+        if number not in entries:
+            raise ValueError(f"shard {directory / shards.name(_PREFIX, number)} is unfinished: run --stage=trajectories again")
+    listed = [entries[number] for number in range(count)]
+    shards.check(directory, listed, _REMEDY, digest=False)
+    return listed
+
+
+def open_store(directory: pathlib.Path) -> "Store":
+    """Opens a sealed store, once every byte of it is seen to be what was written.
+
+    Errors: FileNotFoundError without a manifest; ValueError naming the manifest or shard that is damaged, truncated,
+    missing or foreign.
+    """
+    manifest = atomic.read_sealed(directory / _MANIFEST, missing="run --stage=trajectories first", damaged=_REMEDY)
+    shards.check(directory, manifest["shards"], _REMEDY, digest=True)
+    store = Store(directory, manifest)
+    counted = len(shards.source(directory, manifest["shards"]))
+    if counted != len(store):
+        raise ValueError(f"{directory / _MANIFEST} counts {len(store)} records and the shards hold {counted}: {_REMEDY}")
+    return store
+
+
+def _unpack(records: Sequence[bytes], *, dtype: np.dtype, where: str) -> dict[str, np.ndarray]:
+    size = dtype.itemsize + _CRC_BYTES
+    for record in records:
+        if len(record) != size or _sealed(record[:-_CRC_BYTES]) != record:
+            raise ValueError(f"a record in {where} is corrupted (checksum): {_REMEDY}")
+    rows = np.frombuffer(b"".join(record[:-_CRC_BYTES] for record in records), dtype)
+    return {name: np.ascontiguousarray(rows[name]).astype(rows[name].dtype.newbyteorder("=")) for name in dtype.names}
+
+
+class Store:
+    """A sealed store of records; made by `open_store`.
+
+    Attributes:
+        schema: the fields of its records.
+        manifest: seed, config, sources, shards, as sealed.
+    """
+
+    def __init__(self, directory: pathlib.Path, manifest: dict[str, Any]):
+        self.schema, self.manifest = _schema(manifest["schema"]), manifest
+        self._directory = directory
+        self._unpack = functools.partial(_unpack, dtype=self.schema.dtype, where=str(directory))
+
+    @functools.cached_property
+    def _source(self) -> grain.sources.ArrayRecordDataSource:
+        return shards.source(self._directory, self.manifest["shards"])
+
+    def __len__(self) -> int:
+        return self.manifest["records"]
+
+    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
+        """Record `number` by field; IndexError past the end, ValueError where its checksum fails."""
+        if not 0 <= number < len(self):
+            raise IndexError(f"record {number} of {len(self)} in {self._directory}")
+        try:
+            record = self._source[number]
+        except RuntimeError as error:  # ArrayRecord's own checksums
+            raise ValueError(f"record {number} in {self._directory} cannot be read ({error}): {_REMEDY}") from None
+        return {name: rows[0] for name, rows in self._unpack([record]).items()}
+
+    def batches(
+        self, batch: int, seed: int, process_index: int = 0, process_count: int = 1, shuffle: bool = True, repeat: bool = True
+    ) -> grain.DatasetIterator:
+        """An iterator over dicts of [batch // process_count, …], reshuffled every epoch, resumed by its state."""
+        return shards.batches(
+            self._directory,
+            self.manifest["shards"],
+            self._unpack,
+            batch=batch,
+            seed=seed,
+            process_index=process_index,
+            process_count=process_count,
+            shuffle=shuffle,
+            repeat=repeat,
+            what=f"records in {self._directory}",
+        )

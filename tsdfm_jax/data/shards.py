@@ -1,0 +1,149 @@
+"""ArrayRecord shards: written whole, checked by name, size and sha256, read by grain."""
+
+import errno
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import grain
+from array_record.python import array_record_module
+
+from tsdfm_jax.data import atomic
+
+SUFFIX = ".array_record"
+# One record a group is what random access wants; uncompressed, the bytes depend on nothing but the records.
+_OPTIONS = "group_size:1,uncompressed"
+# The disk's errors reach us through ArrayRecord as text alone.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+# A little read-ahead: batches are small, and grain's own default would hold five hundred of them.
+_READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+
+Entry = dict[str, Any]
+
+
+def name(prefix: str, number: int) -> str:
+    """The file name of shard `number` of `prefix`."""
+    return f"{prefix}-{number:05d}{SUFFIX}"
+
+
+def write(path: pathlib.Path, records: Iterable[bytes], announce: Callable[[Entry], None] | None = None) -> Entry:
+    """Writes a shard, whole or not at all, and returns its manifest entry: name, records, bytes, sha256.
+
+    `announce` is given the entry once the bytes are on disk and before the shard gets its name.
+    Errors: OSError with its errno where the disk refuses (full, over quota, read-only).
+    """
+    count = 0
+    with atomic.replacing(path) as temporary:
+        try:
+            writer = array_record_module.ArrayRecordWriter(str(temporary), _OPTIONS)
+            for record in records:
+                writer.write(record)
+                count += 1
+            writer.close()
+        except RuntimeError as error:
+            raise _disk_error(error, path) from error
+        entry = {"name": path.name, "records": count, "bytes": temporary.stat().st_size, "sha256": atomic.sha256(temporary)}
+        if announce:
+            announce(entry)
+    return entry
+
+
+def _disk_error(error: RuntimeError, path: pathlib.Path) -> Exception:
+    for code in _DISK_ERRORS:
+        if os.strerror(code) in str(error):
+            return OSError(code, os.strerror(code), str(path))
+    return error
+
+
+def check(directory: pathlib.Path, entries: Sequence[Entry], remedy: str, *, digest: bool) -> None:
+    """Raises ValueError naming the first shard that is missing, truncated, foreign or, with `digest`, altered.
+
+    Without `digest` only names and sizes are looked at, which costs no reading. `remedy` ends the error's line.
+    """
+    expected = {entry["name"] for entry in entries}
+    for path in sorted(directory.glob("*" + SUFFIX)):
+        if path.name not in expected:
+            raise ValueError(f"shard {path} is foreign (the manifest does not name it): {remedy}")
+    for entry in entries:
+        if trouble := fault(directory, entry, digest=digest):
+            raise ValueError(f"shard {directory / entry['name']} is {trouble}: {remedy}")
+
+
+def fault(directory: pathlib.Path, entry: Entry, *, digest: bool) -> str:
+    """What is wrong with one shard, or an empty text."""
+    path = directory / entry["name"]
+    if not path.is_file():
+        return "missing"
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        return f"truncated or foreign ({size:,} bytes, the manifest says {entry['bytes']:,})"
+    if digest and atomic.sha256(path) != entry["sha256"]:
+        return "corrupted (its sha256 differs from the manifest's)"
+    return ""
+
+
+def source(directory: pathlib.Path, entries: Sequence[Entry]) -> grain.sources.ArrayRecordDataSource:
+    """Random access to the raw records of all shards, in the order of the manifest."""
+    return grain.sources.ArrayRecordDataSource([str(directory / entry["name"]) for entry in entries])
+
+
+def batches(
+    directory: pathlib.Path,
+    entries: Sequence[Entry],
+    decode: Callable[[Sequence[bytes]], Any],
+    *,
+    batch: int,
+    seed: int,
+    process_index: int,
+    process_count: int,
+    shuffle: bool,
+    repeat: bool,
+    what: str,
+) -> grain.DatasetIterator:
+    """An iterator over `decode`d batches, this process's share of each, reshuffled every epoch.
+
+    The records of a global batch do not depend on `process_count`: an epoch is cut to whole global batches before
+    the processes take turns. What the cut drops differs from epoch to epoch, as the shuffling stands before it.
+    `what` names the records in the errors: ValueError for a batch that the processes do not divide, or larger than
+    the data.
+    """
+    count = sum(entry["records"] for entry in entries)
+    if batch < 1 or batch % process_count:
+        raise ValueError(f"batch {batch} is not divisible by {process_count} processes: choose a positive multiple")
+    if count < batch:
+        raise ValueError(f"batch {batch} is larger than the {count} {what}: lower the batch or give more data")
+    records = grain.MapDataset.source(source(directory, entries)).seed(seed)
+    if shuffle:
+        records = records.shuffle()
+    share = records[process_index : count - count % batch : process_count]
+    stream = share.batch(batch // process_count, drop_remainder=True, batch_fn=decode)
+    if repeat:
+        stream = stream.repeat()
+    return iter(stream.to_iter_dataset(_READ))
+
+
+class Joined:
+    """Several iterators as one over dicts of their batches, with one state, so that a checkpoint resumes all of them."""
+
+    def __init__(self, parts: dict[str, grain.DatasetIterator]):
+        self._parts = parts
+
+    def __iter__(self) -> "Joined":
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        return {name: next(part) for name, part in self._parts.items()}
+
+    def get_state(self) -> bytes:
+        """Where every part stands, as JSON."""
+        return json.dumps({name: part.get_state() for name, part in self._parts.items()}).encode()
+
+    def set_state(self, state: bytes) -> None:
+        """Puts every part back to where `get_state` found it."""
+        for name, at in json.loads(state).items():
+            self._parts[name].set_state(at)
+
+    def start_prefetch(self) -> None:
+        """Grain's checkpoint handler asks for it after a restore; the parts start by themselves."""

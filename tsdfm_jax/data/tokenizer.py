@@ -1,0 +1,275 @@
+"""Tokenizers: a SentencePiece model trained here or given, or a tokenizer.json; one file in one directory."""
+
+import abc
+import hashlib
+import heapq
+import io
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import sentencepiece
+
+from tsdfm_jax.data import atomic
+
+MASK = "▒"
+BREAK = "\n\n"
+_MODEL = "tokenizer.model"
+_JSON = "tokenizer.json"
+# SentencePiece writes a space as this, and so cannot tell the two apart; it goes round as bytes instead.
+_SPACE = "\u2581"
+# The trainer's cost grows with the longest line; no merge is lost, as none crosses a line end.
+_LINE = 4096
+# A sample of the corpus is drawn from so many times its size: a pass over terabytes would not better it.
+_READ_FACTOR = 8
+_THREADS = min(8, os.cpu_count() or 1)
+_END_NAMES = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[SEP]")
+
+
+class Tokenizer(abc.ABC):
+    """Text to symbols and back; picklable.
+
+    Attributes:
+        vocab_size: symbols, without any mask symbol: whoever needs one adds it at `vocab_size`.
+        eos_id: the symbol that ends a document; never the result of encoding text.
+        content_hash: sha256 of the tokenizer's file, in hex.
+    """
+
+    vocab_size: int
+    eos_id: int
+    content_hash: str
+
+    @abc.abstractmethod
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Symbols of each text, int32, no document end added; raises ValueError for half a surrogate pair."""
+
+    @abc.abstractmethod
+    def _decode_known(self, ids: list[int]) -> str:
+        """Text of symbols that are in the vocabulary and are no document ends."""
+
+    def encode(self, text: str) -> np.ndarray:
+        """Symbols of one text, int32, no document end added."""
+        return self.encode_batch([text])[0]
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """Text of `ids`: document ends vanish, symbols outside the vocabulary (masks) become '▒'."""
+        return self._decode(ids, "")
+
+    def decode_pretty(self, ids: Sequence[int] | np.ndarray) -> str:
+        """As `decode`, but a document end becomes an empty line, so that words on its two sides stay apart."""
+        return self._decode(ids, BREAK)
+
+    def _decode(self, ids: Sequence[int] | np.ndarray, document_break: str) -> str:
+        texts, parts, run = [], [], []
+        for symbol in np.asarray(ids).tolist():
+            if symbol == self.eos_id:
+                texts.append(self._trim("".join(parts) + self._decode_known(run)))
+                parts, run = [], []
+            elif 0 <= symbol < self.vocab_size:
+                run.append(symbol)
+            else:
+                parts += [self._decode_known(run), MASK]
+                run = []
+        texts.append(self._trim("".join(parts) + self._decode_known(run)))
+        return document_break.join(texts)
+
+    def _trim(self, text: str) -> str:
+        return text
+
+
+class SentencePiece(Tokenizer):
+    """A SentencePiece model; one with byte fallback and no dummy prefix returns every text exactly."""
+
+    def __init__(self, data: bytes):
+        if not data:
+            raise ValueError("the file is empty")
+        self._model = sentencepiece.SentencePieceProcessor(model_proto=data)
+        self.vocab_size = self._model.vocab_size()
+        self.eos_id = self._model.eos_id()
+        self.content_hash = hashlib.sha256(data).hexdigest()
+        if self.eos_id < 0:
+            raise ValueError("the model has no end-of-sentence symbol to mark document ends with")
+        self._pieces = [self._bytes_of(i) for i in range(self.vocab_size)]
+        self._prefixed = self._decode_known(self._model.encode("a")).startswith(" ")
+        self._space_ids = [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
+        self._splits = not self._prefixed and all(self._model.is_byte(i) for i in self._space_ids)
+
+    def _bytes_of(self, symbol: int) -> bytes:
+        piece = self._model.id_to_piece(symbol)
+        if self._model.is_byte(symbol):
+            return bytes([int(piece[3:5], 16)])
+        if self._model.is_control(symbol):
+            return b""
+        return b"\xe2\x81\x87" if self._model.is_unknown(symbol) else piece.replace(_SPACE, " ").encode()
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        if not self._splits or not any(_SPACE in text for text in texts):
+            return [np.array(ids, np.int32) for ids in self._ids(texts)]
+        parts = [text.split(_SPACE) for text in texts]
+        flat = iter(self._ids([part for row in parts for part in row]))
+        joined = []
+        for row in parts:
+            ids = list(next(flat))
+            for _ in row[1:]:
+                ids += self._space_ids + next(flat)
+            joined.append(np.array(ids, np.int32))
+        return joined
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        for text in texts:
+            _check_unicode(text)
+        return self._model.encode(list(texts), out_type=int, num_threads=_THREADS)
+
+    def _decode_known(self, ids: list[int]) -> str:
+        # Not the library's decode: that turns '▁' into a space even where it came in as bytes.
+        return b"".join([self._pieces[i] for i in ids]).decode(errors="replace")
+
+    def _trim(self, text: str) -> str:
+        return text.removeprefix(" ") if self._prefixed else text
+
+
+class Json(Tokenizer):
+    """A tokenizer.json of the `tokenizers` library, such as GPT-2's byte-level BPE."""
+
+    def __init__(self, data: bytes):
+        import tokenizers  # only where such a file is given
+
+        self._model = tokenizers.Tokenizer.from_str(data.decode())
+        self._model.no_padding()
+        self._model.no_truncation()
+        # Text that spells a special symbol is text: a corpus must not be able to end its own document.
+        self._model.encode_special_tokens = True
+        self.vocab_size = max(self._model.get_vocab().values(), default=-1) + 1
+        self.content_hash = hashlib.sha256(data).hexdigest()
+        ends = [self._model.token_to_id(name) for name in _END_NAMES if self._model.token_to_id(name) is not None]
+        if not ends:
+            raise ValueError(f"it has none of {', '.join(_END_NAMES)} to mark document ends with")
+        self.eos_id = ends[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        for text in texts:
+            _check_unicode(text)
+        rows = self._model.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(row.ids, np.int32) for row in rows]
+
+    def _decode_known(self, ids: list[int]) -> str:
+        return self._model.decode(ids, skip_special_tokens=False) if ids else ""
+
+
+_KINDS = {_MODEL: SentencePiece, _JSON: Json}
+
+
+def train(documents: Iterator[str], path: pathlib.Path, vocab_size: int, train_bytes: int, seed: int) -> None:
+    """Trains a SentencePiece BPE model on a seeded sample of lines and writes `path`/tokenizer.model.
+
+    `train_bytes` is the sample's size, drawn from the first eight times as much text. Same input, same bytes.
+    Errors: ValueError where vocab_size is too small for bytes and characters, or too large for the sample.
+    """
+    lines = _sample(documents, train_bytes, seed)
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            byte_fallback=True,
+            character_coverage=0.9995,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            user_defined_symbols=["\n"],
+            unk_id=0,
+            eos_id=1,
+            bos_id=-1,
+            pad_id=-1,
+            max_sentence_length=4 * _LINE,
+            num_threads=1,  # the count is written into the model, and with it into the content hash
+            minloglevel=3,
+        )
+    except RuntimeError as error:
+        raise ValueError(_training_error(str(error), vocab_size)) from None
+    _store(model.getvalue(), path, _MODEL)
+
+
+def adopt(given: str, path: pathlib.Path) -> None:
+    """Copies a SentencePiece .model or a tokenizer.json into the directory `path`, once it has been seen to load.
+
+    Errors: FileNotFoundError, or ValueError for another suffix or a file that does not load.
+    """
+    source = pathlib.Path(given)
+    if not source.is_file():
+        raise FileNotFoundError(f"no tokenizer file at {given!r}: give a SentencePiece .model or a tokenizer.json")
+    names = {".model": _MODEL, ".json": _JSON}
+    if source.suffix not in names:
+        raise ValueError(f"tokenizer {given!r} ends in {source.suffix!r}: give a SentencePiece .model or a tokenizer.json")
+    data = source.read_bytes()
+    _parse(data, names[source.suffix], source)
+    _store(data, path, names[source.suffix])
+
+
+def load(path: pathlib.Path) -> Tokenizer:
+    """The tokenizer in directory `path`.
+
+    Errors: FileNotFoundError where there is none, ValueError where its file is damaged.
+    """
+    for name in _KINDS:
+        if (path / name).is_file():
+            return _parse((path / name).read_bytes(), name, path / name)
+    raise FileNotFoundError(f"no tokenizer in {path}: run --stage=tokenizer first")
+
+
+def _store(data: bytes, path: pathlib.Path, name: str) -> None:
+    atomic.write(path / name, data)
+    for other in _KINDS:
+        if other != name:
+            (path / other).unlink(missing_ok=True)
+
+
+def _parse(data: bytes, name: str, path: pathlib.Path) -> Tokenizer:
+    try:
+        return _KINDS[name](data)
+    except ImportError:
+        raise ValueError(f"{path} needs the package 'tokenizers': pip install tokenizers") from None
+    except Exception as error:  # the two libraries raise bare Exception and RuntimeError
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"{path} cannot be read as a tokenizer ({reason}): delete it and make it again") from None
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"text has half a surrogate pair at character {error.start}, which is no character: remove it") from None
+
+
+def _sample(documents: Iterator[str], train_bytes: int, seed: int) -> list[str]:
+    """A seeded, uniform sample of lines of at most `train_bytes`, in the corpus's order; memory is bounded by it."""
+    rng, kept, size, read = np.random.default_rng(seed), [], 0, 0
+    for ordinal, line in enumerate(_lines(documents)):
+        read += len(line.encode())
+        size += len(line.encode())
+        heapq.heappush(kept, (-rng.random(), ordinal, line))
+        while size > train_bytes:
+            size -= len(heapq.heappop(kept)[2].encode())
+        if read >= _READ_FACTOR * train_bytes:
+            break
+    if not kept:
+        raise ValueError(f"no text to train a tokenizer on within train_bytes {train_bytes}: raise it, or check the corpus")
+    return [line for _, _, line in sorted(kept, key=lambda item: item[1])]
+
+
+def _lines(documents: Iterator[str]) -> Iterator[str]:
+    for text in documents:
+        for line in text.split("\n"):
+            yield from (line[start : start + _LINE] for start in range(0, len(line), _LINE))
+
+
+def _training_error(message: str, vocab_size: int) -> str:
+    if small := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        return f"vocab_size {vocab_size} is too small: bytes and this text's characters alone need {small[1]}"
+    if large := re.search(r"too high \(\d+\)\. Please set it to a value <= (\d+)", message):
+        return f"vocab_size {vocab_size} is too large for this much text: at most {large[1]}, or give more text"
+    return f"no tokenizer of vocab_size {vocab_size} could be trained: {message.splitlines()[0]}"

@@ -1,0 +1,293 @@
+"""Packed token windows: prepared once in streaming, then shuffled, sharded by process and resumed by grain."""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from tsdfm_jax.data import atomic, packer, shards, tokenizer as tokenizers
+
+_MANIFEST = "manifest.json"
+_LEXICON = "lexicon.txt"
+_REMEDY = "delete the directory and prepare the data again"
+# Documents are tokenised together up to this size: enough to keep every core busy, small beside memory.
+_BATCH_BYTES = 1 << 20
+_BATCH_DOCUMENTS = 512
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WindowsConfig:
+    """How documents become windows.
+
+    Attributes:
+        length: symbols a window, L.
+        holdout: the share of documents held out, between 0 and 1.
+        seed: decides which documents those are.
+        windows_per_shard: windows a file; the unit that an interrupted run keeps.
+    """
+
+    length: int
+    holdout: float = 0.05
+    seed: int = 0
+    windows_per_shard: int = 4096
+
+    def __post_init__(self):
+        if self.length < 1 or self.windows_per_shard < 1:
+            raise ValueError(f"length {self.length} and windows_per_shard {self.windows_per_shard} must be at least 1")
+        if not 0 < self.holdout < 1:
+            raise ValueError(f"holdout {self.holdout} leaves a split empty: choose it between 0 and 1")
+
+
+def prepare(
+    documents: Iterator[str],
+    tokenizer: tokenizers.Tokenizer,
+    directory: pathlib.Path,
+    cfg: WindowsConfig,
+    progress: Callable[[int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+    *,
+    fingerprint: str = "",
+) -> dict[str, Any]:
+    """Tokenises, splits by document, packs into windows of L, writes shards, lexicon and manifest; returns that.
+
+    Goes on where an interrupted call stopped, with the same bytes as if it had not; a finished directory is left
+    alone. `progress` is given the bytes of text taken so far; `stop` is asked after every document.
+    A corpus of one document is split by windows, and the manifest's `split_by` says so.
+    Errors: InterruptedError when `stop` says so; ValueError where L exceeds the corpus or a finished directory was
+    made from something else; OSError from the disk.
+    """
+    dtype = "uint16" if tokenizer.vocab_size <= 65535 else "int32"
+    identity = {
+        "schema": 1,
+        "config": dataclasses.asdict(cfg),
+        "tokenizer": tokenizer.content_hash,
+        "vocab_size": tokenizer.vocab_size,
+        "eos_id": tokenizer.eos_id,
+        "corpus": fingerprint,
+        "dtype": dtype,
+    }
+    if (directory / _MANIFEST).is_file():
+        return _finished(directory, identity)
+    directory.mkdir(parents=True, exist_ok=True)
+    pack = packer.Packer(directory, identity, length=cfg.length, windows_per_shard=cfg.windows_per_shard, dtype=dtype)
+    pack.restore()
+    stream = iter(documents)
+    head = list(itertools.islice(stream, 2))
+    if len(head) == 1:
+        _pack_one(pack, head[0], tokenizer, cfg)
+    else:
+        rest = itertools.islice(itertools.chain(head, stream), pack.documents, None)
+        _pack_all(pack, rest, tokenizer, cfg, progress, stop)
+    return _seal(pack, identity, "windows" if len(head) == 1 else "documents")
+
+
+def _finished(directory: pathlib.Path, identity: dict[str, Any]) -> dict[str, Any]:
+    found = manifest(directory)
+    for key, value in identity.items():
+        if found.get(key) != value:
+            raise ValueError(
+                f"{directory} was prepared with {key} {found.get(key)}, not {value}: choose another workdir or delete it"
+            )
+    packer.forget(directory)
+    return found
+
+
+def _pack_all(pack, documents, tokenizer, cfg, progress, stop) -> None:
+    for texts in _batched(documents):
+        for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
+            split = packer.split_of(pack.documents, cfg.seed, cfg.holdout)
+            size = len(text.encode())
+            pack.add(split, np.append(ids, np.int32(tokenizer.eos_id)), size=size, documents=1)
+            if split == "train":
+                pack.add_words(text)
+            pack.documents += 1
+            pack.bytes += size
+            if pack.flush():
+                pack.save()
+            if progress:
+                progress(pack.bytes)
+            if stop and stop():
+                pack.save()
+                raise InterruptedError(f"stopped after {pack.documents} documents: run again to go on from there")
+
+
+def _batched(documents: Iterable[str]) -> Iterator[list[str]]:
+    texts, size = [], 0
+    for text in documents:
+        texts.append(text)
+        size += len(text)
+        if size >= _BATCH_BYTES or len(texts) >= _BATCH_DOCUMENTS:
+            yield texts
+            texts, size = [], 0
+    if texts:
+        yield texts
+
+
+def _pack_one(pack, text, tokenizer, cfg) -> None:
+    ids = np.append(tokenizer.encode(text), np.int32(tokenizer.eos_id))
+    count = len(ids) // cfg.length
+    if count < 2:
+        raise ValueError(
+            f"length {cfg.length} is too long for a corpus of one document with {len(ids)} tokens: both splits need a window"
+        )
+    held = max(1, round(count * cfg.holdout))
+    chosen = set(np.random.default_rng(cfg.seed).permutation(count)[:held].tolist())
+    for number in range(count):
+        window = ids[number * cfg.length : (number + 1) * cfg.length]
+        piece = tokenizer.decode_pretty(window)
+        split = "heldout" if number in chosen else "train"
+        pack.add(split, window, size=len(piece.encode()), documents=0)
+        if split == "train":
+            pack.add_words(" ".join(_whole_words(piece)))
+    pack.add("train", ids[count * cfg.length :], size=0, documents=0)
+    pack.documents, pack.bytes = 1, len(text.encode())
+
+
+def _seal(pack: packer.Packer, identity: dict[str, Any], split_by: str) -> dict[str, Any]:
+    cfg, tokens = identity["config"], {name: part.tokens for name, part in pack.splits.items()}
+    for name, count in tokens.items():
+        if count < cfg["length"]:
+            raise ValueError(
+                f"length {cfg['length']} is longer than the {name} split of the corpus, {count} tokens: "
+                "shorten it or give more text"
+            )
+    account = pack.finish()
+    words = "".join(f"{word}\n" for word in sorted(pack.words)).encode()
+    atomic.write(pack.directory / _LEXICON, words)
+    body = identity | {
+        "documents": pack.documents,
+        "bytes": pack.bytes,
+        "split_by": split_by,
+        "splits": account,
+        "lexicon": {"words": len(pack.words), "full": pack.lexicon_full, "sha256": hashlib.sha256(words).hexdigest()},
+    }
+    packer.sweep(pack.directory, keep={entry["name"] for part in account.values() for entry in part["shards"]})
+    written = atomic.write_sealed(pack.directory / _MANIFEST, body)
+    packer.forget(pack.directory)  # last, so that a kill before it costs nothing
+    return written
+
+
+def manifest(directory: pathlib.Path) -> dict[str, Any]:
+    """What `prepare` left: counts, shards, hashes; FileNotFoundError where unfinished, ValueError where damaged."""
+    return atomic.read_sealed(directory / _MANIFEST, missing="prepare the data first", damaged=_REMEDY)
+
+
+def verify(directory: pathlib.Path) -> None:
+    """Reads every shard and the lexicon; ValueError names the first that is truncated, foreign, altered or missing."""
+    found = manifest(directory)
+    shards.check(directory, _entries(found, *packer.SPLITS), _REMEDY, digest=True)
+    lexicon_path = directory / _LEXICON
+    if not lexicon_path.is_file() or atomic.sha256(lexicon_path) != found["lexicon"]["sha256"]:
+        raise ValueError(f"{lexicon_path} is missing or altered: {_REMEDY}")
+
+
+def _entries(found: dict[str, Any], *splits: str) -> list[shards.Entry]:
+    for split in splits:
+        if split not in found["splits"]:
+            raise ValueError(f"no split {split!r}: choose one of {', '.join(packer.SPLITS)}")
+    return [entry for split in splits for entry in found["splits"][split]["shards"]]
+
+
+def _checked(directory: pathlib.Path, split: str) -> tuple[dict[str, Any], list[shards.Entry]]:
+    found = manifest(directory)
+    shards.check(directory, _entries(found, *packer.SPLITS), _REMEDY, digest=False)
+    return found, _entries(found, split)
+
+
+def _decode(records: Sequence[bytes], *, dtype: str, length: int) -> np.ndarray:
+    return np.frombuffer(b"".join(records), np.dtype(dtype).newbyteorder("<")).reshape(-1, length).astype(np.int32)
+
+
+def _decoder(found: dict[str, Any]) -> Callable[[Sequence[bytes]], np.ndarray]:
+    return functools.partial(_decode, dtype=found["dtype"], length=found["config"]["length"])
+
+
+def batches(
+    directory: pathlib.Path,
+    split: str,
+    batch: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    shuffle: bool = True,
+    repeat: bool = True,
+) -> grain.DatasetIterator:
+    """An iterator over int32 [batch // process_count, L], reshuffled every epoch, resumed by get_state and set_state.
+
+    Errors: ValueError where the processes do not divide the batch, or the split has fewer windows than one.
+    """
+    found, entries = _checked(directory, split)
+    return shards.batches(
+        directory,
+        entries,
+        _decoder(found),
+        batch=batch,
+        seed=seed,
+        process_index=process_index,
+        process_count=process_count,
+        shuffle=shuffle,
+        repeat=repeat,
+        what=f"windows in the {split} split of {directory}",
+    )
+
+
+def heldout(directory: pathlib.Path, count: int) -> np.ndarray:
+    """The first `count` held-out windows in an order that the data's seed decides, int32 [count, L]."""
+    found, entries = _checked(directory, "heldout")
+    total = found["splits"]["heldout"]["windows"]
+    if count > total:
+        raise ValueError(f"{count} held-out windows are asked for and {directory} has {total}: ask for fewer or raise holdout")
+    order = np.random.default_rng(found["config"]["seed"]).permutation(total)[:count]
+    records = shards.source(directory, entries)
+    with records:
+        return _decoder(found)([records[int(i)] for i in order])
+
+
+def ordered(directory: pathlib.Path, split: str, seed: int) -> Callable[[Sequence[int]], np.ndarray]:
+    """Access by number to a split in an order of its own: `numbers -> int32 [len(numbers), L]`, wrapping at the end.
+
+    What a number stands for depends on the split and the seed alone, not on who asks or in what batches.
+    """
+    found, entries = _checked(directory, split)
+    order = np.random.default_rng(seed).permutation(found["splits"][split]["windows"])
+    records, decode = shards.source(directory, entries), _decoder(found)
+    return lambda numbers: decode([records[int(order[i % len(order)])] for i in numbers])
+
+
+def texts(directory: pathlib.Path, split: str, tokenizer: tokenizers.Tokenizer) -> Iterator[str]:
+    """The text of every window of a split, in order; a document's end reads as an empty line."""
+    found, entries = _checked(directory, split)
+    decode, records = _decoder(found), shards.source(directory, entries)
+    with records:
+        for record in records:
+            yield tokenizer.decode_pretty(decode([record])[0])
+
+
+def lexicon(texts: Iterable[str]) -> set[str]:
+    """The lower-cased words of all texts."""
+    return {word for text in texts for word in packer.WORD.findall(text.lower())}
+
+
+def stored_lexicon(directory: pathlib.Path) -> set[str]:
+    """The words of the training split, as `prepare` wrote them."""
+    manifest(directory)
+    return set((directory / _LEXICON).read_text().split())
+
+
+def _whole_words(text: str) -> list[str]:
+    return packer.WORD.findall(text.lower())[1:-1]
+
+
+def lexical_share(texts: Iterable[str], lexicon: set[str]) -> float:
+    """The share of words found in `lexicon`, in [0, 1]; NaN without words.
+
+    Each text is a window: its first and last word may be cut, and are not counted.
+    """
+    words = [word in lexicon for text in texts for word in _whole_words(text)]
+    return sum(words) / len(words) if words else float("nan")
