@@ -1,0 +1,218 @@
+"""What is saved comes back: on other meshes, after damage, and never in part."""
+
+import os
+
+import flax.struct
+import grain
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from tsdfm_jax.runtime import checkpoint, seal
+from tsdfm_jax.runtime import mesh as mesh_lib
+from tsdfm_jax.runtime import metrics as metrics_lib
+
+
+@flax.struct.dataclass
+class State:
+    params: dict
+
+    @property
+    def averaged(self):
+        return self.params
+
+
+def weights(value, mesh=None):
+    mesh = mesh or mesh_lib.make_mesh(mesh_lib.MeshConfig(data=1, fsdp=4, tensor=2))
+    tree = {
+        "blocks": {"kernel": np.random.default_rng(value).normal(size=(64, 512)).astype(np.float32)},
+        "scale": np.full((8,), value, np.float32),
+    }
+    specs = {"blocks": {"kernel": PartitionSpec("fsdp", "tensor")}, "scale": PartitionSpec()}
+    return jax.tree.map(lambda x, s: jax.device_put(x, NamedSharding(mesh, s)), tree, specs)
+
+
+def shapes(tree):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+
+
+def numbers():
+    return iter(grain.MapDataset.source(list(range(1000))).shuffle(3).to_iter_dataset())
+
+
+def saved(directory, steps=(10, 20)):
+    """A closed store with checkpoints at some steps; returns the data iterator's next items after each."""
+    store, batches, following = checkpoint.Checkpoints(directory), numbers(), {}
+    for step in steps:
+        next(batches)
+        store.save(step, State(params=weights(step)), batches, {"step": step})
+        following[step] = batches.get_state()
+    store.close()
+    return following
+
+
+def largest_file(directory):
+    return max((p for p in directory.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def test_what_is_saved_comes_back(tmp_path):
+    """State, shardings, meta and the place in the data are those of the newest checkpoint."""
+    following = saved(tmp_path / "ckpt", (10, 20, 30))
+    store, batches = checkpoint.Checkpoints(tmp_path / "ckpt"), numbers()
+    state, meta = store.restore(shapes(State(params=weights(0))), batches)
+    jax.tree.map(np.testing.assert_array_equal, state.params, weights(30))
+    assert state.params["blocks"]["kernel"].sharding.spec == PartitionSpec("fsdp", "tensor")
+    assert meta == {"step": 30} and batches.get_state() == following[30]
+    assert store.steps() == [30, 20]
+    store.close()
+
+
+def test_saving_does_not_watch_the_arrays_change(tmp_path):
+    """An update that donates the saved buffers right away does not reach into the checkpoint being written."""
+    store, state = checkpoint.Checkpoints(tmp_path / "ckpt"), State(params=weights(1))
+    step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    store.save(1, state, None, {})
+    for _ in range(5):
+        state = step(state)
+    store.close()
+    restored, _ = checkpoint.Checkpoints(tmp_path / "ckpt").restore(shapes(state), None)
+    jax.tree.map(np.testing.assert_array_equal, restored.params, weights(1))
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "gone", "metadata"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, harm):
+    """Whatever happened to the newest, the one before is taken, the log says so, and training can save again."""
+    directory = tmp_path / "ckpt"
+    following = saved(directory)
+    victim = largest_file(directory / "20" / "state")
+    content = victim.read_bytes()
+    if harm == "flip":
+        middle = len(content) // 2
+        victim.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    elif harm == "cut":
+        victim.write_bytes(content[: len(content) // 2])
+    elif harm == "gone":
+        victim.unlink()
+    else:  # and without a seal, as if the process had died just then
+        (directory / "20" / "state" / seal.SEAL).unlink()
+        (directory / "20" / "state" / "_METADATA").write_text("{")
+    store, batches = checkpoint.Checkpoints(directory), numbers()
+    with metrics_lib.Metrics(tmp_path, "teacher"):
+        state, meta = store.restore(shapes(State(params=weights(0))), batches)
+    jax.tree.map(np.testing.assert_array_equal, state.params, weights(10))
+    assert meta == {"step": 10} and batches.get_state() == following[10]
+    lines = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "ckpt/20" in line]
+    assert len(lines) == 1 and "is damaged" in lines[0] and "going back" in lines[0]
+    assert (tmp_path / "ckpt.damaged" / "20").is_dir()
+    store.save(20, State(params=weights(21)), batches, {"step": 21})
+    store.close()
+    jax.tree.map(np.testing.assert_array_equal, store.restore_params(), weights(21))
+
+
+def test_when_none_is_sound_nothing_is_thrown_away(tmp_path):
+    """All damaged: one clear line, and every file stays where it was."""
+    saved(tmp_path / "ckpt")
+    for step in ("10", "20"):
+        largest_file(tmp_path / "ckpt" / step / "state").write_bytes(b"")
+    with pytest.raises(ValueError, match="no checkpoint in .* can be read"):
+        checkpoint.Checkpoints(tmp_path / "ckpt").restore(shapes(State(params=weights(0))), None)
+    assert {"10", "20"} <= {path.name for path in (tmp_path / "ckpt").iterdir()}
+
+
+def test_a_half_written_checkpoint_is_not_one(tmp_path):
+    """What a killed process left is ignored, and cleaned up."""
+    saved(tmp_path / "ckpt")
+    os.rename(tmp_path / "ckpt" / "20", tmp_path / "ckpt" / "20.orbax-checkpoint-tmp")
+    store = checkpoint.Checkpoints(tmp_path / "ckpt")
+    assert store.latest() == 10
+    jax.tree.map(np.testing.assert_array_equal, store.restore_params(), weights(10))
+
+
+def test_weights_alone_move_to_another_mesh(tmp_path):
+    """Saved on eight devices, read on one, on two, and on eight otherwise arranged."""
+    saved(tmp_path / "ckpt")
+    store = checkpoint.Checkpoints(tmp_path / "ckpt")
+    assert len(store.restore_params()["scale"].sharding.device_set) == 1
+    two = mesh_lib.make_mesh(mesh_lib.MeshConfig(), jax.devices()[:2])
+    eight = mesh_lib.make_mesh(mesh_lib.MeshConfig(data=2, fsdp=2, tensor=2))
+    across = NamedSharding(eight, PartitionSpec("tensor", ("data", "fsdp")))
+    turned = {"blocks": {"kernel": across}, "scale": mesh_lib.replicated(eight)}
+    for where in (two, turned):
+        moved = store.restore_params(shapes(weights(0)), where)
+        jax.tree.map(np.testing.assert_array_equal, moved, weights(20))
+    assert moved["blocks"]["kernel"].sharding == turned["blocks"]["kernel"]
+
+
+def test_another_model_is_not_damage(tmp_path):
+    """A sound checkpoint of other shapes is named as such, not set aside."""
+    saved(tmp_path / "ckpt")
+    other = State(params=weights(0) | {"scale": jax.numpy.zeros((9,))})
+    with pytest.raises(ValueError, match=r"scale of shape \(8,\), but the config builds \(9,\)"):
+        checkpoint.Checkpoints(tmp_path / "ckpt").restore(shapes(other), None)
+    assert checkpoint.Checkpoints(tmp_path / "ckpt").latest() == 20
+
+
+def test_nothing_there_is_one_line(tmp_path):
+    """Asking creates nothing; reading says what to do."""
+    store = checkpoint.Checkpoints(tmp_path / "teacher" / "ckpt")
+    assert store.latest() is None and not (tmp_path / "teacher").exists()
+    with pytest.raises(ValueError, match="holds no checkpoint"):
+        store.restore_params()
+    with pytest.raises(ValueError, match="is unfinished: run --stage=teacher first"):
+        checkpoint.load_params(tmp_path / "teacher" / "model")
+
+
+def test_a_finished_model_knows_its_hash(tmp_path):
+    """save and load give the same arrays and hash on any mesh; one flipped bit is refused by the file's name."""
+    directory = tmp_path / "teacher" / "model"
+    checkpoint.save_params(directory, weights(1), {"stage": "teacher"})
+    meta = checkpoint.save_params(directory, weights(2), {"stage": "teacher"})
+    one = mesh_lib.make_mesh(mesh_lib.MeshConfig(), jax.devices()[:1])
+    params, loaded = checkpoint.load_params(directory, where=one)
+    jax.tree.map(np.testing.assert_array_equal, params, weights(2))
+    assert loaded == meta == {"stage": "teacher", "hash": checkpoint.tree_hash(params)}
+    victim = largest_file(directory / "params")
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 4
+    victim.write_bytes(content)
+    with pytest.raises(ValueError, match=f"damaged .*{victim.name}"):
+        checkpoint.load_params(directory)
+
+
+def test_the_hash_sees_names_types_shapes_and_values():
+    """Any change changes it; the mesh and the order of keys do not."""
+    tree = {"a": np.arange(6, dtype=np.float32), "b": np.zeros((2, 3), np.float32)}
+    base = checkpoint.tree_hash(tree)
+    changed = [
+        {"a": tree["a"], "c": tree["b"]},
+        {"a": tree["a"].astype(np.int32), "b": tree["b"]},
+        {"a": tree["a"], "b": tree["b"].reshape(3, 2)},
+        {"a": tree["a"] + 1e-7, "b": tree["b"]},
+    ]
+    assert len({base, *map(checkpoint.tree_hash, changed)}) == 5
+    assert checkpoint.tree_hash(dict(reversed(tree.items()))) == base
+    assert checkpoint.tree_hash(jax.tree.map(jax.numpy.asarray, tree)) == base
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), ValueError("RESOURCE_EXHAUSTED: No space left on device [x]")]
+)
+def test_a_full_disk_is_one_line(error):
+    """However a library words it, the user reads one line with the remedy; other errors pass unchanged."""
+    with pytest.raises(OSError, match="no room to write checkpoint 3: free some"), seal.writing("checkpoint 3"):
+        raise error
+    with pytest.raises(KeyError), seal.writing("checkpoint 3"):
+        raise KeyError("other")
+
+
+def test_a_disk_too_small_is_seen_before_writing(tmp_path, monkeypatch):
+    """The line says what is needed and what is free; the checkpoints that are there stay readable."""
+    saved(tmp_path / "ckpt")
+    monkeypatch.setattr(seal.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 200_000}))
+    store = checkpoint.Checkpoints(tmp_path / "ckpt")
+    with pytest.raises(OSError, match=r"checkpoint 30 in .* \(0.3 MB; 0.2 MB are free\)"):
+        store.save(30, State(params=weights(30)), None, {})
+    with pytest.raises(OSError, match="no room to write model"):
+        checkpoint.save_params(tmp_path / "model", weights(0) | {"more": jax.numpy.zeros((64, 512))}, {})
+    jax.tree.map(np.testing.assert_array_equal, store.restore_params(), weights(20))

@@ -1,0 +1,211 @@
+"""The training loop: stopped and resumed it never differs, it compiles once, and it says when it goes wrong.
+
+Also a program, `python test_runtime_loop.py WORKDIR STEPS`, for the tests that kill one.
+"""
+
+import functools
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import flax.linen as nn
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tsdfm_jax.runtime import checkpoint, ledger, loop, metrics, signals
+from tsdfm_jax.runtime import mesh as mesh_lib
+from tsdfm_jax.runtime import state as state_lib
+
+CONFIG = state_lib.OptimiserConfig(learning_rate=0.02, warmup=2, steps=12)
+
+
+class Toy(nn.Module):
+    @nn.compact
+    def __call__(self, x_BD):
+        kernel = nn.with_logical_partitioning(nn.initializers.lecun_normal(), ("embed", "mlp"))
+        return nn.Dense(16, kernel_init=kernel)(x_BD)
+
+
+def loss_fn(key, params, batch):
+    noisy_BD = batch["x"] + 0.1 * jax.random.normal(key, batch["x"].shape)
+    return jnp.mean((Toy().apply({"params": params}, noisy_BD) - jnp.flip(batch["x"], 1)) ** 2), {}
+
+
+def dataset():
+    rows = [{"x": row} for row in np.random.default_rng(0).normal(size=(40, 16)).astype(np.float32)]
+    return grain.MapDataset.source(rows).shuffle(5).repeat().batch(8).to_iter_dataset()
+
+
+@functools.cache
+def pieces():
+    """A maker of newborn states, the mesh, and the jitted step: compiled once for the whole file."""
+    optimiser = state_lib.make_optimiser(CONFIG)
+    # Two of the devices: sharded, and cheap to save.
+    mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(data=1, fsdp=2), jax.devices()[:2])
+    init = lambda: Toy().init(jax.random.key(0), jnp.zeros((1, 16)))["params"]
+    state, shardings = state_lib.create(init, optimiser, mesh, ema=True)
+    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)
+    return lambda: copy(state), mesh, state_lib.make_step(loss_fn, optimiser, CONFIG, mesh, shardings, seed=1)
+
+
+def fit(workdir, steps=12, batches=None, save_every=5, step=None, **kwargs):
+    newborn, mesh, sound = pieces()
+    batches = iter(dataset()) if batches is None else batches
+    store = checkpoint.Checkpoints(pathlib.Path(workdir) / "checkpoints")
+    try:
+        with metrics.Metrics(workdir, "toy") as out:
+            return loop.fit(
+                step or sound, newborn(), batches, name="toy", steps=steps, checkpoints=store, metrics=out, mesh=mesh,
+                log_every=4, save_every=save_every, tokens_per_step=8, **kwargs,
+            )  # fmt: skip
+    finally:
+        store.close()
+
+
+def assert_same_bits(one, other):
+    def compare(path, a, b):
+        a, b = jax.device_get((a, b))
+        assert a.dtype == b.dtype and a.tobytes() == b.tobytes(), f"{jax.tree_util.keystr(path)} differs"
+
+    jax.tree_util.tree_map_with_path(compare, one, other)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Twelve steps that nobody interrupted: (state, figures, data iterator, workdir)."""
+    workdir, batches = tmp_path_factory.mktemp("straight"), iter(dataset())
+    return *fit(workdir, batches=batches), batches, workdir
+
+
+def test_figures_tell_the_run(straight):
+    """Loss falls; nothing recompiled; curve, rate, times, log, events and the last checkpoint are there."""
+    state, figures, _, workdir = straight
+    curve = figures["curve"]
+    assert [n for n, _ in curve] == [1, 4, 8, 12] and curve[-1][1] == figures["final_loss"] < curve[0][1]
+    assert figures["recompilations"] == 0 and figures["steps"] == int(state.step) == 12
+    assert 0 < figures["seconds_to_first_step"] < figures["seconds"] and figures["tokens_per_second"] > 0
+    assert checkpoint.Checkpoints(workdir / "checkpoints").latest() == 12
+    assert "toy 12/12  loss " in (workdir / "log.txt").read_text()
+    events = b"".join(path.read_bytes() for path in (workdir / "tensorboard" / "toy").iterdir())
+    assert all(name in events for name in (b"loss", b"grad_norm", b"learning_rate"))
+
+
+def test_stopped_and_resumed_is_never_stopped(straight, tmp_path):
+    """SIGTERM at step 3, SIGINT at step 8, then to the end: weights, moments, average, data and curve to the bit."""
+    for number, after in ((signal.SIGTERM, 3), (signal.SIGINT, 8)):
+        kill = lambda state: os.kill(os.getpid(), number) or {}
+        line = f"toy: stopped at step {after + 1} of 12; the same command"
+        with pytest.raises(signals.Interrupted, match=line) as stop:
+            fit(tmp_path, evaluate=kill, evaluate_every=after)
+        assert stop.value.signum == number
+    batches = iter(dataset())
+    state, figures = fit(tmp_path, batches=batches)
+    assert_same_bits(straight[0], state)
+    assert batches.get_state() == straight[2].get_state()
+    assert figures["curve"] == straight[1]["curve"] and figures["final_loss"] == straight[1]["final_loss"]
+    assert figures["recompilations"] == 0 and [n for n, _ in figures["evaluations"]] == [3, 8]
+
+
+def test_a_finished_run_is_not_run_again(straight):
+    """With the last checkpoint there, no step is taken and the figures are those of the run."""
+    state, figures = fit(straight[3], step=lambda *_: pytest.fail("a step was taken"))
+    assert_same_bits(straight[0], state)
+    assert figures["curve"] == straight[1]["curve"]
+
+
+def test_a_damaged_newest_checkpoint_costs_steps_not_bits(straight, tmp_path):
+    """From the checkpoint before, the run ends in the same bits."""
+    with pytest.raises(signals.Interrupted):
+        fit(tmp_path, evaluate=lambda state: os.kill(os.getpid(), signal.SIGTERM) or {}, evaluate_every=7)
+    newest = tmp_path / "checkpoints" / "8" / "state"
+    max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size).write_bytes(b"\0" * 100)
+    state, figures = fit(tmp_path)
+    assert_same_bits(straight[0], state)
+    assert figures["curve"] == straight[1]["curve"]
+    assert "going back to the one before" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    """One line names stage, step and remedy, and the sound checkpoint from before is the newest."""
+    rows = [{"x": np.full((8, 16), np.nan if n == 6 else 1.0, np.float32)} for n in range(12)]
+    batches = iter(grain.MapDataset.source(rows).to_iter_dataset())
+    with pytest.raises(ledger.Diverged, match="toy: loss is nan .* at step 7: lower the learning rate") as error:
+        fit(tmp_path, batches=batches)
+    assert "\n" not in str(error.value)
+    assert checkpoint.Checkpoints(tmp_path / "checkpoints").latest() == 5
+
+
+def test_recompilations_are_counted(tmp_path):
+    """A step whose shapes change is seen, told, and shows in the figures."""
+    newborn, mesh, _ = pieces()
+    grown = [{"x": np.ones((8 * (n // 3 + 1), 16), np.float32)} for n in range(6)]
+    batches = iter(grain.MapDataset.source(grown).to_iter_dataset())
+    shardings = jax.tree.map(lambda x: x.sharding, newborn())
+    step = state_lib.make_step(loss_fn, state_lib.make_optimiser(CONFIG), CONFIG, mesh, shardings, seed=2)
+    _, figures = fit(tmp_path, steps=6, batches=batches, step=step)
+    assert figures["recompilations"] >= 1
+    assert "step 4 compiled again" in (tmp_path / "log.txt").read_text()
+
+
+def test_data_that_ends_is_one_line(tmp_path):
+    """The error says after how many steps, and of how many."""
+    batches = iter(grain.MapDataset.source([{"x": np.ones((8, 16), np.float32)}] * 2).to_iter_dataset())
+    with pytest.raises(ValueError, match="toy: the data ended after 2 of 12 steps"):
+        fit(tmp_path, batches=batches)
+
+
+def test_fewer_steps_than_done_are_refused(straight):
+    """A checkpoint past the end is neither used nor overwritten."""
+    with pytest.raises(ValueError, match="checkpoint is at step 12, past the 6 of the config"):
+        fit(straight[3], steps=6)
+
+
+def program(workdir, steps):
+    """This file as a program, started."""
+    root = pathlib.Path(__file__).resolve().parent.parent
+    # The same XLA flags as here, since the bits depend on them.
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    path = {"PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    environment = {**flags, **os.environ, **path}
+    return subprocess.Popen(
+        [sys.executable, __file__, str(workdir), str(steps)], env=environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+def has_saved(workdir):
+    directory = workdir / "checkpoints"
+    return directory.exists() and any(path.name.isdigit() for path in directory.iterdir())
+
+
+def test_killed_processes_go_on_to_the_same_bits(tmp_path):
+    """Two real processes, one stopped politely, one shot in the middle of its saves, resumed here and never stopped."""
+    numbers = {tmp_path / "asked": signal.SIGTERM, tmp_path / "shot": signal.SIGKILL}
+    processes = {workdir: program(workdir, 100_000) for workdir in numbers}
+    deadline = time.monotonic() + 120
+    for workdir, process in processes.items():
+        while time.monotonic() < deadline and process.poll() is None and not has_saved(workdir):
+            time.sleep(0.01)
+        process.send_signal(numbers[workdir])
+    told = {workdir: process.communicate(timeout=60)[1] for workdir, process in processes.items()}
+    done = {workdir: checkpoint.Checkpoints(workdir / "checkpoints").latest() for workdir in numbers}
+    asked, shot = numbers
+    assert processes[asked].returncode == 143 and processes[shot].returncode == -signal.SIGKILL, told
+    assert f"stopped at step {done[asked]} of 100000" in told[asked]
+    steps = max(done.values()) + 3
+    reference, _ = fit(tmp_path / "reference", steps=steps, save_every=10_000)
+    for workdir in numbers:
+        assert_same_bits(reference, fit(workdir, steps=steps, save_every=10_000)[0])
+
+
+if __name__ == "__main__":
+    try:
+        fit(sys.argv[1], int(sys.argv[2]), save_every=2)
+    except signals.Interrupted as interrupted:
+        print(interrupted, file=sys.stderr)
+        sys.exit(128 + interrupted.signum)

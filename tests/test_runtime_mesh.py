@@ -1,0 +1,76 @@
+"""The mesh and its table of axes: what is split, what is whole, what is refused."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from tsdfm_jax.runtime import mesh
+
+
+def boxed(shape, *names):
+    return nn.LogicallyPartitioned(jax.ShapeDtypeStruct(shape, np.float32), names)
+
+
+@pytest.mark.parametrize("sizes", [(-1, 1, 1), (2, -1, 2), (1, 1, 8), (2, 2, 2), (8, 1, -1)])
+def test_a_mesh_uses_every_device(sizes):
+    """Whatever axis is left to fill, the mesh holds all devices once."""
+    built = mesh.make_mesh(mesh.MeshConfig(data=sizes[0], fsdp=sizes[1], tensor=sizes[2]))
+    assert built.axis_names == ("data", "fsdp", "tensor")
+    assert sorted(d.id for d in built.devices.flat) == sorted(d.id for d in jax.devices())
+
+
+@pytest.mark.parametrize("sizes", [(3, 1, 1), (2, 1, 1), (-1, 5, 1), (-1, -1, 1), (0, 1, 1)])
+def test_a_mesh_that_does_not_fit_is_refused_in_one_line(sizes):
+    """Sizes that leave devices over, or that cannot be filled, are named in the error."""
+    with pytest.raises(ValueError) as error:
+        mesh.make_mesh(mesh.MeshConfig(data=sizes[0], fsdp=sizes[1], tensor=sizes[2]))
+    assert "\n" not in str(error.value) and f"data={sizes[0]}" in str(error.value)
+
+
+def test_names_decide_what_is_split():
+    """Boxed leaves follow the table, plain leaves are whole, and a mesh axis is used once in an array."""
+    built = mesh.make_mesh(mesh.MeshConfig(data=2, fsdp=2, tensor=2))
+    tree = {
+        "kernel": boxed((3, 8, 16), "blocks", "embed", "mlp"),
+        "activation": boxed((8, 4, 6), "batch", "length", "embed"),
+        "plain": jax.ShapeDtypeStruct((8,), np.float32),
+    }
+    specs = jax.tree.map(lambda s: s.spec, mesh.shardings(built, tree))
+    assert specs["kernel"] == PartitionSpec(None, "fsdp", "tensor")
+    assert specs["activation"] == PartitionSpec(("data", "fsdp"), None, None)
+    assert specs["plain"] == PartitionSpec()
+
+
+def test_what_does_not_divide_stays_whole():
+    """An odd vocabulary over an even tensor axis is replicated in that dimension, and only there."""
+    built = mesh.make_mesh(mesh.MeshConfig(data=1, fsdp=2, tensor=4))
+    place = mesh.shardings(built, {"embedding": boxed((50257, 64), "vocab", "embed")})["embedding"]
+    assert place.spec == PartitionSpec(None, "fsdp")
+    assert jax.device_put(np.zeros((50257, 64), np.float32), place).addressable_shards[0].data.shape == (50257, 32)
+
+
+def test_an_axis_without_a_rule_is_an_error():
+    """A misspelt logical axis does not quietly mean replicated."""
+    built = mesh.make_mesh(mesh.MeshConfig())
+    with pytest.raises(ValueError, match="'hedas'"):
+        mesh.shardings(built, {"w": boxed((8, 8), "embed", "hedas")})
+
+
+def test_a_batch_arrives_whole_and_split():
+    """put_batch gives the rows back unchanged, an eighth of them on each device, also where transfers are guarded."""
+    built = mesh.make_mesh(mesh.MeshConfig(data=4, fsdp=2))
+    rows = {"x_BL": np.arange(48, dtype=np.int32).reshape(16, 3), "t_B": np.linspace(0, 1, 16, dtype=np.float32)}
+    with jax.transfer_guard("disallow"):
+        batch = mesh.put_batch(built, rows)
+    assert all(s.data.shape == (2, 3) for s in batch["x_BL"].addressable_shards)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(batch), rows)
+
+
+def test_a_batch_that_does_not_divide_names_key_batch_and_devices():
+    """The user reads which number to change."""
+    built = mesh.make_mesh(mesh.MeshConfig(data=-1, tensor=2))
+    mesh.require_divides(12, built, "teacher.batch")
+    with pytest.raises(ValueError, match="teacher.batch=10 is not divisible by 4 devices"):
+        mesh.require_divides(10, built, "teacher.batch")

@@ -1,0 +1,136 @@
+"""A stage's files on disk, signals, and what a run tells of itself."""
+
+import os
+import pathlib
+import signal
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tsdfm_jax.runtime import metrics, signals, stage
+
+
+def test_a_stage_is_done_only_when_finished(tmp_path):
+    """begin says None until finish, then the figures."""
+    config = {"steps": 10, "model": {"width": 64, "shape": (1, 2)}}
+    assert stage.begin(tmp_path / "teacher", config) is None
+    assert stage.begin(tmp_path / "teacher", config) is None
+    stage.finish(tmp_path / "teacher", config, {"seconds": 1.5})
+    assert stage.begin(tmp_path / "teacher", config) == {"seconds": 1.5}
+    assert stage.require(tmp_path / "teacher", "teacher") == {"seconds": 1.5}
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_another_config_is_refused_by_its_first_key(tmp_path, finished):
+    """Begun or finished, a directory does not mix two configs; the error names the key and both values."""
+    stage.begin(tmp_path / "teacher", {"seed": 0, "model": {"width": 64, "heads": 4}})
+    if finished:
+        stage.finish(tmp_path / "teacher", {"seed": 0, "model": {"width": 64, "heads": 4}}, {})
+    else:
+        (tmp_path / "teacher" / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match=r"model\.width=64, but the config now says 128: use another") as error:
+        stage.begin(tmp_path / "teacher", {"seed": 0, "model": {"width": 128, "heads": 8}})
+    assert "\n" not in str(error.value)
+
+
+def test_a_stage_that_made_nothing_does_not_bind(tmp_path):
+    """A stage that was begun with a mistyped config, and failed before it made anything, may be begun with another."""
+    stage.begin(tmp_path / "tokenizer", {"vocab_size": 3})
+    stage.atomic_write(tmp_path / "tokenizer" / stage.SECONDS, "0.1")
+    stage.begin(tmp_path / "tokenizer", {"vocab_size": 300})
+    with pytest.raises(ValueError, match="vocab_size=300"):
+        (tmp_path / "tokenizer" / "tokenizer.model").touch()
+        stage.begin(tmp_path / "tokenizer", {"vocab_size": 3})
+
+
+def test_an_unfinished_stage_names_the_remedy(tmp_path):
+    """Whoever needs an earlier stage is told which to run."""
+    stage.begin(tmp_path / "teacher", {})
+    with pytest.raises(ValueError, match="is unfinished: run --stage=teacher first"):
+        stage.require(tmp_path / "teacher", "teacher")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    """atomic_write replaces a file whole or not at all, and leaves no draft behind."""
+    stage.atomic_write(tmp_path / "a.json", "old")
+
+    def fails(fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError):
+        stage.atomic_write(tmp_path / "a.json", b"new")
+    assert (tmp_path / "a.json").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_raises_the_flag_and_no_more(number):
+    """Inside `stopping` the program goes on and can see the signal; afterwards the old handler is back."""
+    before = signal.getsignal(number)
+    with signals.stopping(), signals.stopping():
+        assert not signals.stop_requested()
+        os.kill(os.getpid(), number)
+        assert signals.stop_requested() and signals.stop_agreed(3)
+        assert signals.Interrupted("stopped").signum == number
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_interrupt_stops_at_once():
+    """Ctrl-C twice does not wait for the step to end; and the next block starts with a clean flag."""
+    with pytest.raises(KeyboardInterrupt), signals.stopping():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+    with signals.stopping():
+        assert not signals.stop_requested()
+
+
+def test_compilations_are_counted_by_the_block_that_causes_them():
+    """A new shape compiles, a known one does not."""
+    double = jax.jit(lambda x: x * 2)
+    small, large = jnp.ones(3), jnp.ones(4)
+    with metrics.count_compilations() as first:
+        double(small)
+    with metrics.count_compilations() as again:
+        double(small)
+    with metrics.count_compilations() as other:
+        double(large)
+    assert (first.count, again.count, other.count) == (1, 0, 1)
+    assert metrics.compilations() >= 2
+
+
+def test_peak_memory_sees_what_was_allocated():
+    """Filling 64 MB raises the peak to more than that, in bytes."""
+    metrics.reset_peak_memory()
+    ballast = bytearray(64 << 20)
+    assert len(ballast) < metrics.peak_memory_bytes() < 1 << 40
+
+
+def test_a_stage_writes_log_and_events(tmp_path):
+    """log.txt holds lines and progress, TensorBoard holds curves and texts, and closing lets go of both."""
+    with metrics.Metrics(tmp_path, "teacher") as out:
+        out.line("seven updates")
+        out.scalars(1, {"loss": 2.0})
+        out.text(1, "sample", "my fellow citizens")
+        with metrics.progress("teacher", 3, "step") as bar:
+            for _ in range(3):
+                bar.advance(note="loss 2.0")
+    log = (tmp_path / "log.txt").read_text()
+    assert "teacher: seven updates" in log and "teacher 3/3  loss 2.0" in log
+    events = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard" / "teacher").iterdir())
+    assert b"loss" in events and b"my fellow citizens" in events
+    with metrics.Metrics(tmp_path / "other", "compass") as out:
+        out.line("elsewhere")
+    assert "elsewhere" not in pathlib.Path(tmp_path / "log.txt").read_text()
+
+
+def test_a_terminal_gets_a_bar_with_rate_and_time_left(monkeypatch, capsys):
+    """On a terminal the bar shows count, rate and remaining time."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    with metrics.progress("teacher", 4, "step") as bar:
+        for _ in range(4):
+            bar.advance(note="loss 1.5")
+    shown = capsys.readouterr().err
+    assert "4/4" in shown and "step/s" in shown and "loss 1.5" in shown and "0:00:00" in shown

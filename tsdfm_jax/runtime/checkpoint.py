@@ -1,0 +1,265 @@
+"""Checkpoints of a running stage and the model of a finished one: Orbax, and only here."""
+
+import functools
+import hashlib
+import json
+import logging
+import pathlib
+import shutil
+
+import grain
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from tsdfm_jax.runtime import mesh as mesh_lib
+from tsdfm_jax.runtime import seal, stage
+
+LOG = logging.getLogger(__name__)
+ITEMS = ("state", "params", "data", "meta")
+MODEL, META = "params", "meta.json"
+
+
+class Checkpoints:
+    """The checkpoints of one stage, newest `keep` of them, each whole or not there.
+
+    A checkpoint has four parts: `state` (the TrainState), `params` (the weights to use: the average where there is
+    one), `data` (where the batches stand) and `meta` (a JSON dict).
+    """
+
+    def __init__(self, directory, keep=2, asynchronous=True):
+        self.directory = pathlib.Path(directory).absolute()
+        self._keep, self._asynchronous = keep, asynchronous
+
+    @functools.cached_property
+    def _manager(self):
+        # Not before the first use: who only asks what is there should not create directories.
+        sealing = ocp.AsyncOptions(post_finalization_callback=self._seal_items)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=self._keep,
+            enable_async_checkpointing=self._asynchronous,
+            cleanup_tmp_directories=True,  # what a killed process left half written
+            async_options=sealing if self._asynchronous else None,
+        )
+        return ocp.CheckpointManager(self.directory, options=options, item_names=ITEMS)
+
+    def save(self, step, state, batches, meta):
+        """Save after `step` updates; returns when the arrays are copied, and writes on in the background.
+
+        `batches` is a grain iterator, or None. Raises OSError when the disk is full: at once, or, if it fills up
+        meanwhile, by the next save.
+        """
+        items = {
+            "state": ocp.args.StandardSave(state),
+            "params": ocp.args.StandardSave(state.averaged),
+            "meta": ocp.args.JsonSave(meta),
+        }
+        if batches is not None:
+            items["data"] = grain.checkpoint.CheckpointSave(batches)
+        what = f"checkpoint {step} in {self.directory}"
+        seal.require_room(self.directory, _bytes(state) + _bytes(state.averaged), what)
+        with seal.writing(what):
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        if not self._asynchronous:
+            self._seal_items()
+
+    def steps(self):
+        """Steps of the finished checkpoints, newest first."""
+        if not self.directory.exists():
+            return []
+        return sorted(self._manager.all_steps(), reverse=True)
+
+    def latest(self):
+        """Step of the newest finished checkpoint; None if there is none."""
+        return next(iter(self.steps()), None)
+
+    def restore(self, abstract, batches):
+        """Read the newest sound checkpoint into the abstract state's shardings; set `batches` to where they stood.
+
+        Returns (state, meta). A damaged checkpoint is set aside in `<directory>.damaged`, with a warning, and the one
+        before is taken. Raises ValueError if none is there, none is sound, or it does not fit the config.
+        """
+        items = ("state", "meta") if batches is None else ("state", "meta", "data")
+        return self._newest_sound(lambda step: self._restore_step(step, abstract, batches), items, abstract)
+
+    def restore_params(self, abstract=None, where=None):
+        """Read the weights to use from the newest sound checkpoint, onto any number of devices; see `load_params`."""
+        read = lambda step: _read_tree(self.directory / str(step) / MODEL, abstract, where)
+        return self._newest_sound(read, (MODEL,), abstract)
+
+    def wait(self):
+        """Return when everything saved is on disk."""
+        with seal.writing(f"a checkpoint in {self.directory}"):
+            self._manager.wait_until_finished()
+
+    def close(self):
+        """Wait, and let go of the background threads."""
+        if "_manager" in self.__dict__:
+            self.wait()
+            self._manager.close()
+            del self.__dict__["_manager"]
+
+    def _restore_step(self, step, abstract, batches):
+        items = {"state": ocp.args.StandardRestore(abstract), "meta": ocp.args.JsonRestore()}
+        if batches is not None:
+            items["data"] = grain.checkpoint.CheckpointRestore(batches)
+        out = self._manager.restore(step, args=ocp.args.Composite(**items))
+        return out.state, out.meta
+
+    def _newest_sound(self, read, items, abstract):
+        """`read(step)` of the newest step whose items are all as they were written; the first must fit `abstract`."""
+        if not self.steps():
+            raise ValueError(f"{self.directory} holds no checkpoint: run the stage that writes it first")
+        damaged, reason = [], None
+        for step in self.steps():
+            where = self.directory / str(step)
+            reason = next(filter(None, (seal.damage(where / item) for item in items)), None)
+            try:
+                if reason is None:
+                    _require_fit(where / items[0], abstract)
+                    result = read(step)
+                    self._set_aside(damaged)
+                    return result
+            except Misfit:
+                raise  # sound, but of another model: older ones will fit no better
+            except Exception as error:  # Orbax and TensorStore raise whatever the broken file led them into
+                reason = _first_line(error)
+            LOG.warning("checkpoint %s is damaged (%s); going back to the one before", where, reason)
+            damaged.append(step)
+        raise ValueError(
+            f"no checkpoint in {self.directory} can be read ({reason}): delete that directory to start anew"
+        )
+
+    def _set_aside(self, damaged):
+        """Move damaged checkpoints out of the way, now that an older one could be read; none is thrown away unread."""
+        if not damaged:
+            return
+        aside = self.directory.with_name(self.directory.name + ".damaged")
+        if jax.process_index() == 0:
+            aside.mkdir(exist_ok=True)
+            for step in damaged:
+                shutil.rmtree(aside / str(step), ignore_errors=True)
+                (self.directory / str(step)).rename(aside / str(step))
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices("damaged checkpoints set aside")
+        self._manager.reload()
+
+    def _seal_items(self):
+        """Seal the items of a checkpoint; Orbax calls it, in its background thread, just before it commits one."""
+        if jax.process_index() != 0:
+            return
+        for item in self.directory.glob("*/*"):
+            if item.name in ITEMS and not (item / seal.SEAL).exists():
+                try:
+                    seal.seal(item)
+                except FileNotFoundError:
+                    pass  # deleted meanwhile: one too old to keep
+
+
+class Misfit(ValueError):
+    """A sound checkpoint of another model than the config asks for."""
+
+
+def save_params(directory, params, meta):
+    """Write a stage's finished model: the weights, and `meta` (a JSON dict) with their `tree_hash` as meta["hash"]."""
+    directory = pathlib.Path(directory).absolute()
+    meta = {**meta, "hash": tree_hash(params)}
+    if jax.process_index() == 0:
+        (directory / META).unlink(missing_ok=True)  # written last, it says that the rest is there
+    seal.require_room(directory, _bytes(params), f"model {directory}")
+    with seal.writing(f"model {directory}"), ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(directory / MODEL, params, force=True)
+        checkpointer.wait_until_finished()
+        if jax.process_index() == 0:
+            seal.seal(directory / MODEL)
+            stage.atomic_write(directory / META, json.dumps(meta, indent=1))
+    return meta
+
+
+def load_params(directory, abstract=None, where=None):
+    """Read a stage's finished model onto any number of devices; returns (params, meta).
+
+    `abstract` is the unboxed tree of shapes that the config builds, None to take what is there. `where` is a mesh
+    (every device holds all), a sharding, or a tree of shardings; None is the abstract leaves' own sharding, else the
+    first device. Raises ValueError if the model is not there, is damaged, or has other shapes.
+    """
+    directory = pathlib.Path(directory).absolute()
+    if not (directory / META).exists():
+        raise ValueError(f"{directory} is unfinished: run --stage={directory.parent.name} first")
+    reason = seal.damage(directory / MODEL)
+    if reason is not None:
+        raise ValueError(f"{directory / MODEL} is damaged ({reason}): delete {directory.parent} to make it again")
+    _require_fit(directory / MODEL, abstract)
+    return _read_tree(directory / MODEL, abstract, where), json.loads((directory / META).read_text())
+
+
+def tree_hash(params):
+    """SHA-256, in hex, over the names, types, shapes and bytes of a tree of arrays: the same on any mesh."""
+    digest = hashlib.sha256()
+    for path, leaf in sorted(_named(params).items()):
+        array = np.asarray(_whole(leaf))
+        digest.update(f"{path}:{array.dtype.name}:{array.shape};".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _whole(leaf):
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+        return jax.device_get(leaf)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(leaf, tiled=True)
+
+
+def _bytes(tree):
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _named(tree):
+    """{"blocks/attention/kernel": leaf}, the same names for a dict, a dataclass, and what Orbax makes of either."""
+
+    def name(path):
+        return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+
+    return {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _stored(path):
+    """The tree of shapes and types that Orbax wrote at a path."""
+    # The handler, not a checkpointer: that would warn of a file which belongs to the whole checkpoint, not to an item.
+    return ocp.StandardCheckpointHandler().metadata(path).tree
+
+
+def _require_fit(path, abstract):
+    if abstract is None:
+        return
+    stored, wanted = _named(_stored(path)), _named(abstract)
+    for name in [*wanted, *stored]:
+        have, want = (getattr(tree.get(name), "shape", None) for tree in (stored, wanted))
+        if have != want:
+            raise Misfit(
+                f"{path} has {name} of shape {have or 'none'}, but the config builds {want or 'none'}: "
+                f"use the config that it was made with, or another --workdir"
+            )
+
+
+def _read_tree(path, abstract, where):
+    if abstract is None:
+        abstract = _stored(path)
+    if where is None:
+        first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        where = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None) or first, abstract)
+        where = jax.tree.map(lambda s: s if isinstance(s, jax.sharding.Sharding) else first, where)
+    elif isinstance(where, jax.sharding.Mesh):
+        where = mesh_lib.replicated(where)
+    if isinstance(where, jax.sharding.Sharding):
+        where = jax.tree.map(lambda _: where, abstract)
+    place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(path, jax.tree.map(place, abstract, where))
+
+
+def _first_line(error):
+    return f"{type(error).__name__}: {error}".splitlines()[0][:160]

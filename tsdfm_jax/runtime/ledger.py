@@ -1,0 +1,136 @@
+"""What a training loop knows of its own run: losses, times, recompilations; kept across restarts."""
+
+import contextlib
+import dataclasses
+import logging
+import time
+
+import jax
+import numpy as np
+
+from tsdfm_jax.runtime import mesh as mesh_lib
+from tsdfm_jax.runtime import metrics as metrics_lib
+
+LOG = logging.getLogger(__name__)
+
+
+class Diverged(ValueError):
+    """The loss or its gradient stopped being a number."""
+
+
+def _blank():
+    return {
+        "seconds": 0.0,
+        "seconds_to_first_step": None,
+        "steady_seconds": 0.0,  # without first calls, evaluations and saves
+        "steady_steps": 0,
+        "recompilations": 0,
+        "final_loss": None,
+        "curve": [],
+        "evaluations": [],
+    }
+
+
+@dataclasses.dataclass(kw_only=True)
+class Ledger:
+    """The running account of one `loop.fit`; `meta()` goes into each checkpoint, `resume()` takes it back."""
+
+    name: str
+    steps: int
+    tokens_per_step: int
+    log_every: int
+    metrics: metrics_lib.Metrics
+    bar: object = None
+    done: int = 0
+    record: dict = dataclasses.field(default_factory=_blank)
+    _pending: dict | None = None  # metrics of update number `done`, still on the device
+    _called: bool = False  # whether this process has called the step before
+    _begun: float = dataclasses.field(default_factory=time.perf_counter)
+    _mark: float | None = None  # when the last update was settled
+
+    def resume(self, meta):
+        """Go on with the figures of a checkpoint; raises ValueError if it is past the steps to train."""
+        self.done, self.record = meta["done"], meta["record"]
+        if self.done > self.steps:
+            raise ValueError(
+                f"{self.name}: the newest checkpoint is at step {self.done}, past the {self.steps} of the config: "
+                f"use another --workdir, or delete that checkpoint"
+            )
+        LOG.info("%s: going on from step %d of %d", self.name, self.done, self.steps)
+
+    def meta(self):
+        """What to save beside the state, as JSON."""
+        return {"done": self.done, "record": {**self.record, "seconds": self._seconds()}}
+
+    def update(self, step, state, batch, mesh):
+        """Dispatch one update, then settle the one before it: the device has work queued while the host looks back."""
+        # Tracing may move constants; after it, whatever moves without being asked to is a bug that costs time.
+        with jax.transfer_guard("disallow") if self._called else contextlib.nullcontext():
+            rows = mesh_lib.put_batch(mesh, batch)
+            with metrics_lib.count_compilations() as compiled:
+                state, figures = step(state, rows)
+        if self._called and compiled.count:
+            self.record["recompilations"] += compiled.count
+            LOG.warning("%s: step %d compiled again: a shape, type or sharding changed", self.name, self.done + 1)
+        self._called = True
+        self.settle()
+        self.done, self._pending = self.done + 1, figures
+        return state
+
+    def settle(self):
+        """Wait for the newest update's metrics and account for it; raises Diverged if they are not finite."""
+        if self._pending is None:
+            return
+        figures = {name: float(value) for name, value in jax.device_get(self._pending).items()}
+        self._pending = None
+        self._tick()
+        loss, norm = figures["loss"], figures.get("grad_norm", float("nan"))
+        if not figures.pop("finite", np.isfinite(loss)):
+            raise Diverged(
+                f"{self.name}: loss is {loss:g} with gradient norm {norm:g} at step {self.done}: lower the learning "
+                f"rate or lengthen the warm-up; checkpoints from before are sound"
+            )
+        self.record["final_loss"] = loss
+        if self.done in (1, self.steps) or self.done % self.log_every == 0:
+            self.record["curve"].append([self.done, loss])
+            self.metrics.scalars(self.done, figures)
+        if self.bar is not None:
+            self.bar.advance(note=f"loss {loss:.4f}")
+
+    def evaluate(self, evaluate, state):
+        """Call `evaluate(state)` outside the clock of the training rate, and keep its numbers."""
+        self.settle()
+        numbers = {name: float(value) for name, value in evaluate(state).items()}
+        self.record["evaluations"].append([self.done, numbers])
+        self.metrics.scalars(self.done, numbers)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        LOG.info("%s step %d: %s", self.name, self.done, shown)
+        self.restart_clock()
+
+    def restart_clock(self):
+        """Leave what happened since the last update out of the training rate."""
+        self._mark = time.perf_counter()
+
+    def figures(self):
+        """The stage's figures, over all sessions.
+
+        seconds (wall clock), steps, tokens_per_second (after the first call, without evaluations and saves),
+        seconds_to_first_step, recompilations, final_loss, curve [[step, loss], …], evaluations [[step, {…}], …].
+        """
+        record = dict(self.record)
+        steady, seconds = record.pop("steady_steps"), record.pop("steady_seconds")
+        steps, seconds = (steady, seconds) if steady else (self.done, self._seconds())
+        rate = self.tokens_per_step * steps / max(seconds, 1e-9)
+        return {**record, "seconds": self._seconds(), "steps": self.done, "tokens_per_second": rate}
+
+    def _seconds(self):
+        return self.record["seconds"] + time.perf_counter() - self._begun
+
+    def _tick(self):
+        now = time.perf_counter()
+        if self.record["seconds_to_first_step"] is None:
+            self.record["seconds_to_first_step"] = now - self._begun
+        if self._mark is not None:
+            self.record["steady_seconds"] += now - self._mark
+            self.record["steady_steps"] += 1
+        self._mark = now

@@ -1,0 +1,144 @@
+"""The device mesh, the table from logical axes to mesh axes, and where every array of a tree lives."""
+
+import contextlib
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax.core import meta
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp", "tensor")
+
+# Logical axis of an array -> mesh axis that splits it. In order of precedence: within one array a mesh axis is used
+# once, and the first row that asks for it gets it.
+RULES = (
+    ("batch", ("data", "fsdp")),  # examples: fsdp devices are data devices that also share the weights out
+    ("embed", "fsdp"),  # the width D of weights: gathered layer by layer, just before use
+    ("heads", "tensor"),  # attention heads, query/key/value and output projections
+    ("mlp", "tensor"),  # the hidden width of the feed-forward block
+    ("vocab", "tensor"),  # embedding rows and the head's columns, so that logits_BLV stay split over V
+    ("length", None),  # positions are never split: attention is global
+    ("cond", None),  # time and step-size conditioning: narrow
+    ("features", None),  # norm weights, modulation outputs: narrow
+    ("blocks", None),  # the scan over layers, which walks this axis one by one
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """How many devices each mesh axis has; -1 on one axis means all that are left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+def make_mesh(cfg, devices=None):
+    """Arrange the devices (all of them by default) in a mesh of axes data, fsdp, tensor.
+
+    Raises ValueError if the axes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = [getattr(cfg, axis) for axis in AXES]
+    wanted = " × ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes))
+    if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
+        raise ValueError(f"mesh {wanted} makes no sense: use positive sizes, and -1 for at most one axis")
+    known = math.prod(size for size in sizes if size != -1)
+    if len(devices) % known or (-1 not in sizes and known != len(devices)):
+        raise ValueError(f"mesh {wanted} does not fit {len(devices)} devices: change mesh.*, or set one axis to -1")
+    sizes = tuple(len(devices) // known if size == -1 else size for size in sizes)
+    # Auto: the compiler places what the rules leave open. (jax.make_mesh's own default is Explicit.)
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def shardings(mesh, abstract):
+    """Give every leaf of a tree its NamedSharding.
+
+    Leaves are arrays or ShapeDtypeStructs: replicated, unless boxed by `nn.with_logical_partitioning`; then `RULES`
+    decide. The result has the structure of the unboxed tree. Raises ValueError for an axis that has no rule.
+    """
+
+    def place(leaf):
+        spec, shape = _spec(leaf), unbox(leaf).shape
+        return NamedSharding(mesh, PartitionSpec(*(_fitting(mesh, *at) for at in zip(spec, shape))))
+
+    return jax.tree.map(place, abstract, is_leaf=is_box)
+
+
+def is_box(leaf):
+    """Whether a leaf is an array in a box that carries the names of its axes."""
+    return isinstance(leaf, meta.AxisMetadata)
+
+
+def unbox(tree):
+    """Take the arrays of a tree out of their boxes."""
+    # Not nn.unbox, which would constrain the value to its names under an ambient mesh, divisible or not.
+    return jax.tree.map(lambda leaf: leaf.value if is_box(leaf) else leaf, tree, is_leaf=is_box)
+
+
+def _spec(leaf):
+    if not is_box(leaf):
+        return PartitionSpec()
+    known = dict(RULES)
+    for name in leaf.names:
+        if name is not None and name not in known:
+            raise ValueError(f"logical axis '{name}' has no mesh axis: add a row for it to RULES in runtime/mesh.py")
+    return nn.logical_to_mesh_axes(leaf.names, RULES)
+
+
+def _fitting(mesh, axes, size):
+    """Keep a dimension whole where the mesh does not divide it: JAX refuses uneven shards at a jit's border.
+
+    GPT-2's 50,257 symbols are an odd number; padding them would change the softmax, so over an even `tensor` axis that
+    dimension is replicated, and only that one.
+    """
+    names = (axes,) if isinstance(axes, str) else (axes or ())
+    return axes if size % math.prod(mesh.shape[name] for name in names) == 0 else None
+
+
+def batch_sharding(mesh):
+    """Sharding of anything whose first axis is the batch."""
+    return NamedSharding(mesh, PartitionSpec(dict(RULES)["batch"]))
+
+
+def replicated(mesh):
+    """Sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_devices(mesh):
+    """Number of parts that a batch is split into."""
+    return math.prod(mesh.shape[axis] for axis in dict(RULES)["batch"])
+
+
+def put_batch(mesh, tree):
+    """Make global arrays, split over the batch, of the rows that this process holds (numpy arrays, batch first)."""
+    sharding = batch_sharding(mesh)
+    # The one transfer of a training loop that is meant; across processes JAX's guard takes it for an implicit one.
+    with jax.transfer_guard_host_to_device("allow"):
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
+
+
+def require_divides(batch, mesh, key):
+    """Raise ValueError unless the global batch of config key `key` splits evenly over the devices of `mesh`."""
+    parts = batch_devices(mesh)
+    if batch < 1 or batch % parts:
+        raise ValueError(
+            f"{key}={batch} is not divisible by {parts} devices (mesh data={mesh.shape['data']} × "
+            f"fsdp={mesh.shape['fsdp']}): take a multiple of {parts}"
+        )
+
+
+@contextlib.contextmanager
+def constraints(mesh):
+    """While the block is traced, make `nn.with_logical_constraint(x, names)` in a network pin activations to `mesh`.
+
+    Outside of it such a line does nothing, so networks know no mesh. They should pin what goes from layer to layer, as
+    ("batch", "length", "embed"): left free, XLA has been seen to compile wrong gradients, without a word, where data,
+    fsdp and tensor are all above one (openxla/xla#40034 describes such a case).
+    """
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(RULES):
+        yield

@@ -1,0 +1,208 @@
+"""What a run tells: log file, console, TensorBoard, progress bar; and what it costs: peak memory, compilations."""
+
+import collections
+import contextlib
+import logging
+import pathlib
+import resource
+import sys
+import threading
+import time
+
+import jax
+
+LOG = logging.getLogger("tsdfm_jax")
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Metrics:
+    """The log and the event files of one stage: `<workdir>/log.txt` and `<workdir>/tensorboard/<stage>`.
+
+    Only process 0 writes; the others keep quiet but for warnings.
+    """
+
+    def __init__(self, workdir, stage):
+        self.stage = stage
+        self._writer = self._file = None
+        LOG.setLevel(logging.INFO if jax.process_index() == 0 else logging.WARNING)
+        _console_once()
+        if jax.process_index() == 0:
+            workdir = pathlib.Path(workdir)
+            workdir.mkdir(parents=True, exist_ok=True)
+            self._file = logging.FileHandler(workdir / "log.txt")
+            self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            LOG.addHandler(self._file)
+            # Late: not every command that imports this room writes events.
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(logdir=str(workdir / "tensorboard" / stage))
+
+    def scalars(self, step, values):
+        """Write numbers, {name: float}, as TensorBoard curves at a step."""
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, float(value), step)
+
+    def text(self, step, name, text):
+        """Write a text, such as samples, to TensorBoard."""
+        if self._writer is not None:
+            self._writer.add_text(name, text, step)
+
+    def line(self, text):
+        """Write one line to log and console, with the stage's name before it."""
+        LOG.info("%s: %s", self.stage, text)
+
+    def close(self):
+        """Flush and close the files."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if self._file is not None:
+            LOG.removeHandler(self._file)
+            self._file.close()
+            self._file = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+class _Console(logging.StreamHandler):
+    """Log lines on whatever sys.stderr is now: a live progress bar swaps it, to keep lines above the bar."""
+
+    def emit(self, record):
+        self.setStream(sys.stderr)
+        if not getattr(record, "file_only", False):
+            super().emit(record)
+
+
+def _console_once():
+    if not any(isinstance(handler, _Console) for handler in LOG.handlers):
+        handler = _Console()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        LOG.addHandler(handler)
+        LOG.propagate = False  # or absl, where it owns the root logger, would say everything again
+
+
+class _Progress:
+    """Counts what is done; a bar on a terminal, and a log line every ten seconds (on a terminal to the file only)."""
+
+    def __init__(self, description, total, unit, done, bar):
+        self.description, self.total, self.unit, self.done, self._bar = description, total, unit, done, bar
+        self._first, self._start = done, time.monotonic()
+        self._last_line = self._start
+
+    def advance(self, n=1, note=""):
+        """Count n more, and show `note` beside the count."""
+        self.done += n
+        now = time.monotonic()
+        rate = (self.done - self._first) / max(now - self._start, 1e-9)
+        if self._bar is not None:
+            bar, task = self._bar
+            bar.update(task, completed=self.done, note=note, rate=f"{_figure(rate)} {self.unit}/s")
+        if now - self._last_line >= SECONDS_BETWEEN_LINES or self.done == self.total:
+            self._last_line = now
+            LOG.info("%s", self._line(rate, note), extra={"file_only": self._bar is not None})
+
+    def _line(self, rate, note):
+        left = _clock((self.total - self.done) / rate) if rate else "?"
+        parts = [f"{self.description} {self.done}/{self.total}", note, f"{_figure(rate)} {self.unit}/s", f"{left} left"]
+        return "  ".join(part for part in parts if part)
+
+
+@contextlib.contextmanager
+def progress(description, total, unit, done=0):
+    """Show progress toward `total` while the block runs; yields an object with `.advance(n=1, note="")`.
+
+    With a terminal on stderr a bar with rate and time left, otherwise a log line at most every ten seconds.
+    """
+    from rich import console as rich_console
+    from rich import progress as rich_progress
+
+    console = rich_console.Console(stderr=True)
+    if jax.process_index() != 0 or not console.is_terminal:
+        yield _Progress(description, total, unit, done, None)
+        return
+    columns = (
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TextColumn("{task.fields[rate]}"),
+        rich_progress.TimeRemainingColumn(),
+        rich_progress.TextColumn("{task.fields[note]}"),
+    )
+    with rich_progress.Progress(*columns, console=console) as bar:
+        task = bar.add_task(description, total=total, completed=done, note="", rate="")
+        yield _Progress(description, total, unit, done, (bar, task))
+
+
+def _figure(x):
+    return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
+
+
+def _clock(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def peak_memory_bytes():
+    """Most memory in use so far, in bytes: of the fullest accelerator of this host, or of this process on a CPU."""
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+    if max(peaks) > 0:
+        return max(peaks)
+    try:
+        with open("/proc/self/status") as status:
+            for line in status:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    # Kilobytes on Linux, bytes on macOS. Unlike VmHWM it cannot be reset, so it may tell of an earlier stage.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def reset_peak_memory():
+    """Forget the peak of this process's own memory, where Linux allows it; says whether it did."""
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+        return True
+    except OSError:
+        return False
+
+
+_COMPILED = collections.Counter()  # XLA compilations, by the thread that asked for them
+
+
+def _on_duration(event, duration, **_):
+    if event == "/jax/core/compile/backend_compile_duration":
+        _COMPILED[threading.get_ident()] += 1
+
+
+# JAX has no public way to take one listener off again: one for the life of the process.
+jax.monitoring.register_event_duration_secs_listener(_on_duration)
+
+
+def compilations():
+    """Number of XLA compilations that this process has done."""
+    return sum(_COMPILED.values())
+
+
+class Count:
+    """Compilations inside a `count_compilations` block; final when the block is left."""
+
+    count = 0
+
+
+@contextlib.contextmanager
+def count_compilations():
+    """Count the compilations of the block: only this thread's, a checkpoint writer in the background has its own."""
+    counted, thread = Count(), threading.get_ident()
+    before = _COMPILED[thread]
+    try:
+        yield counted
+    finally:
+        counted.count = _COMPILED[thread] - before

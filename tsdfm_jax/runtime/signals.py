@@ -1,0 +1,72 @@
+"""Stopping politely: SIGINT and SIGTERM raise a flag that long loops look at between two steps."""
+
+import contextlib
+import signal
+import threading
+
+import jax
+import numpy as np
+
+HANDLED = (signal.SIGINT, signal.SIGTERM)
+
+# A signal is the process's, so what is known of it is too: the one received, and how many blocks wait for one.
+_received = None
+_depth = 0
+
+
+class Interrupted(Exception):
+    """A stage stopped because it was asked to, with its state saved; `signum` is the signal, for the exit code."""
+
+    def __init__(self, message, signum=None):
+        super().__init__(message)
+        self.signum = signum or _received or signal.SIGTERM
+
+
+@contextlib.contextmanager
+def stopping():
+    """Turn SIGINT and SIGTERM into a flag while the block runs; a second SIGINT raises KeyboardInterrupt at once.
+
+    May be nested: the outermost block installs the handlers and puts the old ones back. Outside the main thread, where
+    Python allows no handlers, it does nothing.
+    """
+    global _received, _depth
+    outermost = _depth == 0 and threading.current_thread() is threading.main_thread()
+    old = {}
+    if outermost:
+        _received = None
+        old = {number: signal.signal(number, _receive) for number in HANDLED}
+    _depth += 1
+    try:
+        yield
+    finally:
+        _depth -= 1
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _receive(signum, frame):
+    global _received
+    if signum == signal.SIGINT and _received is not None:
+        raise KeyboardInterrupt
+    _received = signum
+
+
+def stop_requested():
+    """Whether this process was asked to stop since `stopping()` was entered."""
+    return _received is not None
+
+
+def stop_agreed(step, every=10):
+    """Whether any process was asked to stop; with several processes the same answer on each, given every tenth step.
+
+    Every process must call it at the same steps.
+    """
+    if jax.process_count() == 1:
+        return stop_requested()
+    if step % every:
+        return False  # asking waits for all devices, so not after each update
+    # A signal reaches the processes at different steps; whoever left the loop alone would leave the others waiting in
+    # the next collective.
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(stop_requested()))))

@@ -1,0 +1,103 @@
+"""A stage's bookkeeping on disk: begun with this config, finished with these figures."""
+
+import json
+import os
+import pathlib
+
+DONE = "done.json"
+BEGUN = "fingerprint.json"
+SECONDS = "seconds.json"  # what the stage has taken so far
+
+
+def begin(directory, fingerprint):
+    """Make a stage's directory and note the config it is begun with; return the figures if it is already finished.
+
+    `fingerprint` is a nested dict of the config keys that the stage's result depends on. Raises ValueError where the
+    directory was begun or finished with other values.
+    """
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    if {file.name for file in directory.iterdir()} <= {BEGUN, SECONDS}:
+        (directory / BEGUN).unlink(missing_ok=True)  # begun, and nothing made: a typing error should not bind
+    check(directory, fingerprint)
+    finished = done(directory)
+    if finished is not None:
+        return finished["figures"]
+    if not (directory / BEGUN).exists():
+        atomic_write(directory / BEGUN, json.dumps(fingerprint, indent=1))
+    return None
+
+
+def done(directory):
+    """Contents of a finished stage's done.json, {"fingerprint", "figures"}; None if it is unfinished."""
+    return _read(pathlib.Path(directory) / DONE)
+
+
+def finish(directory, fingerprint, figures):
+    """Declare a stage finished: from now on it is skipped, and the stages after it may read its directory."""
+    atomic_write(
+        pathlib.Path(directory) / DONE, json.dumps({"fingerprint": fingerprint, "figures": figures}, indent=1)
+    )
+
+
+def check(directory, fingerprint):
+    """Raise ValueError, naming the first key that differs, where a stage was run with another config than this."""
+    directory = pathlib.Path(directory)
+    finished = done(directory)
+    before = finished["fingerprint"] if finished is not None else _read(directory / BEGUN)
+    if before is None:
+        return
+    now = json.loads(json.dumps(fingerprint))  # tuples become lists, as they did in the file
+    for key, old, new in _differences(before, now, ""):
+        raise ValueError(
+            f"{directory} was made with {key}={old}, but the config now says {new}: "
+            f"use another --workdir, or delete that directory"
+        )
+
+
+def require(directory, stage_name):
+    """Return the figures of an earlier stage; raise ValueError if it is unfinished."""
+    finished = done(directory)
+    if finished is None:
+        raise ValueError(f"{directory} is unfinished: run --stage={stage_name} first")
+    return finished["figures"]
+
+
+def atomic_write(path, content):
+    """Write bytes or text so that the file is, at any moment, either the old one or the new one, never a part."""
+    path = pathlib.Path(path)
+    content = content.encode() if isinstance(content, str) else content
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(draft, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _read(path):
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): delete it, and the stage runs again") from error
+
+
+def _differences(old, new, at):
+    """Yield (dotted key, old, new) for every difference of two nested dicts."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        if old != new:
+            yield at, _short(old), _short(new)
+        return
+    for key in [*old, *(k for k in new if k not in old)]:
+        here = f"{at}.{key}" if at else str(key)
+        yield from _differences(old.get(key, "(unset)"), new.get(key, "(unset)"), here)
+
+
+def _short(value, limit=80):
+    text = json.dumps(value) if not isinstance(value, str) else value
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,243 @@
+"""Training state: the optimiser and its schedule, sharded birth, the moving average, one jitted update."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from tsdfm_jax.runtime import mesh as mesh_lib
+
+# Shape of the learning rate after the warm-up: progress in [0, 1] -> share of the way from the peak down to the end.
+SCHEDULES = {
+    "constant": lambda progress: jnp.zeros_like(progress),
+    "linear": lambda progress: progress,
+    "cosine": lambda progress: 0.5 * (1.0 - jnp.cos(jnp.pi * progress)),
+}
+
+# Parameters that weight decay applies to, by Flax's own names. Not by rank: under `nn.scan` the blocks' biases and norm
+# weights are stacked, [blocks, D], and would pass for matrices.
+DECAYED = ("kernel", "embedding")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimiserConfig:
+    """AdamW with clipping, warm-up and decay. `warmup` and `steps` count updates; `ema` is the decay per update."""
+
+    learning_rate: float
+    warmup: int
+    steps: int
+    final_fraction: float = 0.1
+    b1: float = 0.9
+    b2: float = 0.95
+    weight_decay: float = 0.03
+    clip: float = 1.0
+    schedule: str = "cosine"
+    ema: float = 0.9995
+    accumulate: int = 1
+
+    def __post_init__(self):
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule '{self.schedule}' is unknown: take one of {', '.join(SCHEDULES)}")
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate={self.accumulate} is not a number of microbatches: take 1 or more")
+        if not 0.0 <= self.ema < 1.0:
+            raise ValueError(f"ema={self.ema} is not a decay: take a number in [0, 1), such as 0.9995")
+
+
+def learning_rate(cfg):
+    """The schedule, count of past updates -> learning rate: linear warm-up to the peak, then `cfg.schedule`."""
+
+    def rate(count):
+        count = jnp.asarray(count, jnp.float32)
+        # (count + 1), so that the first update is not wasted on a rate of zero.
+        warm = jnp.minimum((count + 1.0) / max(cfg.warmup, 1), 1.0)
+        progress = jnp.clip((count - cfg.warmup) / max(cfg.steps - cfg.warmup, 1), 0.0, 1.0)
+        return cfg.learning_rate * warm * (1.0 - (1.0 - cfg.final_fraction) * SCHEDULES[cfg.schedule](progress))
+
+    return rate
+
+
+def make_optimiser(cfg):
+    """Clipping by the global norm, then AdamW; weight decay on matrices only."""
+    return optax.chain(
+        optax.clip_by_global_norm(cfg.clip),
+        optax.adamw(learning_rate(cfg), b1=cfg.b1, b2=cfg.b2, weight_decay=cfg.weight_decay, mask=decayed),
+    )
+
+
+def decayed(params):
+    """Tree of bools: which parameters are decayed. Raises ValueError if none is."""
+
+    def is_decayed(path, _):
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        return bool(names) and names[-1] in DECAYED
+
+    mask = jax.tree_util.tree_map_with_path(is_decayed, params)
+    if not any(jax.tree.leaves(mask)):
+        raise ValueError(f"no parameter is named {' or '.join(DECAYED)}: weight decay would do nothing")
+    return mask
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that an update reads and writes.
+
+    Attributes:
+      step: int32 scalar, updates done.
+      params: the network's weights, an unboxed tree of float32 arrays.
+      ema: their moving average, the same tree in float32; None if the stage keeps none.
+      opt_state: what optax keeps, sharded as params are.
+    """
+
+    step: jax.Array
+    params: Any
+    ema: Any
+    opt_state: Any
+
+    @property
+    def averaged(self):
+        """The weights to use: the average where there is one."""
+        return self.params if self.ema is None else self.ema
+
+
+def create(init_params, optimiser, mesh, *, ema):
+    """A fresh state and its shardings, born in place: no device ever holds more than its own part.
+
+    `init_params()` returns boxed parameters; it is traced, not run.
+    """
+    birth = lambda: _newborn(init_params(), optimiser, ema)
+    shardings = mesh_lib.shardings(mesh, jax.eval_shape(birth))
+    return jax.jit(lambda: mesh_lib.unbox(birth()), out_shardings=shardings)(), shardings
+
+
+def create_from(params, boxed_abstract, optimiser, mesh, *, ema):
+    """A state that starts from given, unboxed parameters, and its shardings; `params` stay the caller's own.
+
+    `boxed_abstract` is `jax.eval_shape` of the network's init: the shapes to have and the axes to split.
+    Raises ValueError naming the first parameter that does not fit.
+    """
+    _require_same_shapes(params, mesh_lib.unbox(boxed_abstract))
+    shardings = mesh_lib.shardings(mesh, jax.eval_shape(lambda: _newborn(_zeros(boxed_abstract), optimiser, ema)))
+    # A copy, because a jit hands an untouched input through: the first update would donate the caller's own buffers.
+    birth = lambda given: _newborn(jax.tree.map(jnp.copy, given), optimiser, ema)
+    return jax.jit(birth, out_shardings=shardings)(jax.device_put(params, shardings.params)), shardings
+
+
+def abstract(init_params, optimiser, mesh, *, ema):
+    """The state that `create` would make, as ShapeDtypeStructs that carry their shardings: to restore into."""
+    shapes = jax.eval_shape(lambda: _newborn(init_params(), optimiser, ema))
+    place = lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+    return jax.tree.map(place, mesh_lib.unbox(shapes), mesh_lib.shardings(mesh, shapes))
+
+
+def _newborn(params, optimiser, ema):
+    """A state around parameters, boxed or not: optax maps through the boxes, so its moments carry the same axes."""
+    average = jax.tree.map(lambda p: p.astype(jnp.float32), params) if ema else None
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params, ema=average, opt_state=optimiser.init(params))
+
+
+def _zeros(tree):
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
+
+
+def _require_same_shapes(params, wanted):
+    have = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    want = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)}
+    for name in [*want, *have]:
+        if have.get(name) != want.get(name):
+            raise ValueError(
+                f"parameter {name} is {have.get(name, 'absent')} but the network has {want.get(name, 'none such')}: "
+                f"take weights made with the same model config"
+            )
+
+
+def make_step(loss_fn, optimiser, cfg, mesh, shardings, seed, frozen=None, pass_ema=False):
+    """The jitted update `step(state, batch) -> (state, metrics)`; the state that goes in is donated.
+
+    `loss_fn(key, params, batch)` returns a scalar and a dict of scalars. `frozen`, a tree of arrays such as another
+    network's weights, is handed to it as a fourth argument (closed over, it would be compiled in as constants), and
+    with `pass_ema` the moving average as the last. The key depends on `seed` and the step alone. Metrics are float32
+    scalars: loss, grad_norm, learning_rate, finite (1 or 0), and the loss function's own.
+    """
+    rate, gradients = learning_rate(cfg), _gradients(loss_fn, cfg.accumulate, mesh)
+
+    def step(frozen, state, batch):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        extra = (() if frozen is None else (frozen,)) + ((state.ema,) if pass_ema else ())
+        (loss, aux), grads = gradients(key, state.params, batch, *extra)
+        norm = optax.tree.norm(grads)
+        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = aux | {
+            "loss": loss,
+            "grad_norm": norm,
+            "learning_rate": rate(state.step),
+            "finite": jnp.isfinite(loss) & jnp.isfinite(norm),
+        }
+        average = None if state.ema is None else moving_average(cfg.ema, state.step, state.ema, params)
+        after = TrainState(step=state.step + 1, params=params, ema=average, opt_state=opt_state)
+        return after, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), metrics)
+
+    jitted = jax.jit(
+        step,
+        in_shardings=(None, shardings, mesh_lib.batch_sharding(mesh)),  # None: wherever the frozen arrays already are
+        out_shardings=(shardings, mesh_lib.replicated(mesh)),
+        donate_argnums=1,
+    )
+    return functools.partial(jitted, frozen)
+
+
+def moving_average(decay, step, average, params):
+    """Exponential moving average in float32, by a decay of min(decay, (1 + n) / (10 + n)) after n updates.
+
+    The early decay is lower so that the average forgets the random start: at 0.9995 alone, a run of 1,000 updates
+    would end with three fifths of its initialisation.
+    """
+    n = step.astype(jnp.float32)
+    decay = jnp.minimum(decay, (1.0 + n) / (10.0 + n))
+    return jax.tree.map(lambda a, p: a + (1.0 - decay) * (p.astype(jnp.float32) - a), average, params)
+
+
+def _gradients(loss_fn, accumulate, mesh):
+    """`loss_fn`'s value and gradient, as the mean over `accumulate` microbatches, run one after the other."""
+
+    def scalars(key, params, batch, *extra):
+        with mesh_lib.constraints(mesh):
+            loss, aux = loss_fn(key, params, batch, *extra)
+        return loss.astype(jnp.float32), jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), aux)
+
+    of_one = jax.value_and_grad(scalars, argnums=1, has_aux=True)
+    if accumulate == 1:
+        return of_one
+
+    def of_all(key, params, batch, *extra):
+        micro = jax.tree.map(lambda x: _microbatches(x, accumulate, mesh), batch)
+
+        def add(total, item):
+            index, rows = item
+            one = of_one(jax.random.fold_in(key, index), params, rows, *extra)
+            return jax.tree.map(jnp.add, total, one), None
+
+        like = jax.eval_shape(of_one, key, params, jax.tree.map(lambda x: x[0], micro), *extra)
+        total, _ = jax.lax.scan(add, _zeros(like), (jnp.arange(accumulate), micro))
+        return jax.tree.map(lambda x: x / accumulate, total)
+
+    return of_all
+
+
+def _microbatches(x, accumulate, mesh):
+    """[B, …] -> [accumulate, B / accumulate, …], every accumulate-th row together, so that no row leaves its device."""
+    rows, parts = x.shape[0], accumulate * mesh_lib.batch_devices(mesh)
+    if rows % parts:
+        raise ValueError(
+            f"batch {rows} is not divisible by {accumulate} microbatches × {mesh_lib.batch_devices(mesh)} devices: "
+            f"take a multiple of {parts}"
+        )
+    split = x.reshape(rows // accumulate, accumulate, *x.shape[1:]).swapaxes(0, 1)
+    spec = PartitionSpec(None, *mesh_lib.batch_sharding(mesh).spec)
+    return jax.lax.with_sharding_constraint(split, NamedSharding(mesh, spec))
