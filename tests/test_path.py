@@ -1,0 +1,93 @@
+"""The path's marginals and the losses on it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import chance
+from tsdfm_jax.flow import losses, path as paths
+
+
+def keys(seed, n):
+    return jax.random.split(jax.random.key(seed), n)
+
+
+@pytest.mark.parametrize("source", paths.SOURCES)
+@pytest.mark.parametrize("exponent", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("t", [0.0, 0.5, 1.0])
+def test_marginals(source, exponent, t):
+    """x_t is x_1 with chance kappa(t) and else a draw of the source (2407.15595), at t = 0, 1/2 and 1."""
+    path, n = paths.Path(source=source, exponent=exponent, symbols=4), 20_000
+    x_1_BL = jnp.full((n, 1), 2)
+    x_t = np.asarray(paths.sample_xt(keys(0, n), path, x_1_BL, jnp.full((n,), t)))[:, 0]
+    law = np.full(4, (1 - t**exponent) / 4) if source == "uniform" else np.array([0, 0, 0, 0, 1 - t**exponent])
+    law[2] += t**exponent
+    chance.assert_law(x_t, law)
+
+
+def test_keep_is_the_ratio_of_what_is_left():
+    """r = (1 - kappa(t + h)) / (1 - kappa(t)): it composes over steps, and is 0 for the step that ends at 1."""
+    path = paths.Path(source="uniform", exponent=2.0, symbols=4)
+    r = lambda t, h: float(paths.keep(path, jnp.float32(t), jnp.float32(h)))
+    assert r(0.2, 0.6) == pytest.approx(r(0.2, 0.3) * r(0.5, 0.3), rel=1e-5)
+    assert r(0.5, 0.5) == 0.0 and r(0.0, 1.0) == 0.0 and r(1.0, 0.1) == 0.0
+
+
+def test_stratified_times_cover_the_line():
+    """One time in each stratum, all below the longest."""
+    t = np.sort(np.asarray(paths.stratified_times(jax.random.key(3), 64, 0.999)))
+    assert (np.floor(t / 0.999 * 64) == np.arange(64)).all() and t.max() < 0.999
+
+
+def test_the_mask_is_never_predicted():
+    """Under the mask source the posterior gives no mass to the mask symbol, whatever the network says."""
+    path = paths.Path(source="mask", exponent=1.0, symbols=3)
+    logp = losses.log_posterior(path, jnp.array([[[0.0, 1.0, 2.0, 50.0]]]))
+    assert np.isneginf(logp[0, 0, 3]) and float(jnp.exp(logp[..., :3]).sum()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("source", paths.SOURCES)
+def test_generalised_kl_by_hand(source):
+    """The integrand of 2412.03487, term by term, at a position that has arrived and at one that has not."""
+    path = paths.Path(source=source, exponent=2.0, symbols=3)
+    p = np.array([0.2, 0.5, 0.3])
+    logits = jnp.log(jnp.array(np.append(p, 1e-9) if source == "mask" else p))[None, None].repeat(2, axis=1)
+    x_1, away = jnp.array([[1, 1]]), 3 if source == "mask" else 0
+    got = losses.generalised_kl(path, logits, x_1, jnp.array([[1, away]]), jnp.array([0.5]))[0]
+    rate = 2 * 0.5 / (1 - 0.25)
+    stays = 1.0 if source == "mask" else p[1]
+    leaves = 0.0 if source == "mask" else p[0]
+    np.testing.assert_allclose(got, [-rate * (stays - 1), -rate * (leaves + np.log(p[1]))], rtol=1e-5)
+
+
+@pytest.mark.parametrize("source", paths.SOURCES)
+def test_losses_differentiate(source):
+    """No loss has a NaN in its value or gradient, even where the target has symbols of no mass."""
+    path = paths.Path(source=source, exponent=1.0, symbols=5)
+    logits = jax.random.normal(jax.random.key(0), (2, 4, path.vocab))
+    target = jnp.where(jnp.arange(path.vocab)[None, None] == 0, -jnp.inf, logits)
+    x = jnp.array([[0, 1, 2, path.vocab - 1]] * 2)
+    t = jnp.array([0.0, 0.999])
+    for f in (
+        lambda l: losses.generalised_kl(path, l, x % 5, x, t),
+        lambda l: losses.cross_entropy(path, l, x % 5, x, t),
+        lambda l: losses.distillation_kl(path, target, l, x),
+        lambda l: losses.entropy(path, l, x),
+    ):
+        assert np.isfinite(f(logits)).all() and np.isfinite(jax.grad(lambda l: f(l).sum())(logits)).all()
+
+
+def test_distillation_kl_is_zero_at_the_target():
+    """Forward KL vanishes where student and target agree, and is positive elsewhere."""
+    path = paths.Path(source="uniform", exponent=1.0, symbols=5)
+    a, b = jax.random.normal(jax.random.key(0), (2, 1, 3, 5))
+    x = jnp.zeros((1, 3), int)
+    np.testing.assert_allclose(losses.distillation_kl(path, a, a, x), 0.0, atol=1e-6)
+    p, q = jax.nn.softmax(a), jax.nn.softmax(b)
+    np.testing.assert_allclose(losses.distillation_kl(path, a, b, x), (p * jnp.log(p / q)).sum(-1), rtol=1e-4)
+
+
+def test_nce_prefers_low_energy_for_data():
+    """The sign: lowering the energy of data or raising the generator's lowers the loss."""
+    assert losses.nce(-1.0, 1.0) < losses.nce(0.0, 0.0) < losses.nce(1.0, -1.0)

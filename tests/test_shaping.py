@@ -1,0 +1,146 @@
+"""Candidates, policies and controls."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import chance
+from tsdfm_jax.flow import jump, path as paths, shaping
+
+PATH = paths.Path(source="uniform", exponent=1.0, symbols=6)
+B, L = 5, 7
+
+
+def move(t=0.25, h=0.5, b=B):
+    logits = jax.random.normal(jax.random.key(1), (b, L, PATH.vocab))
+    x = paths.sample_source(jax.random.split(jax.random.key(2), b), PATH, L)
+    return jump.prepare(PATH, "bridge", logits, x, jnp.full((b,), t), jnp.full((b,), h))
+
+
+def energy(x_BL, t_B):
+    score = jnp.sin(3.0 * x_BL + jnp.arange(L)[None]) + t_B[:, None]
+    return score.mean(axis=-1), score
+
+
+def forbidden(x_BL, t_B):
+    raise AssertionError("a blind jump asked for an energy")
+
+
+def keys(b=B):
+    return jax.random.split(jax.random.key(0), b)
+
+
+def config(**kwargs):
+    return shaping.ShapingConfig(**kwargs)
+
+
+@pytest.mark.parametrize("policy", shaping.POLICIES)
+@pytest.mark.parametrize("selection", shaping.SELECTIONS)
+def test_one_candidate_is_blind(policy, selection):
+    """K = 1 is the blind jump to the bit, whatever the policy, and asks for no energy."""
+    blind_key, _ = paths.split(keys())
+    blind, _ = jump.land(paths.fold(blind_key, 0), move())
+    choice = shaping.shaped_jump(keys(), move(), jnp.full((B,), 0.75), forbidden, config(candidates=1, policy=policy, selection=selection))
+    assert (choice.x_BL == blind).all()
+
+
+def test_the_first_candidate_is_the_blind_jump():
+    """The blind jump is among the K candidates, in the first place, for every K and every chunk."""
+    blind = shaping.shaped_jump(keys(), move(), jnp.full((B,), 0.75), energy, config(candidates=1)).x_BL
+    for k, chunk in ((2, 0), (5, 2), (8, 3)):
+        choice = shaping.shaped_jump(keys(), move(), jnp.full((B,), 0.75), energy, config(candidates=k, chunk=chunk))
+        assert (choice.cand_BKL[:, 0] == blind).all() and choice.cand_BKL.shape == (B, k, L)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 8])
+def test_chunks_change_nothing(chunk):
+    """Candidates and energies do not depend on how many are scored at once."""
+    whole = shaping.shaped_jump(keys(), move(), jnp.full((B,), 0.75), energy, config(candidates=8))
+    parts = shaping.shaped_jump(keys(), move(), jnp.full((B,), 0.75), energy, config(candidates=8, chunk=chunk))
+    assert (whole.cand_BKL == parts.cand_BKL).all() and (whole.x_BL == parts.x_BL).all()
+    np.testing.assert_allclose(whole.energy_BK, parts.energy_BK, rtol=1e-6)
+
+
+def test_vmapped_scores_are_looped_scores():
+    """Scoring a whole batch's candidates in one vmap is scoring them one by one."""
+    cand_BKL = jax.random.randint(jax.random.key(4), (B, 4, L), 0, PATH.vocab)
+    t_B = jnp.linspace(0.1, 0.9, B)
+    energy_BK, score_BKL = shaping.score_candidates(cand_BKL, t_B, energy)
+    for k in range(4):
+        one_B, one_BL = energy(cand_BKL[:, k], t_B)
+        np.testing.assert_allclose(energy_BK[:, k], one_B, rtol=1e-6)
+        np.testing.assert_allclose(score_BKL[:, k], one_BL, rtol=1e-6)
+
+
+CAND = jnp.array([[[0, 0, 0], [1, 1, 1], [2, 2, 2]]])
+SCORE = jnp.array([[[0.0, 5.0, 4.0], [1.0, 1.0, 1.0], [9.0, 0.0, 9.0]]])
+
+
+def chosen(cfg, energy_BK, rescore=lambda x: jnp.zeros(1), seed=0):
+    key_B = jax.random.key(seed)[None]
+    x, index = shaping.POLICIES[cfg.policy](key_B, CAND, jnp.array([energy_BK]), SCORE, rescore, cfg)
+    return x[0].tolist(), int(index[0])
+
+
+def test_sequence_takes_one_whole():
+    """argmin takes the lowest energy whole; worst the highest."""
+    assert chosen(config(candidates=3), [3.0, 1.0, 6.0]) == ([1, 1, 1], 1)
+    assert chosen(config(candidates=3, selection="worst"), [3.0, 1.0, 6.0]) == ([2, 2, 2], 2)
+
+
+def test_token_takes_each_position():
+    """Every position takes the symbol of the candidate with the lowest score there; worst the highest."""
+    assert chosen(config(candidates=3, policy="token"), [3.0, 1.0, 6.0])[0] == [0, 2, 1]
+    assert chosen(config(candidates=3, policy="token", selection="worst"), [3.0, 1.0, 6.0])[0] == [2, 0, 2]
+
+
+def test_sequence_to_token_mends_the_winner():
+    """The winner's symbols give way to better ones by the margin, and only if the sequence's energy falls."""
+    cfg = config(candidates=3, policy="sequence_to_token", margin=0.5)
+    falls, rises = (lambda x: jnp.array([0.5])), (lambda x: jnp.array([1.5]))
+    assert chosen(cfg, [3.0, 1.0, 6.0], falls) == ([0, 2, 1], 1)
+    assert chosen(cfg, [3.0, 1.0, 6.0], rises) == ([1, 1, 1], 1)
+    assert chosen(dataclasses.replace(cfg, margin=1.0), [3.0, 1.0, 6.0], falls) == ([1, 1, 1], 1)
+
+
+@pytest.mark.parametrize("selection, law", [("random", [1 / 3] * 3), ("boltzmann", np.exp([-0.0, -1.0, -2.0]) / np.exp([-0.0, -1.0, -2.0]).sum())])
+def test_laws_of_the_random_selections(selection, law):
+    """random-of-K is uniform; boltzmann is exp(-E / T): low energies win more often."""
+    key_B = jax.random.split(jax.random.key(5), 20_000)
+    energy_BK = jnp.broadcast_to(jnp.array([0.0, 2.0, 4.0]), (20_000, 3))
+    index = shaping.SELECTIONS[selection](key_B, energy_BK, config(candidates=3, selection=selection, temperature=2.0))
+    chance.assert_law(index, law)
+
+
+def test_tau_leaves_early_jumps_blind():
+    """Where a jump arrives before tau the first candidate is taken unseen; from tau on the best one."""
+    cfg = config(candidates=8, tau=0.5)
+    early = shaping.shaped_jump(keys(), move(), jnp.full((B,), 0.49), energy, cfg)
+    late = shaping.shaped_jump(keys(), move(), jnp.full((B,), 0.5), energy, cfg)
+    assert (early.x_BL == early.cand_BKL[:, 0]).all() and (early.index_B == 0).all()
+    assert (late.index_B == jnp.argmin(late.energy_BK, axis=1)).all() and (late.index_B > 0).any()
+
+
+def test_memory_grows_with_candidates_only_through_their_symbols():
+    """At a fixed chunk, twice the candidates cost at most a few arrays of [B, K, L] more, never one with both K and V."""
+    path, b, length = paths.Path(source="uniform", exponent=1.0, symbols=2000), 2, 32
+
+    def program(k):
+        def f(key_B, logits, table_VV):
+            move = jump.prepare(path, "bridge", logits, jnp.zeros((b, length), int), jnp.full((b,), 0.1), jnp.full((b,), 0.5))
+
+            def posterior_energy(x_BL, t_B):  # an energy that makes a posterior of its own over V
+                score = jax.nn.logsumexp(table_VV[x_BL % 50], axis=-1)
+                return score.mean(axis=-1), score
+
+            choice = shaping.shaped_jump(key_B, move, jnp.full((b,), 0.6), posterior_energy, shaping.ShapingConfig(candidates=k, chunk=2))
+            return choice.x_BL, choice.energy_BK
+
+        shapes = (jax.random.split(jax.random.key(0), b), jnp.zeros((b, length, 2000)), jnp.zeros((50, 2000)))
+        return jax.jit(f).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+
+    growth = program(64) - program(8)
+    assert growth <= 8 * (64 - 8) * b * length * 4 < (64 - 8) * b * length * 2000 * 4 / 50

@@ -1,0 +1,122 @@
+"""Chains of jumps: the short ones that make a student's target, and whole trajectories from source to text.
+
+`posterior(x_BL, t_B, h_B) -> logits_BLV` is any network; h_B is the step size it is told.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tsdfm_jax.flow import jump, path as paths, shaping
+
+
+class Link(NamedTuple):
+    """One jump of a chain, in fractions of h: where it leaves from, how far it goes, when its landing is evaluated."""
+
+    from_last: bool
+    depart: float
+    width: float
+    evaluate: float
+
+
+class Chain(NamedTuple):
+    """A chain's jumps and the weights of its evaluations l1, l2, … in the target."""
+
+    links: tuple
+    weights: tuple
+
+
+_RK4 = (1 / 6, 2 / 6, 2 / 6, 1 / 6)
+# `fsdfm` starts every jump where the last one landed (2509.20624); `classical` starts all from x_t, as Runge and Kutta
+# did, so that every state has the noise level of the time it is evaluated at.
+CHAINS = {
+    "fsdfm": Chain((Link(True, 0.0, 0.5, 0.5), Link(True, 0.5, 0.5, 0.5), Link(True, 0.5, 0.5, 1.0)), _RK4),
+    "classical": Chain((Link(False, 0.0, 0.5, 0.5), Link(False, 0.0, 0.5, 0.5), Link(False, 0.0, 1.0, 1.0)), _RK4),
+    "heun": Chain((Link(True, 0.0, 1.0, 1.0),), (1 / 2, 1 / 2)),
+}
+
+
+class Midpoints(NamedTuple):
+    """What a chain leaves behind. S is its number of jumps.
+
+    Attributes:
+      x_BSL: the midpoints m1, m2, …
+      energy_BSK, index_BS: the candidates' energies and which one was taken.
+    """
+
+    x_BSL: jax.Array
+    energy_BSK: jax.Array
+    index_BS: jax.Array
+
+
+def times(name, t_B, h_B):
+    """The times at which a chain's evaluations l1, l2, … are made: t_BE."""
+    fractions = (0.0,) + tuple(link.evaluate for link in CHAINS[name].links)
+    return jnp.stack([jnp.minimum(t_B + f * h_B, 1.0) for f in fractions], axis=1)
+
+
+def run(key_B, path, kind, name, posterior, x_BL, t_B, h_B, energy, cfg):
+    """Walk a chain from (x_t, t) over h, looking before each leap as `cfg` says: its Midpoints.
+
+    The semi-teacher is told h/2, the width of its jumps (method: chain).
+    """
+    t_BE, told_B, state_BL, found = times(name, t_B, h_B), h_B / 2, x_BL, []
+    for i, link in enumerate(CHAINS[name].links):
+        logits_BLV = posterior(state_BL, t_BE[:, i], told_B)
+        start_BL = state_BL if link.from_last else x_BL
+        move = jump.prepare(path, kind, logits_BLV, start_BL, t_B + link.depart * h_B, link.width * h_B)
+        choice = shaping.shaped_jump(paths.fold(key_B, i), move, t_BE[:, i + 1], energy, cfg)
+        found.append((choice.x_BL, choice.energy_BK, choice.index_B))
+        state_BL = choice.x_BL
+    return Midpoints(*(jnp.stack(part, axis=1) for part in zip(*found)))
+
+
+def blind_pairs(key_B, path, kind, name, posterior, x_BL, x_1_BL, t_B, h_B):
+    """A blind chain and its shadow: the same jumps and coins, every landing replaced by the data's symbol.
+
+    Returns (negative_BSL, positive_BSL, left_BSL): the compass's training pairs at each depth. left_BSL marks the
+    positions that have landed somewhere since x_t, the only ones at which the two may differ (method: compass).
+    """
+    t_BE, told_B = times(name, t_B, h_B), h_B / 2
+    still_BL = jnp.zeros_like(x_BL, bool)
+    state_BL, landed_BL, found = x_BL, still_BL, []
+    for i, link in enumerate(CHAINS[name].links):
+        logits_BLV = posterior(state_BL, t_BE[:, i], told_B)
+        start_BL, before_BL = (state_BL, landed_BL) if link.from_last else (x_BL, still_BL)
+        move = jump.prepare(path, kind, logits_BLV, start_BL, t_B + link.depart * h_B, link.width * h_B)
+        state_BL, left_BL = jump.land(paths.fold(key_B, i), move)
+        landed_BL = before_BL | left_BL
+        found.append((state_BL, jnp.where(landed_BL, x_1_BL, x_BL), landed_BL))
+    return tuple(jnp.stack(part, axis=1) for part in zip(*found))
+
+
+def target_logits(name, posterior, x_BL, midpoints_BSL, t_B, h_B):
+    """The student's target at (x_t, t, h) from recorded midpoints: (l1 + 2 l2 + 2 l3 + l4) / 6, or Heun's mean."""
+    t_BE = times(name, t_B, h_B)
+    states = [x_BL] + [midpoints_BSL[:, i] for i in range(midpoints_BSL.shape[1])]
+    return sum(w * posterior(x, t_BE[:, i], h_B / 2) for i, (w, x) in enumerate(zip(CHAINS[name].weights, states)))
+
+
+class Trajectory(NamedTuple):
+    """A whole trajectory: `state_BSL` holds x_0 and the S midpoints, the last of which is the text."""
+
+    state_BSL: jax.Array
+    energy_BSK: jax.Array
+    index_BS: jax.Array
+
+
+def trajectory(key_B, path, kind, posterior, x_0_BL, steps, energy, cfg):
+    """From source to text in `steps` equal jumps, each one shaped as `cfg` says."""
+    width_B = jnp.full(x_0_BL.shape[:1], 1.0 / steps)
+
+    def leap(x_BL, i):
+        t_B = jnp.full_like(width_B, i / steps)
+        move = jump.prepare(path, kind, posterior(x_BL, t_B, width_B), x_BL, t_B, width_B)
+        arrive_B = jnp.full_like(width_B, (i + 1) / steps)
+        choice = shaping.shaped_jump(paths.fold(key_B, i), move, arrive_B, energy, cfg)
+        return choice.x_BL, (choice.x_BL, choice.energy_BK, choice.index_B)
+
+    _, (state_SBL, energy_SBK, index_SB) = jax.lax.scan(leap, x_0_BL, jnp.arange(steps))
+    state_SBL = jnp.concatenate([x_0_BL[None], state_SBL])
+    return Trajectory(*(jnp.moveaxis(a, 0, 1) for a in (state_SBL, energy_SBK, index_SB)))

@@ -1,0 +1,56 @@
+"""Exact categorical draws by prefix sums, any number of them from one posterior.
+
+A float32 Gumbel draw loses the tail of a large vocabulary (method: jump). Here a posterior is summed once, in two
+levels: blocks of symbols, then the symbols inside one. A draw finds a block with one uniform number and a symbol
+within it with another, so that the tail keeps its relative precision and a further draw costs no pass over V.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Table(NamedTuple):
+    """Unnormalised masses of [..., V], cut into blocks: `mass` [..., blocks, size] and `block` [..., blocks]."""
+
+    mass: jax.Array
+    block: jax.Array
+
+
+def table(weight):
+    """Cut non-negative weights [..., V] into about sqrt(V) blocks and sum each one."""
+    v = weight.shape[-1]
+    size = math.ceil(math.sqrt(v))
+    blocks = math.ceil(v / size)
+    padded = jnp.pad(weight.astype(jnp.float32), [(0, 0)] * (weight.ndim - 1) + [(0, blocks * size - v)])
+    mass = padded.reshape(*weight.shape[:-1], blocks, size)
+    return Table(mass, mass.sum(axis=-1))
+
+
+def _search(u, mass):
+    """The first index whose prefix sum passes u x total, among those that have mass.
+
+    Parallel prefix sums need not be monotone in floating point, nor twice the same; asking for positive mass, and
+    falling back on the last index that has any, keeps an impossible symbol impossible.
+    """
+    has = mass > 0
+    prefix = jnp.where(has, jnp.cumsum(mass, axis=-1), 0.0)
+    passed = has & (prefix > u[..., None] * prefix.max(axis=-1, keepdims=True))
+    last = mass.shape[-1] - 1 - jnp.argmax(has[..., ::-1], axis=-1)
+    return jnp.where(passed.any(axis=-1), jnp.argmax(passed, axis=-1), last).astype(jnp.int32)
+
+
+def pick(u_block, u_symbol, tab):
+    """One draw from each row of a table, from two uniform numbers in [0, 1) each: int32 [...]."""
+    block = _search(u_block, tab.block)
+    inside = jnp.take_along_axis(tab.mass, block[..., None, None], axis=-2)[..., 0, :]
+    return block * tab.mass.shape[-1] + _search(u_symbol, inside)
+
+
+def categorical(key, weight):
+    """One exact draw from each row of non-negative weights [..., V]: int32 [...]."""
+    a, b = jax.random.split(key)
+    shape = weight.shape[:-1]
+    return pick(jax.random.uniform(a, shape), jax.random.uniform(b, shape), table(weight))

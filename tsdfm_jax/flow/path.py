@@ -1,0 +1,117 @@
+"""The path from noise (t = 0) to data (t = 1): schedulers, sources, and sequences on the way.
+
+`x_1` is data and `x_0` is source, everywhere; time never runs the other way round.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+SOURCES = ("uniform", "mask")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Path:
+    """kappa(t) = t^exponent and the law of the source (2407.15595).
+
+    Attributes:
+      source: `uniform` over the text's symbols, or `mask`: all mass on one extra symbol.
+      exponent: n of the polynomial scheduler, > 0.
+      symbols: size of the text's vocabulary, without the mask symbol.
+    """
+
+    source: str
+    exponent: float
+    symbols: int
+
+    def __post_init__(self):
+        if self.source not in SOURCES:
+            raise ValueError(f"flow.source '{self.source}' is not one of {', '.join(SOURCES)}")
+        if not self.exponent > 0:
+            raise ValueError(f"flow.exponent {self.exponent} must be above 0")
+
+    @property
+    def masked(self):
+        return self.source == "mask"
+
+    @property
+    def vocab(self):
+        """V, the mask symbol included where there is one."""
+        return self.symbols + self.masked
+
+    @property
+    def mask_id(self):
+        """The extra symbol, the last one. Only meaningful under the mask source."""
+        return self.symbols
+
+
+def kappa(path, t):
+    """Share of positions that have arrived at the data at time t."""
+    return t**path.exponent
+
+
+def kappa_dot(path, t):
+    """d kappa / dt."""
+    return path.exponent * t ** (path.exponent - 1.0)
+
+
+def keep(path, t, h):
+    """r = (1 - kappa(t + h)) / (1 - kappa(t)): the chance that what had not arrived by t has not by t + h."""
+    left_t, left_s = 1.0 - kappa(path, t), 1.0 - kappa(path, jnp.minimum(t + h, 1.0))
+    return jnp.where(left_t > 0, left_s / jnp.maximum(left_t, 1e-30), 0.0)
+
+
+def rate(path, t):
+    """kappa'(t) / (1 - kappa(t)), the speed at which what is left arrives."""
+    return kappa_dot(path, t) / jnp.maximum(1.0 - kappa(path, t), 1e-30)
+
+
+def sample_source(key_B, path, length):
+    """x_0 for each of B keys: int32 x_BL."""
+    if path.masked:
+        return jnp.full((key_B.shape[0], length), path.mask_id, jnp.int32)
+    return jax.vmap(lambda k: jax.random.randint(k, (length,), 0, path.symbols, jnp.int32))(key_B)
+
+
+def uniform_BL(key_B, length):
+    """Uniform numbers of each sequence from its own key, so that they do not depend on the batch."""
+    return jax.vmap(lambda k: jax.random.uniform(k, (length,)))(key_B)
+
+
+def split(key_B, num=2):
+    """Each sequence's key split: a tuple of `num` arrays of keys."""
+    keys = jax.vmap(lambda k: jax.random.split(k, num))(key_B)
+    return tuple(keys[:, i] for i in range(num))
+
+
+def fold(key_B, number):
+    """Each sequence's key folded with a step's (or candidate's) number."""
+    return jax.vmap(lambda k: jax.random.fold_in(k, number))(key_B)
+
+
+def sample_xt(key_B, path, x_1_BL, t_B):
+    """x_t of the path from data: each position is x_1 with chance kappa(t), else x_0, independently."""
+    coin_B, source_B = split(key_B)
+    arrived_BL = uniform_BL(coin_B, x_1_BL.shape[1]) < kappa(path, t_B)[:, None]
+    return jnp.where(arrived_BL, x_1_BL, sample_source(source_B, path, x_1_BL.shape[1]))
+
+
+def data_logits(path, logits_BLV):
+    """Logits in float32 that never give mass to the mask symbol."""
+    logits_BLV = logits_BLV.astype(jnp.float32)
+    if not path.masked:
+        return logits_BLV
+    is_mask_V = jnp.arange(path.vocab) == path.mask_id
+    return jnp.where(is_mask_V[None, None], -jnp.inf, logits_BLV)
+
+
+def free_BL(path, x_BL):
+    """Positions that may still change: under the mask source a symbol once unmasked stays."""
+    return x_BL == path.mask_id if path.masked else jnp.ones_like(x_BL, bool)
+
+
+def stratified_times(key, count, longest=1.0):
+    """`count` times in [0, longest), one in each of `count` equal strata under one common shift."""
+    shift = jax.random.uniform(key, ())
+    return longest * jnp.mod(jnp.arange(count) / count + shift, 1.0)

@@ -1,0 +1,84 @@
+"""The sampler: from noise to text in any number of steps, given symbols held fixed, one compiled program."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from tsdfm_jax.flow import jump, path as paths
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """Which jump, and how the posterior is sharpened.
+
+    Attributes:
+      jump: `bridge`, `cumulative` or `euler`.
+      temperature: divides the logits, > 0.
+      top_p: keeps the smallest set of symbols that holds this mass, in (0, 1].
+    """
+
+    jump: str = "bridge"
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def __post_init__(self):
+        jump.check(self.jump)
+        if not self.temperature > 0:
+            raise ValueError(f"temperature {self.temperature} must be above 0")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p {self.top_p} must be in (0, 1]")
+
+
+def sharpen(logits_BLV, cfg):
+    """Temperature, then the nucleus of mass top_p (its last symbol included)."""
+    logits_BLV = logits_BLV / cfg.temperature
+    if cfg.top_p == 1.0:
+        return logits_BLV
+    # By rank, not by a threshold: XLA may compute a logit twice with two roundings, and the nucleus's last symbol would
+    # then fall below its own threshold.
+    order_BLV = jnp.argsort(-logits_BLV, axis=-1)
+    p_BLV = jax.nn.softmax(jnp.take_along_axis(logits_BLV, order_BLV, axis=-1), axis=-1)
+    kept_BL1 = jnp.maximum((jnp.cumsum(p_BLV, axis=-1) - p_BLV < cfg.top_p).sum(axis=-1, keepdims=True), 1)
+    return jnp.where(jnp.argsort(order_BLV, axis=-1) < kept_BL1, logits_BLV, -jnp.inf)
+
+
+def step(key_B, path, posterior, x_BL, i, steps, given_BL, fixed_BL, cfg):
+    """The jump from i/steps to (i + 1)/steps; positions of `fixed_BL` keep what `given_BL` says."""
+    t_B = jnp.full(x_BL.shape[:1], i / steps, jnp.float32)
+    h_B = jnp.full(x_BL.shape[:1], 1.0 / steps, jnp.float32)
+    logits_BLV = sharpen(paths.data_logits(path, posterior(x_BL, t_B, h_B)), cfg)
+    move = jump.prepare(path, cfg.jump, logits_BLV, x_BL, t_B, h_B)
+    x_BL, _ = jump.land(paths.fold(key_B, i), move)
+    return jnp.where(fixed_BL, given_BL, x_BL)
+
+
+def start(key_B, path, given_BL, fixed_BL):
+    """x_0 with the given symbols in place, and the key of the steps that follow."""
+    source_B, steps_B = paths.split(key_B)
+    x_0_BL = paths.sample_source(source_B, path, given_BL.shape[1])
+    return jnp.where(fixed_BL, given_BL, x_0_BL), steps_B
+
+
+def advance(key_B, path, posterior, x_BL, first, last, steps, given_BL, fixed_BL, cfg):
+    """The jumps `first` … `last` - 1 of `steps`. All three may be traced: one program serves every number of steps."""
+    body = lambda i, x_BL: step(key_B, path, posterior, x_BL, i, steps, given_BL, fixed_BL, cfg)
+    return jax.lax.fori_loop(first, last, body, x_BL)
+
+
+def sample(key_B, path, posterior, steps, given_BL, fixed_BL, cfg):
+    """Text x_BL in `steps` evaluations; each sequence depends on its own key alone, never on the batch it came in."""
+    x_0_BL, steps_B = start(key_B, path, given_BL, fixed_BL)
+    return advance(steps_B, path, posterior, x_0_BL, 0, steps, steps, given_BL, fixed_BL, cfg)
+
+
+def states(key_B, path, posterior, steps, given_BL, fixed_BL, cfg):
+    """Every state on the way, x_0 first: x_SBL of `steps` + 1 (a static number of) states."""
+    x_0_BL, steps_B = start(key_B, path, given_BL, fixed_BL)
+
+    def body(x_BL, i):
+        x_BL = step(steps_B, path, posterior, x_BL, i, steps, given_BL, fixed_BL, cfg)
+        return x_BL, x_BL
+
+    _, x_SBL = jax.lax.scan(body, x_0_BL, jnp.arange(steps))
+    return jnp.concatenate([x_0_BL[None], x_SBL])

@@ -1,0 +1,155 @@
+"""Shaping: draw K candidates of one move, score them with the compass, keep the most coherent.
+
+`energy(x_BL, t_B) -> (energy_B, score_BL)` is any compass: the energy of a whole sequence and its share at each
+position, both low for coherent text.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tsdfm_jax.flow import draw, jump, path as paths
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShapingConfig:
+    """How a candidate is chosen.
+
+    Attributes:
+      candidates: K; 1 is the blind jump.
+      policy: `sequence` (one candidate wins whole), `token` (the best symbol of each position) or
+        `sequence_to_token` (the winner, mended where another candidate's symbol is better by `margin`).
+      selection: `argmin`, `boltzmann`, and the controls `random` and `worst`.
+      temperature: of `boltzmann`.
+      tau: shape only where the jump arrives at this time or later.
+      margin: by how much a symbol's score must be lower to be taken over (`sequence_to_token`).
+      chunk: candidates scored at once, 0 for all K; peak memory grows with it.
+    """
+
+    candidates: int = 8
+    policy: str = "sequence"
+    selection: str = "argmin"
+    temperature: float = 1.0
+    tau: float = 0.0
+    margin: float = 0.0
+    chunk: int = 0
+
+    def __post_init__(self):
+        if self.candidates < 1:
+            raise ValueError(f"shaping.candidates {self.candidates} must be at least 1 (1 is the blind jump)")
+        if self.policy not in POLICIES:
+            raise ValueError(f"shaping.policy '{self.policy}' is not one of {', '.join(POLICIES)}")
+        if self.selection not in SELECTIONS:
+            raise ValueError(f"shaping.selection '{self.selection}' is not one of {', '.join(SELECTIONS)}")
+        if self.selection == "boltzmann" and not self.temperature > 0:
+            raise ValueError(f"shaping.temperature {self.temperature} must be above 0")
+
+
+class Choice(NamedTuple):
+    """A shaped jump's outcome: x_BL kept, the K energies, the index of the candidate taken, and all candidates."""
+
+    x_BL: jax.Array
+    energy_BK: jax.Array
+    index_B: jax.Array
+    cand_BKL: jax.Array
+
+
+def _argmin(key_B, energy_BK, cfg):
+    del key_B, cfg
+    return jnp.argmin(energy_BK, axis=1)
+
+
+def _worst(key_B, energy_BK, cfg):
+    del key_B, cfg
+    return jnp.argmax(energy_BK, axis=1)
+
+
+def _random(key_B, energy_BK, cfg):
+    return _boltzmann(key_B, jnp.zeros_like(energy_BK), cfg)
+
+
+def _boltzmann(key_B, energy_BK, cfg):
+    """In proportion to exp(-E / temperature): at temperature 1, importance resampling (method: compass)."""
+    weight_BK = jax.nn.softmax(-energy_BK / cfg.temperature, axis=1)
+    return jax.vmap(draw.categorical)(key_B, weight_BK)
+
+
+SELECTIONS = {"argmin": _argmin, "boltzmann": _boltzmann, "random": _random, "worst": _worst}
+
+
+def _take(cand_BKL, index_B):
+    return jnp.take_along_axis(cand_BKL, index_B[:, None, None], axis=1)[:, 0]
+
+
+def _sequence(key_B, cand_BKL, energy_BK, score_BKL, rescore, cfg):
+    """One candidate wins whole."""
+    del score_BKL, rescore
+    index_B = SELECTIONS[cfg.selection](key_B, energy_BK, cfg)
+    return _take(cand_BKL, index_B), index_B
+
+
+def _token(key_B, cand_BKL, energy_BK, score_BKL, rescore, cfg):
+    """Every position is a choice of its own; the index is that of the candidate most positions came from."""
+    del rescore
+    b, k, length = cand_BKL.shape
+    score_NK = score_BKL.transpose(0, 2, 1).reshape(b * length, k)
+    key_N = jax.vmap(lambda key: jax.random.split(key, length))(key_B).reshape(-1)
+    index_BL = SELECTIONS[cfg.selection](key_N, score_NK, cfg).reshape(b, length)
+    x_BL = jnp.take_along_axis(cand_BKL, index_BL[:, None], axis=1)[:, 0]
+    votes_BK = (index_BL[:, None, :] == jnp.arange(k)[None, :, None]).sum(axis=-1)
+    return x_BL, jnp.argmax(votes_BK, axis=1)
+
+
+def _sequence_to_token(key_B, cand_BKL, energy_BK, score_BKL, rescore, cfg):
+    """The winner, mended symbol by symbol, and the mending kept only where the sequence's energy falls. [D]"""
+    x_BL, index_B = _sequence(key_B, cand_BKL, energy_BK, score_BKL, rescore, cfg)
+    best_BL = jnp.argmin(score_BKL, axis=1)
+    best_x_BL = jnp.take_along_axis(cand_BKL, best_BL[:, None], axis=1)[:, 0]
+    better_BL = score_BKL.min(axis=1) < _take(score_BKL, index_B) - cfg.margin
+    mended_BL = jnp.where(better_BL, best_x_BL, x_BL)
+    before_B = jnp.take_along_axis(energy_BK, index_B[:, None], axis=1)[:, 0]
+    return jnp.where((rescore(mended_BL) < before_B)[:, None], mended_BL, x_BL), index_B
+
+
+POLICIES = {"sequence": _sequence, "token": _token, "sequence_to_token": _sequence_to_token}
+
+
+def score_candidates(cand_BKL, t_B, energy):
+    """Energies and scores of a whole batch's candidates in one vmap over K: (energy_BK, score_BKL)."""
+    return jax.vmap(lambda cand_BL: energy(cand_BL, t_B), in_axes=1, out_axes=1)(cand_BKL)
+
+
+def candidates(key_B, move, t_B, energy, cfg):
+    """K realisations of one move and their scores, `cfg.chunk` at a time: (cand_BKL, energy_BK, score_BKL).
+
+    Candidate k comes from each sequence's key folded with k, so that the first is the blind jump, whatever K is.
+    """
+
+    def one(k):
+        cand_BL, _ = jump.land(paths.fold(key_B, k), move)
+        return cand_BL, *energy(cand_BL, t_B)
+
+    chunk = min(cfg.chunk or cfg.candidates, cfg.candidates)
+    found = jax.lax.map(one, jnp.arange(cfg.candidates), batch_size=chunk)
+    return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), found)
+
+
+def shaped_jump(key_B, move, arrive_B, energy, cfg):
+    """One look before one leap: a `Choice` for the move that arrives at time arrive_B.
+
+    Where arrive_B < tau the first candidate is taken unseen, as it is everywhere for K = 1, where no energy is
+    asked for and the recorded one is 0.
+    """
+    drawn_B, chosen_B = paths.split(key_B)
+    if cfg.candidates == 1:
+        x_BL, _ = jump.land(paths.fold(drawn_B, 0), move)
+        nothing_B = jnp.zeros(x_BL.shape[:1])
+        return Choice(x_BL, nothing_B[:, None], nothing_B.astype(jnp.int32), x_BL[:, None])
+    cand_BKL, energy_BK, score_BKL = candidates(drawn_B, move, arrive_B, energy, cfg)
+    rescore = lambda x_BL: energy(x_BL, arrive_B)[0]
+    x_BL, index_B = POLICIES[cfg.policy](chosen_B, cand_BKL, energy_BK, score_BKL, rescore, cfg)
+    shaped_B = arrive_B >= cfg.tau - 1e-6
+    x_BL = jnp.where(shaped_B[:, None], x_BL, cand_BKL[:, 0])
+    return Choice(x_BL, energy_BK, jnp.where(shaped_B, index_B, 0).astype(jnp.int32), cand_BKL)

@@ -1,0 +1,1 @@
+"""Networks only: init and apply, parameters an explicit pytree with logical axes."""

@@ -1,0 +1,103 @@
+"""The judges: causal transformers of GPT-2's architecture."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tsdfm_jax.models import transformer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CausalConfig:
+    """Shape of a judge: `vocab` symbols, `length` positions at most, and GPT-2's blocks, width and heads."""
+
+    vocab: int
+    length: int
+    blocks: int
+    width: int
+    heads: int
+    dropout: float = 0.0
+    dtype: str = "float32"
+    remat: str = "none"
+    unroll: int = 1
+
+    def __post_init__(self):
+        if self.width % self.heads:
+            raise ValueError(f"judge width {self.width} does not split into {self.heads} heads: change judges.widths or judges.heads")
+
+
+def _norm(name):
+    part = nn.with_logical_partitioning
+    ones, zeros = part(nn.initializers.ones, ("features",)), part(nn.initializers.zeros, ("features",))
+    return nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32, name=name, scale_init=ones, bias_init=zeros)
+
+
+class CausalBlock(nn.Module):
+    """GPT-2's block: pre-norm causal attention and tanh-GELU MLP."""
+
+    cfg: CausalConfig
+
+    @nn.compact
+    def __call__(self, x_BLD, _, deterministic):
+        cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
+        b, length, d = x_BLD.shape
+        normal = nn.initializers.normal(0.02)
+        into_residual = nn.initializers.normal(0.02 / (2 * cfg.blocks) ** 0.5)
+
+        y_BLD = _norm("ln_1")(x_BLD).astype(dtype)
+        q, k, v = (
+            transformer.dense(d, "embed", "heads", name=n, dtype=dtype, kernel_init=normal)(y_BLD).reshape(b, length, cfg.heads, -1)
+            for n in ("q", "k", "v")
+        )
+        y_BLD = jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(b, length, d)
+        y_BLD = transformer.dense(d, "heads", "embed", name="attn_out", dtype=dtype, kernel_init=into_residual)(y_BLD)
+        x_BLD = x_BLD + nn.Dropout(cfg.dropout, deterministic=deterministic)(y_BLD)
+
+        y_BLD = transformer.dense(4 * d, "embed", "mlp", name="mlp_in", dtype=dtype, kernel_init=normal)(_norm("ln_2")(x_BLD).astype(dtype))
+        y_BLD = nn.gelu(y_BLD, approximate=True)
+        y_BLD = transformer.dense(d, "mlp", "embed", name="mlp_out", dtype=dtype, kernel_init=into_residual)(y_BLD)
+        x_BLD = x_BLD + nn.Dropout(cfg.dropout, deterministic=deterministic)(y_BLD)
+        return transformer.pin(x_BLD.astype(jnp.float32)), None
+
+
+class Causal(nn.Module):
+    """Next-symbol logits: `apply({"params": p}, x_BL)` -> float32 logits_BLV, position i predicting i + 1."""
+
+    cfg: CausalConfig
+
+    @nn.compact
+    def __call__(self, x_BL, deterministic=True):
+        cfg = self.cfg
+        token = nn.Embed(
+            cfg.vocab,
+            cfg.width,
+            name="wte",
+            embedding_init=nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed")),
+        )
+        where = nn.with_logical_partitioning(nn.initializers.normal(0.01), (None, "embed"))
+        position_LD = self.param("wpe", where, (cfg.length, cfg.width))
+        x_BLD = transformer.pin(token(x_BL) + position_LD[None, : x_BL.shape[1]])
+        x_BLD = nn.Dropout(cfg.dropout, deterministic=deterministic)(x_BLD)
+        x_BLD, _ = transformer.stack(CausalBlock, cfg, name="blocks")(x_BLD, None, deterministic)
+        dtype = jnp.dtype(cfg.dtype)
+        # The head is the embedding, transposed before the dot: its gradient then needs no transpose of [B, L, V].
+        dims = (((2,), (0,)), ((), ()))
+        logits_BLV = transformer.flat_dot(_norm("ln_f")(x_BLD).astype(dtype), token.embedding.T.astype(dtype), dims)
+        return logits_BLV.astype(jnp.float32)
+
+
+def init(key, cfg):
+    """Fresh parameters, boxed with their logical axes."""
+    return Causal(cfg).init(key, jnp.zeros((1, cfg.length), jnp.int32))["params"]
+
+
+def token_nll(cfg, params, x_BL, bos, dropout_key=None):
+    """-log p(x^i | x^{<i}) in nats at every position, the first one given the document mark `bos`: nll_BL."""
+    rngs = None if dropout_key is None else {"dropout": dropout_key}
+    context_BL = jnp.concatenate([jnp.full_like(x_BL[:, :1], bos), x_BL[:, :-1]], axis=1)
+    logits_BLV = Causal(cfg).apply({"params": params}, context_BL, dropout_key is None, rngs=rngs)
+    # A masked sum, not a gather, whose gradient would be a scatter into [B, L, V].
+    at_x_BL = jnp.where(jnp.arange(cfg.vocab)[None, None] == x_BL[..., None], logits_BLV, 0.0).sum(axis=-1)
+    return jax.nn.logsumexp(logits_BLV, axis=-1) - at_x_BL

@@ -1,0 +1,47 @@
+"""The compass network: per-position scores of a sequence at a time, and their mean as the sequence's energy."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tsdfm_jax.models import transformer
+
+
+class Energy(nn.Module):
+    """E(x, t), low for real text: `apply({"params": p}, x_BL, t_B)` -> (energy_B, score_BL), float32.
+
+    The scores come from the same blocks as the teacher's; the energy is their mean times a learned scale
+    (method: compass).
+    """
+
+    cfg: transformer.TransformerConfig
+
+    @nn.compact
+    def __call__(self, x_BL, t_B, deterministic=True):
+        cfg = self.cfg
+        cond_BC = transformer.Conditioning(cfg, name="conditioning")(t_B, None)
+        x_BLD = transformer.pin(transformer.embedding(cfg)(x_BL))
+        x_BLD, _ = transformer.stack(transformer.Block, cfg, name="blocks")(x_BLD, cond_BC, deterministic)
+        y_BLD = transformer.layer_norm("norm_final")(x_BLD)
+        zeros = nn.initializers.zeros
+        score_BL = transformer.dense(1, "embed", "features", name="score", dtype=jnp.float32, kernel_init=zeros)(y_BLD)[..., 0]
+        scale = self.param("scale", nn.initializers.constant(jnp.sqrt(1.0 * x_BL.shape[1])), ())
+        return scale * score_BL.mean(axis=-1), score_BL
+
+
+def init(key, cfg, length):
+    """Fresh parameters, boxed with their logical axes."""
+    return Energy(cfg).init(key, jnp.zeros((1, length), jnp.int32), jnp.zeros((1,)))["params"]
+
+
+def apply(cfg, params, x_BL, t_B, dropout_key=None):
+    """(energy_B, score_BL) of a batch of sequences."""
+    rngs = None if dropout_key is None else {"dropout": dropout_key}
+    return Energy(cfg).apply({"params": params}, x_BL, t_B, dropout_key is None, rngs=rngs)
+
+
+def overlay(params, teacher):
+    """Start a compass from its teacher's embedding, conditioning and lowest blocks (equal widths)."""
+    blocks = jax.tree.leaves(params["blocks"])[0].shape[0]
+    lower = jax.tree.map(lambda w: w[:blocks], teacher["blocks"])
+    return {**params, "vocab_embed": teacher["vocab_embed"], "conditioning": teacher["conditioning"], "blocks": lower}

@@ -1,0 +1,284 @@
+"""The DiT of teacher and student.
+
+Letters used in names throughout the project: B batch, L positions, V vocabulary (the mask symbol included where
+the source is `mask`), K candidates, D width, H heads, C conditioning width, S midpoints of a trajectory.
+"""
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.core import meta
+
+SINUSOIDS = 256
+ROTARY_BASE = 10_000.0
+REMAT = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Shape of one network.
+
+    Attributes:
+      vocab: rows of the embedding and of the head, V.
+      blocks: transformer blocks.
+      width: D.
+      heads: H; divides `width` into even head sizes.
+      cond_width: C, width of the time conditioning.
+      mlp_ratio: hidden width of the MLP over D.
+      dropout: rate on attention's and the MLP's outputs.
+      dtype: compute type, `float32` or `bfloat16`; parameters, norms, softmax and logits stay float32.
+      remat: `none`, `full` or `dots`: what the backward pass recomputes.
+      unroll: blocks laid out one after the other in each turn of the scan: faster, and longer to compile.
+      step_conditioned: whether the network is told the step size h (the student).
+    """
+
+    vocab: int
+    blocks: int
+    width: int
+    heads: int
+    cond_width: int
+    mlp_ratio: int = 4
+    dropout: float = 0.0
+    dtype: str = "float32"
+    remat: str = "none"
+    unroll: int = 1
+    step_conditioned: bool = False
+
+    def __post_init__(self):
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise ValueError(f"model.width {self.width} does not split into {self.heads} heads of even size: change model.width or model.heads")
+        if self.remat not in REMAT:
+            raise ValueError(f"model.remat '{self.remat}' is not one of {', '.join(REMAT)}")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"model.dtype '{self.dtype}' is not one of float32, bfloat16")
+
+
+def flat_dot(x, kernel, dimension_numbers, precision=None, preferred_element_type=None):
+    """A dot over the last axis with the leading ones merged: its weight gradient is then one plain matrix product.
+
+    XLA's CPU backend takes twice as long for the same gradient contracted over two axes; elsewhere it is free.
+    """
+    out = jax.lax.dot_general(
+        x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())), precision, preferred_element_type
+    )
+    return out.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def dense(features, in_axis, out_axis, *, name, dtype, use_bias=True, kernel_init=nn.initializers.lecun_normal()):
+    """A linear layer whose kernel carries logical axes `(in_axis, out_axis)`."""
+    return nn.Dense(
+        features,
+        use_bias=use_bias,
+        dtype=dtype,
+        name=name,
+        dot_general=flat_dot,
+        kernel_init=nn.with_logical_partitioning(kernel_init, (in_axis, out_axis)),
+        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, (out_axis,)),
+    )
+
+
+def layer_norm(name):
+    """LayerNorm with a weight and no bias, in float32 whatever the compute type."""
+    return nn.LayerNorm(
+        epsilon=1e-5,
+        use_bias=False,
+        dtype=jnp.float32,
+        name=name,
+        scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("features",)),
+    )
+
+
+def sinusoids(t_B):
+    """Cosine, then sine features of an unscaled time (or step size) in [0, 1]: [B] -> [B, 256]."""
+    half = SINUSOIDS // 2
+    freq_F = jnp.exp(-math.log(10_000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    angle_BF = t_B[:, None] * freq_F[None, :]
+    return jnp.concatenate([jnp.cos(angle_BF), jnp.sin(angle_BF)], axis=-1)
+
+
+def rotate(x_BLHd):
+    """Rotary position embedding over the whole head size, its halves rotated together."""
+    half = x_BLHd.shape[-1] // 2
+    freq_d = ROTARY_BASE ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle_Ld = jnp.arange(x_BLHd.shape[1], dtype=jnp.float32)[:, None] * freq_d[None, :]
+    cos, sin = jnp.cos(angle_Ld)[None, :, None, :], jnp.sin(angle_Ld)[None, :, None, :]
+    a, b = jnp.split(x_BLHd.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BLHd.dtype)
+
+
+def modulate(x_BLD, shift_BD, scale_BD):
+    return x_BLD * (1.0 + scale_BD[:, None]) + shift_BD[:, None]
+
+
+def pin(x_BLD):
+    """Keep the residual stream split over the batch, where a mesh is at hand: left free, XLA may place it badly."""
+    return nn.with_logical_constraint(x_BLD, ("batch", "length", "embed"))
+
+
+class TimeMLP(nn.Module):
+    """Embedding of a time or of a step size: [B] -> [B, C]."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, t_B):
+        hidden_BC = dense(self.width, "features", "cond", name="in", dtype=jnp.float32)(sinusoids(t_B))
+        return dense(self.width, "features", "cond", name="out", dtype=jnp.float32)(nn.silu(hidden_BC))
+
+
+def _mirror(key, shape, dtype=jnp.float32):
+    """[[I, -I], [0, 0]]: passes the time on as (t, -t) and leaves the step size out, to be learned."""
+    del key
+    eye = jnp.eye(shape[0] // 2, dtype=dtype)
+    return jnp.concatenate([jnp.concatenate([eye, -eye], 1), jnp.zeros((shape[0] // 2, shape[1]), dtype)], 0)
+
+
+def _unmirror(key, shape, dtype=jnp.float32):
+    """[I; -I]: since SiLU(x) - SiLU(-x) = x, it undoes `_mirror` exactly."""
+    del key
+    eye = jnp.eye(shape[1], dtype=dtype)
+    return jnp.concatenate([eye, -eye], 0)
+
+
+class Conditioning(nn.Module):
+    """Time, and for a student the step size, to what every block is modulated by.
+
+    With a step size the two embeddings are joined by a linear map 2C -> 2C and each block fuses 2C -> C. The joining
+    maps are born so that the student starts as exactly its teacher: SiLU(x) - SiLU(-x) = x. [D]
+    """
+
+    cfg: TransformerConfig
+
+    @nn.compact
+    def __call__(self, t_B, h_B):
+        c = self.cfg.cond_width
+        time_BC = TimeMLP(c, name="time_embedding")(t_B)
+        if not self.cfg.step_conditioned:
+            return nn.silu(time_BC)
+        step_BC = TimeMLP(c, name="dt_embedding")(h_B)
+        fuser = dense(2 * c, "features", "cond", name="time_condition_fuser", dtype=jnp.float32, kernel_init=_mirror)
+        return nn.silu(fuser(jnp.concatenate([time_BC, step_BC], axis=-1)))
+
+
+def fuse(cfg, cond_BC):
+    """A block's own view of the conditioning: [B, C] as it is, or the student's [B, 2C] -> [B, C]."""
+    if not cfg.step_conditioned:
+        return cond_BC
+    layer = dense(cfg.cond_width, "features", "cond", name="condition_fuser", dtype=jnp.float32, kernel_init=_unmirror)
+    return nn.silu(layer(cond_BC))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each under adaLN: shift, scale and gate from the conditioning."""
+
+    cfg: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x_BLD, cond_BC, deterministic):
+        cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
+        b, length, d = x_BLD.shape
+        zeros = nn.initializers.zeros
+        ada = dense(6 * d, "cond", "features", name="adaLN_modulation", dtype=jnp.float32, kernel_init=zeros)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(ada(fuse(cfg, cond_BC)), 6, axis=-1)
+
+        y_BLD = modulate(layer_norm("norm1")(x_BLD), shift_a, scale_a).astype(dtype)
+        q, k, v = (
+            dense(d, "embed", "heads", name=n, dtype=dtype, use_bias=False)(y_BLD).reshape(b, length, cfg.heads, -1)
+            for n in ("qw", "kw", "vw")
+        )
+        # jax.nn's attention takes its softmax in float32 whatever the inputs are.
+        y_BLD = jax.nn.dot_product_attention(rotate(q), rotate(k), v).reshape(b, length, d)
+        y_BLD = dense(d, "heads", "embed", name="attn_out", dtype=dtype, use_bias=False)(y_BLD)
+        y_BLD = nn.Dropout(cfg.dropout, deterministic=deterministic)(y_BLD)
+        x_BLD = x_BLD + gate_a[:, None] * y_BLD
+
+        y_BLD = modulate(layer_norm("norm2")(x_BLD), shift_m, scale_m).astype(dtype)
+        y_BLD = dense(cfg.mlp_ratio * d, "embed", "mlp", name="mlp_in", dtype=dtype)(y_BLD)
+        y_BLD = dense(d, "mlp", "embed", name="mlp_out", dtype=dtype)(nn.gelu(y_BLD, approximate=True))
+        y_BLD = nn.Dropout(cfg.dropout, deterministic=deterministic)(y_BLD)
+        return pin((x_BLD + gate_m[:, None] * y_BLD).astype(jnp.float32)), None
+
+
+def stack(block, cfg, **kwargs):
+    """`cfg.blocks` copies of a block module as one scan, rematerialised as `cfg.remat` says."""
+    if REMAT[cfg.remat] is not None:
+        block = nn.remat(block, policy=REMAT[cfg.remat], prevent_cse=False, static_argnums=(3,))
+    scanned = nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(nn.broadcast, nn.broadcast),
+        length=cfg.blocks,
+        unroll=cfg.unroll,
+        metadata_params={meta.PARTITION_NAME: "blocks"},
+    )
+    return scanned(cfg, **kwargs)
+
+
+def embedding(cfg, name="vocab_embed"):
+    """The table of symbols, [V, D]."""
+    init = nn.initializers.normal(cfg.width**-0.5)
+    return nn.Embed(cfg.vocab, cfg.width, name=name, embedding_init=nn.with_logical_partitioning(init, ("vocab", "embed")))
+
+
+class Transformer(nn.Module):
+    """Logits of the data's symbol at every position, given a noised sequence and its time.
+
+    `apply({"params": p}, x_BL, t_B, h_B)`: x_BL int32 symbols, t_B in [0, 1], h_B the step size (ignored, and may be
+    None, unless `cfg.step_conditioned`). Returns float32 logits_BLV.
+    """
+
+    cfg: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x_BL, t_B, h_B=None, deterministic=True):
+        cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
+        cond_BC = Conditioning(cfg, name="conditioning")(t_B, h_B)
+        x_BLD = pin(embedding(cfg)(x_BL))
+        x_BLD, _ = stack(Block, cfg, name="blocks")(x_BLD, cond_BC, deterministic)
+        return OutputLayer(cfg, name="output_layer")(x_BLD, cond_BC).astype(jnp.float32)
+
+
+class OutputLayer(nn.Module):
+    """The last norm, modulated, and the head: logits start at zero."""
+
+    cfg: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x_BLD, cond_BC):
+        cfg, dtype, zeros = self.cfg, jnp.dtype(self.cfg.dtype), nn.initializers.zeros
+        ada = dense(2 * cfg.width, "cond", "features", name="adaLN_modulation", dtype=jnp.float32, kernel_init=zeros)
+        shift_BD, scale_BD = jnp.split(ada(fuse(cfg, cond_BC)), 2, axis=-1)
+        y_BLD = modulate(layer_norm("norm_final")(x_BLD), shift_BD, scale_BD).astype(dtype)
+        return dense(cfg.vocab, "embed", "vocab", name="linear", dtype=dtype, kernel_init=zeros)(y_BLD)
+
+
+def init(key, cfg, length):
+    """Fresh parameters, boxed with their logical axes."""
+    x_BL = jnp.zeros((1, length), jnp.int32)
+    return Transformer(cfg).init(key, x_BL, jnp.zeros((1,)), jnp.zeros((1,)))["params"]
+
+
+def apply(cfg, params, x_BL, t_B, h_B=None, dropout_key=None):
+    """Logits_BLV of a network; a `dropout_key` makes it a training pass."""
+    rngs = None if dropout_key is None else {"dropout": dropout_key}
+    return Transformer(cfg).apply({"params": params}, x_BL, t_B, h_B, dropout_key is None, rngs=rngs)
+
+
+def overlay(params, teacher):
+    """Give a fresh student every weight that its teacher has; the rest stays as it was born."""
+    if not isinstance(params, dict):
+        return teacher
+    return {k: overlay(v, teacher[k]) if k in teacher else v for k, v in params.items()}
+
+
+def parameters(params):
+    """Number of parameters of a tree."""
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
