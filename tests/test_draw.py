@@ -28,7 +28,9 @@ def test_tail_of_a_large_vocabulary():
     tab = draw.table(jnp.asarray(weight))
     a, b = jax.random.split(jax.random.key(1))
     one = jax.jit(jax.vmap(lambda u, w: draw.pick(u, w, tab)))
-    drawn = np.concatenate([one(u, w) for u, w in zip(jax.random.uniform(a, (100, n // 100)), jax.random.uniform(b, (100, n // 100)))])
+    drawn = np.concatenate(
+        [one(u, w) for u, w in zip(jax.random.uniform(a, (100, n // 100)), jax.random.uniform(b, (100, n // 100)))]
+    )
     chance.assert_law((drawn < 1000).astype(int), [0.95, 0.05])
     chance.assert_law(drawn[drawn < 1000], np.full(1000, 1e-3))
 

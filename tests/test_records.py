@@ -42,7 +42,9 @@ def _build(directory, shards=3, **kwargs):
 
 
 def _seal(directory, shards=3, **kwargs):
-    return records.seal(directory, _SCHEMA, seed=7, config={"k": 3}, sources={"teacher": "a", "compass": "b"}, shards=shards, **kwargs)
+    return records.seal(
+        directory, _SCHEMA, seed=7, config={"k": 3}, sources={"teacher": "a", "compass": "b"}, shards=shards, **kwargs
+    )
 
 
 def _bytes(directory):
@@ -246,7 +248,9 @@ def test_a_true_kill_in_the_middle_of_writing(tmp_path):
     """After SIGKILL every shard that was reported is intact, and nothing torn counts."""
     here = pathlib.Path(__file__).parent
     environment = os.environ | {"PYTHONPATH": str(here.parent)}
-    with subprocess.Popen([sys.executable, "-c", _SCRIPT, str(here), str(tmp_path)], env=environment, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", _SCRIPT, str(here), str(tmp_path)], env=environment, stdout=subprocess.PIPE
+    ) as process:
         reported = [int(process.stdout.readline()) for _ in range(8)]
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL

@@ -43,7 +43,9 @@ def test_one_candidate_is_blind(policy, selection):
     """K = 1 is the blind jump to the bit, whatever the policy, and asks for no energy."""
     blind_key, _ = paths.split(keys())
     blind, _ = jump.land(paths.fold(blind_key, 0), move())
-    choice = shaping.shaped_jump(keys(), move(), jnp.full((B,), 0.75), forbidden, config(candidates=1, policy=policy, selection=selection))
+    choice = shaping.shaped_jump(
+        keys(), move(), jnp.full((B,), 0.75), forbidden, config(candidates=1, policy=policy, selection=selection)
+    )
     assert (choice.x_BL == blind).all()
 
 
@@ -106,7 +108,9 @@ def test_sequence_to_token_mends_the_winner():
     assert chosen(dataclasses.replace(cfg, margin=1.0), [3.0, 1.0, 6.0], falls) == ([1, 1, 1], 1)
 
 
-@pytest.mark.parametrize("selection, law", [("random", [1 / 3] * 3), ("boltzmann", np.exp([-0.0, -1.0, -2.0]) / np.exp([-0.0, -1.0, -2.0]).sum())])
+@pytest.mark.parametrize(
+    "selection, law", [("random", [1 / 3] * 3), ("boltzmann", np.exp([-0.0, -1.0, -2.0]) / np.exp([-0.0, -1.0, -2.0]).sum())]
+)
 def test_laws_of_the_random_selections(selection, law):
     """random-of-K is uniform; boltzmann is exp(-E / T): low energies win more often."""
     key_B = jax.random.split(jax.random.key(5), 20_000)
@@ -136,7 +140,9 @@ def test_memory_grows_with_candidates_only_through_their_symbols():
                 score = jax.nn.logsumexp(table_VV[x_BL % 50], axis=-1)
                 return score.mean(axis=-1), score
 
-            choice = shaping.shaped_jump(key_B, move, jnp.full((b,), 0.6), posterior_energy, shaping.ShapingConfig(candidates=k, chunk=2))
+            choice = shaping.shaped_jump(
+                key_B, move, jnp.full((b,), 0.6), posterior_energy, shaping.ShapingConfig(candidates=k, chunk=2)
+            )
             return choice.x_BL, choice.energy_BK
 
         shapes = (jax.random.split(jax.random.key(0), b), jnp.zeros((b, length, 2000)), jnp.zeros((50, 2000)))

@@ -11,7 +11,24 @@ from hypothesis import strategies
 
 from tsdfm_jax.data import corpus, tokenizer
 
-_TRICKY = ["\u2581", "\0", "\n", "\r\n", "  ", "</s>", "<unk>", "<0x41>", "<s>", "<|endoftext|>", "\ufeff", "\u2028", "e\u0301", "ﬁ", "🙂", "▒"]
+_TRICKY = [
+    "\u2581",
+    "\0",
+    "\n",
+    "\r\n",
+    "  ",
+    "</s>",
+    "<unk>",
+    "<0x41>",
+    "<s>",
+    "<|endoftext|>",
+    "\ufeff",
+    "\u2028",
+    "e\u0301",
+    "ﬁ",
+    "🙂",
+    "▒",
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +46,9 @@ def byte_level(tmp_path_factory):
     model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = tokenizers.decoders.ByteLevel()
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
+    )
     model.train_from_iterator(["the cat sat on the mat " * 20], trainer)
     model.save(str(path))
     return path

@@ -7,7 +7,6 @@ import json
 import pathlib
 import re
 import zipfile
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -146,9 +145,7 @@ class Packer:
         self.documents, self.bytes, self.words = state["documents"], state["bytes"], set(state["words"])
         for name, fields in state["splits"].items():
             tokens = pending[name].astype(self.dtype)
-            self.splits[name] = _Split(
-                closed=fields.pop("shards"), **fields, pending=[tokens], pending_tokens=len(tokens)
-            )
+            self.splits[name] = _Split(closed=fields.pop("shards"), **fields, pending=[tokens], pending_tokens=len(tokens))
 
     def _intact(self, state: dict[str, Any]) -> bool:
         entries = [entry for part in state["splits"].values() for entry in part["shards"]]

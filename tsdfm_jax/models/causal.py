@@ -25,7 +25,9 @@ class CausalConfig:
 
     def __post_init__(self):
         if self.width % self.heads:
-            raise ValueError(f"judge width {self.width} does not split into {self.heads} heads: change judges.widths or judges.heads")
+            raise ValueError(
+                f"judge width {self.width} does not split into {self.heads} heads: change judges.widths or judges.heads"
+            )
 
 
 def _norm(name):
@@ -55,7 +57,9 @@ class CausalBlock(nn.Module):
         y_BLD = transformer.dense(d, "heads", "embed", name="attn_out", dtype=dtype, kernel_init=into_residual)(y_BLD)
         x_BLD = x_BLD + nn.Dropout(cfg.dropout, deterministic=deterministic)(y_BLD)
 
-        y_BLD = transformer.dense(4 * d, "embed", "mlp", name="mlp_in", dtype=dtype, kernel_init=normal)(_norm("ln_2")(x_BLD).astype(dtype))
+        y_BLD = transformer.dense(4 * d, "embed", "mlp", name="mlp_in", dtype=dtype, kernel_init=normal)(
+            _norm("ln_2")(x_BLD).astype(dtype)
+        )
         y_BLD = nn.gelu(y_BLD, approximate=True)
         y_BLD = transformer.dense(d, "mlp", "embed", name="mlp_out", dtype=dtype, kernel_init=into_residual)(y_BLD)
         x_BLD = x_BLD + nn.Dropout(cfg.dropout, deterministic=deterministic)(y_BLD)

@@ -53,7 +53,9 @@ class TransformerConfig:
 
     def __post_init__(self):
         if self.width % self.heads or (self.width // self.heads) % 2:
-            raise ValueError(f"model.width {self.width} does not split into {self.heads} heads of even size: change model.width or model.heads")
+            raise ValueError(
+                f"model.width {self.width} does not split into {self.heads} heads of even size: change model.width or model.heads"
+            )
         if self.remat not in REMAT:
             raise ValueError(f"model.remat '{self.remat}' is not one of {', '.join(REMAT)}")
         if self.dtype not in ("float32", "bfloat16"):
@@ -65,9 +67,7 @@ def flat_dot(x, kernel, dimension_numbers, precision=None, preferred_element_typ
 
     XLA's CPU backend takes twice as long for the same gradient contracted over two axes; elsewhere it is free.
     """
-    out = jax.lax.dot_general(
-        x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())), precision, preferred_element_type
-    )
+    out = jax.lax.dot_general(x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())), precision, preferred_element_type)
     return out.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
@@ -239,7 +239,7 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, x_BL, t_B, h_B=None, deterministic=True):
-        cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
+        cfg = self.cfg
         cond_BC = Conditioning(cfg, name="conditioning")(t_B, h_B)
         x_BLD = pin(embedding(cfg)(x_BL))
         x_BLD, _ = stack(Block, cfg, name="blocks")(x_BLD, cond_BC, deterministic)

@@ -126,9 +126,7 @@ class Checkpoints:
                 reason = _first_line(error)
             LOG.warning("checkpoint %s is damaged (%s); going back to the one before", where, reason)
             damaged.append(step)
-        raise ValueError(
-            f"no checkpoint in {self.directory} can be read ({reason}): delete that directory to start anew"
-        )
+        raise ValueError(f"no checkpoint in {self.directory} can be read ({reason}): delete that directory to start anew")
 
     def _set_aside(self, damaged):
         """Move damaged checkpoints out of the way, now that an older one could be read; none is thrown away unread."""

@@ -30,9 +30,7 @@ def fit(
     Raises `signals.Interrupted` on SIGINT or SIGTERM, the state saved; `ledger.Diverged` when the loss is no longer
     finite; ValueError when the batches end early.
     """
-    ledger = ledger_lib.Ledger(
-        name=name, steps=steps, tokens_per_step=tokens_per_step, log_every=log_every, metrics=metrics
-    )
+    ledger = ledger_lib.Ledger(name=name, steps=steps, tokens_per_step=tokens_per_step, log_every=log_every, metrics=metrics)
     if checkpoints.latest() is not None:
         state, meta = _restore(checkpoints, state, batches)
         ledger.resume(meta)
@@ -49,9 +47,7 @@ def fit(
                 ledger.restart_clock()
             if stop:
                 checkpoints.wait()
-                raise signals.Interrupted(
-                    f"{name}: stopped at step {ledger.done} of {steps}; the same command goes on from there"
-                )
+                raise signals.Interrupted(f"{name}: stopped at step {ledger.done} of {steps}; the same command goes on from there")
     if first < steps:
         checkpoints.wait()
     return state, ledger.figures()

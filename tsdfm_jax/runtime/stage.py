@@ -35,9 +35,7 @@ def done(directory):
 
 def finish(directory, fingerprint, figures):
     """Declare a stage finished: from now on it is skipped, and the stages after it may read its directory."""
-    atomic_write(
-        pathlib.Path(directory) / DONE, json.dumps({"fingerprint": fingerprint, "figures": figures}, indent=1)
-    )
+    atomic_write(pathlib.Path(directory) / DONE, json.dumps({"fingerprint": fingerprint, "figures": figures}, indent=1))
 
 
 def check(directory, fingerprint):
@@ -50,8 +48,7 @@ def check(directory, fingerprint):
     now = json.loads(json.dumps(fingerprint))  # tuples become lists, as they did in the file
     for key, old, new in _differences(before, now, ""):
         raise ValueError(
-            f"{directory} was made with {key}={old}, but the config now says {new}: "
-            f"use another --workdir, or delete that directory"
+            f"{directory} was made with {key}={old}, but the config now says {new}: use another --workdir, or delete that directory"
         )
 
 

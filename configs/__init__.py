@@ -1,0 +1,1 @@
+"""Configurations: `base.py` has every key once; the others override a few."""

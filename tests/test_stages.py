@@ -1,0 +1,255 @@
+"""Every stage, end to end at a tiny size: what it leaves, how it stops and goes on, what it says of bad input."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests import tiny
+from tsdfm_jax import main
+from tsdfm_jax.data import records
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def config(**changes):
+    c = tiny.get_config()
+    with c.unlocked():
+        c.update_from_flattened_dict(changes)
+    return c
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A work directory in which every stage of the tiny config has been run, on eight devices."""
+    where = tmp_path_factory.mktemp("finished")
+    main.run(config(), where)
+    return where
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A copy of it, to be damaged."""
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def model_hash(directory):
+    return json.loads((directory / "model/meta.json").read_text())["hash"]
+
+
+def shards(directory):
+    return {file.relative_to(directory): file.read_bytes() for file in sorted(directory.glob("**/*.array_record"))}
+
+
+def test_what_a_run_leaves(finished):
+    """Everything that the README promises is there."""
+    for name in (
+        "config.json",
+        "log.txt",
+        "tokenizer/tokenizer.model",
+        "judges/pilot/model",
+        "compass/done.json",
+        "report/report.json",
+    ):
+        assert (finished / name).exists(), name
+    for name in ("teacher", "student/shaped/round_0", "student/blind/round_0"):
+        assert (finished / name / "model").exists()
+    assert list(finished.glob("tensorboard/teacher/events*"))
+    assert len(list(finished.glob("samples/*.jsonl"))) == 1 + 2 + 2 + 2 * 2
+    lines = [json.loads(line) for line in (finished / "samples/sample.jsonl").read_text().splitlines()]
+    assert len(lines) == 2 and all(line["text"] and len(line["tokens"]) == 16 for line in lines)
+
+
+def test_the_report(finished):
+    """report.json has its schema: stages with time and memory, the compass's account, a row a set and judge."""
+    report = json.loads((finished / "report/report.json").read_text())
+    assert report["schema"] == 1 and report["config"]["data"]["length"] == 16 and report["environment"]["devices"] == 8
+    for stage in report["stages"].values():
+        assert stage["seconds"] > 0 and stage["peak_memory_bytes"] > 1e6
+    assert sum(stage["share_of_time"] for stage in report["stages"].values()) == pytest.approx(1.0)
+    compass = report["compass"]
+    assert {row["selection"] for row in compass["steered"]} == {"blind", "random", "worst", "shaped"}
+    assert len(compass["by_step_size"]) == 11 and 0 <= compass["auc"] <= 1 and compass["by_time"] and compass["by_depth"]
+    assert len(report["rows"]) == (2 + 2 + 2 * 2) * 2
+    fields = "model source steps seed temperature samples length judge judge_parameters ppl_token ppl_sample entropy_nats entropy_bits distinct_2 lexical tokens_per_second"
+    for row in report["rows"]:
+        assert set(fields.split()) <= set(row) and row["ppl_sample"] >= row["ppl_token"] > 1 and 0 <= row["lexical"] <= 1
+
+
+def test_loss_falls_and_nothing_recompiles(finished):
+    """Every training stage's loss ends below its start, and its step is compiled once."""
+    report = json.loads((finished / "report/report.json").read_text())
+    trained = [report["stages"][name] for name in ("teacher", "student/shaped/round_0", "student/blind/round_0")]
+    trained += list(report["stages"]["judges"]["judges"].values())
+    for stage in trained:
+        assert stage["recompilations"] == 0
+        assert stage["curve"][-1][1] < stage["curve"][0][1]
+    assert report["stages"]["teacher"]["heldout_bits_per_byte"] > 0
+
+
+def test_shaped_and_blind_start_alike(finished):
+    """Both sets have the same x_0; the shaped one has K energies a midpoint and takes the lowest; the blind one has one."""
+    shaped, blind = (records.open_store(finished / f"trajectories/round_0/{v}/whole") for v in ("shaped", "blind"))
+    assert len(shaped) == len(blind) == 64
+    for i in (0, 17, 63):
+        a, b = shaped[i], blind[i]
+        assert (a["states"][0] == b["states"][0]).all() and a["states"].shape == (5, 16)
+        assert (a["index"] == a["energy"].argmin(axis=1)).all() and a["energy"].shape == (4, 3)
+        assert (b["index"] == 0).all() and b["energy"].shape == (4, 1)
+
+
+def test_finished_stages_are_skipped(finished):
+    """The same command on a finished directory computes nothing again."""
+    before = {file: file.stat().st_mtime_ns for file in finished.glob("**/done.json")}
+    main.run(config(), finished, ["tokenizer", "data", "judges", "teacher", "compass", "trajectories", "student", "evaluate"])
+    assert before == {file: file.stat().st_mtime_ns for file in finished.glob("**/done.json")}
+
+
+def test_prompt_stays(finished):
+    """A prompt is the beginning of every text."""
+    main.run(config(**{"sample.prompt": "The Senate", "sample.model": "student_blind"}), finished, ["sample"])
+    lines = [json.loads(line) for line in (finished / "samples/sample.jsonl").read_text().splitlines()]
+    assert all(line["text"].startswith("The Senate") for line in lines)
+
+
+def command(workdir, stage, *more):
+    return [sys.executable, "-m", "tsdfm_jax.main", "--config=tests/tiny.py", f"--workdir={workdir}", f"--stage={stage}", *more]
+
+
+@pytest.mark.parametrize(
+    "stage, output, sign",
+    [("teacher", "teacher", "checkpoints/4/*"), ("trajectories", "trajectories/round_0", "shaped/whole/shard-00000.array_record")],
+)
+def test_stopped_and_resumed_is_never_stopped(finished, copy, stage, output, sign):
+    """SIGTERM in the middle of a stage: exit code 143 and one line; the same command then ends where no stop would have."""
+    shutil.rmtree(copy / output)
+    first = subprocess.Popen(command(copy, stage), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not list((copy / output).glob(sign)):
+        assert first.poll() is None, first.stderr.read()
+        time.sleep(0.02)
+    first.send_signal(signal.SIGTERM)
+    _, said = first.communicate(timeout=300)
+    assert first.returncode == 143 and "the same command goes on from there" in said.strip().splitlines()[-1], said
+    assert not (copy / output / "done.json").exists()
+    subprocess.run(command(copy, stage), cwd=ROOT, check=True, capture_output=True, timeout=600)
+    if stage == "teacher":
+        assert model_hash(copy / output) == model_hash(finished / output)
+    else:
+        assert shards(copy / output) == shards(finished / output) and shards(copy / output)
+
+
+@pytest.mark.parametrize("changes", [
+    {"flow.source": "mask", "compass.kind": "nce", "student.target": "mixed", "rounds": 2, "shaping.policy": "sequence_to_token", "trajectories.chain": "classical"},
+    {"shaping.candidates": 1, "compass.kind": "distilled", "student.target": "chain", "flow.jump": "cumulative", "teacher.loss": "kl", "student.loss": "kl"},
+    {"flow.source": "mask", "compass.score": "entropy", "student.evaluator": "teacher", "shaping.tau": 0.5, "model.dtype": "bfloat16"},
+], ids=["mask-nce-mixed-rounds", "k1-distilled-chain", "mask-entropy-bf16"])  # fmt: skip
+def test_other_ways_through(finished, tmp_path, changes):
+    """The other source, compass, targets, chains, jumps and rounds run through every stage, to a report."""
+    for shared in ("tokenizer", "data"):
+        shutil.copytree(finished / shared, tmp_path / shared)
+    main.run(config(**changes), tmp_path)
+    report = json.loads((tmp_path / "report/report.json").read_text())
+    assert all(np.isfinite(row["ppl_token"]) for row in report["rows"])
+    if changes.get("shaping.candidates") == 1:
+        for name, shard in shards(tmp_path / "trajectories/round_0/shaped").items():
+            assert shard == shards(tmp_path / "trajectories/round_0/blind")[name]
+        assert model_hash(tmp_path / "student/shaped/round_0") == model_hash(tmp_path / "student/blind/round_0")
+    if changes.get("rounds") == 2:
+        assert shards(tmp_path / "trajectories/round_0") != shards(tmp_path / "trajectories/round_1")
+
+
+def one_line(caught, *parts):
+    assert "\n" not in str(caught.value) and all(part in str(caught.value) for part in parts), str(caught.value)
+
+
+@pytest.mark.parametrize("stage", ["data", "teacher", "compass", "trajectories", "student", "evaluate", "sample", "report"])
+def test_an_unfinished_earlier_stage_is_named(tmp_path, stage):
+    """A stage whose forerunner is not done says which one to run."""
+    with pytest.raises(ValueError) as caught:
+        main.run(config(), tmp_path, [stage])
+    one_line(caught, "run --stage=")
+
+
+@pytest.mark.parametrize("text, changes, said", [
+    (None, {}, "no file matches"),
+    (b"", {}, "empty"),
+    (b"caf\xe9 " * 50, {}, "UTF-8"),
+    (b"we the people of the united states " * 100, {"data.length": 9999, "tokenizer.vocab_size": 280}, "9999"),
+])  # fmt: skip
+def test_bad_text(tmp_path, text, changes, said):
+    """No corpus, an empty one, text that is not UTF-8, a window longer than the corpus: one line each."""
+    if text is not None:
+        (tmp_path / "a.txt").write_bytes(text)
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        main.run(config(**{"data.files": str(tmp_path / "*.txt"), **changes}), tmp_path / "run", ["tokenizer", "data"])
+    one_line(caught, said)
+
+
+def test_a_tokenizer_that_does_not_fit(copy):
+    """A model refuses another tokenizer than it was trained with."""
+    meta = copy / "teacher/model/meta.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "tokenizer": "0" * 64}))
+    shutil.rmtree(copy / "compass")
+    with pytest.raises(ValueError) as caught:
+        main.run(config(), copy, ["compass"])
+    one_line(caught, "tokenizer", "000000000000")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "missing"])
+def test_a_damaged_shard_is_named_and_remade(finished, copy, damage):
+    """A truncated, foreign or missing shard is named; its stage makes it again, as it was, and touches no other."""
+    where = copy / "trajectories/round_0/blind/whole"
+    bad = where / "shard-00002.array_record"
+    other = where / "shard-00001.array_record"
+    if damage == "truncated":
+        bad.write_bytes(bad.read_bytes()[:100])
+    elif damage == "foreign":
+        bad.write_bytes(other.read_bytes())
+    else:
+        bad.unlink()
+    shutil.rmtree(copy / "student/blind")
+    with pytest.raises(ValueError) as caught:
+        main.run(config(), copy, ["student"])
+    one_line(caught, "shard-00002", "--stage=trajectories")
+    stamp = other.stat().st_mtime_ns
+    main.run(config(), copy, ["trajectories"])
+    assert shards(where) == shards(finished / "trajectories/round_0/blind/whole") and other.stat().st_mtime_ns == stamp
+
+
+def test_another_config_does_not_overwrite(finished):
+    """A finished stage is not silently taken for one of another config."""
+    with pytest.raises(ValueError) as caught:
+        main.run(config(**{"model.width": 64, "compass.width": 64}), finished, ["teacher"])
+    one_line(caught, "model.width=32", "64", "--workdir")
+
+
+@pytest.mark.parametrize("flag, said", [
+    ("--config.data.legnth=3", "length"),
+    ("--config.teacher.bacth=3", "batch"),
+    ("--config.teacher.batch=many", "many"),
+    ("--stage=techer", "teacher"),
+    ("--config=nowhere.py", "nowhere.py"),
+    ("--workdri=x", "workdir"),
+    ("--config.flow.source=masked", "mask"),
+])  # fmt: skip
+def test_the_command_line_refuses_in_one_line(tmp_path, flag, said):
+    """An unknown key or flag, and a bad value, cost one line with the nearest name, and a non-zero exit code."""
+    args = [sys.executable, "-m", "tsdfm_jax.main", "--config=tests/tiny.py", f"--workdir={tmp_path}", flag]
+    done = subprocess.run(args, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode not in (0, None) and said in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_a_full_disk_is_one_line(tmp_path, capsys):
+    """ENOSPC, wherever it comes from, is one line that says what to do."""
+    error = OSError(28, os.strerror(28), str(tmp_path / "x"))
+    assert main.explain(error, tmp_path) == 2
+    assert "disk is full" in capsys.readouterr().err

@@ -1,0 +1,207 @@
+"""Stage `compass`: trains the energy model where its kind is trained, and reports what it knows and where it leads."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+
+from tsdfm_jax import compasses, scores, settings, workspace
+from tsdfm_jax.data import windows
+from tsdfm_jax.flow import chain, losses, lookahead, path as paths
+from tsdfm_jax.models import energy as energies
+from tsdfm_jax.runtime import mesh as meshes, metrics as metrics_lib, signals, state as states
+
+TIME_BINS = 4
+
+
+def run(config, workdir):
+    """Leave `compass/model` (where there is one) and its account: accuracy, AUC or correlation, and the steered table."""
+    with workspace.job(config, workdir, "compass") as job:
+        if job.finished is not None:
+            return
+        mesh, path = settings.mesh(config), workspace.flow_path(config, workdir)
+        teacher = workspace.teacher(config, workdir, mesh)
+        figures, params = {}, None
+        if config.compass.kind != "lookahead":
+            params, figures = train(config, workdir, job, mesh, path, teacher)
+        with signals.stopping():
+            figures |= account(config, workdir, job, mesh, path, teacher, params)
+            figures["steered"] = steered(config, workdir, job, mesh, path, teacher, params)
+        job.finish({"kind": config.compass.kind, **figures})
+
+
+def pairs(config, path, teacher, params, key_B, x_1_BL, t_B, h_B):
+    """The compass's pairs at each depth of the teacher's own chain: (negative_BSL, positive_BSL, left_BSL, time_BS)."""
+    path_B, chain_B = paths.split(key_B)
+    x_t_BL = paths.sample_xt(path_B, path, x_1_BL, t_B)
+    posterior = lambda x_BL, t_B, h_B: teacher(params, x_BL, t_B, h_B)
+    name = config.trajectories.chain
+    found = chain.blind_pairs(chain_B, path, config.flow.jump, name, posterior, x_t_BL, x_1_BL, t_B, h_B)
+    return *found, chain.times(name, t_B, h_B)[:, 1:]
+
+
+def draw_pair(key, config, path, teacher, teacher_params, x_1_BL):
+    """One pair a text, at a random depth, with steps by `compass.step_weights`: negative, positive, left, time, h."""
+    size_key, time_key, depth_key, chain_key = jax.random.split(key, 4)
+    b = x_1_BL.shape[0]
+    prefix = jnp.cumsum(jnp.array(config.compass.step_weights) / sum(config.compass.step_weights))
+    place_B = (jax.random.uniform(size_key, (b, 1)) >= prefix[None, :-1]).sum(axis=1)
+    h_B = jnp.array(settings.STEP_SIZES)[place_B]
+    t_B = paths.stratified_times(time_key, b) * (1.0 - h_B)
+    found = pairs(config, path, teacher, teacher_params, jax.random.split(chain_key, b), x_1_BL, t_B, h_B)
+    depth_B = jax.random.randint(depth_key, (b,), 0, found[0].shape[1])
+    at = lambda a_BS: jax.vmap(lambda a_S, i: a_S[i])(a_BS, depth_B)
+    return *(at(a) for a in found), h_B
+
+
+def nce_loss(config, path, cfg, teacher, key, params, x_1_BL, teacher_params):
+    """Generation-aware noise contrast, on sequences and on the positions that jumped (method: compass)."""
+    negative_BL, positive_BL, left_BL, time_B, _ = draw_pair(key, config, path, teacher, teacher_params, x_1_BL)
+    bad_B, bad_BL = energies.apply(cfg, params, negative_BL, time_B)
+    good_B, good_BL = energies.apply(cfg, params, positive_BL, time_B)
+    where_BL = left_BL & (negative_BL != positive_BL)
+    token = (losses.nce(good_BL, bad_BL) * where_BL).sum() / jnp.maximum(where_BL.sum(), 1)
+    differs_B = where_BL.any(axis=1)
+    sequence = (losses.nce(good_B, bad_B) * differs_B).sum() / jnp.maximum(differs_B.sum(), 1)
+    return sequence + token, {"loss_sequence": sequence, "loss_token": token}
+
+
+def distilled_loss(config, path, cfg, teacher, key, params, x_1_BL, teacher_params):
+    """Squared error of the light network's scores and energy against the look-ahead's, at the chain's own midpoints. [D]"""
+    negative_BL, _, _, time_B, h_B = draw_pair(key, config, path, teacher, teacher_params, x_1_BL)
+    posterior = lambda x_BL, t_B, h_B: teacher(teacher_params, x_BL, t_B, h_B)
+    target_B, target_BL = lookahead.lookahead(path, posterior, negative_BL, time_B, h_B / 2, config.compass.score)
+    energy_B, score_BL = energies.apply(cfg, params, negative_BL, time_B)
+    token = jnp.square(score_BL - target_BL).mean()
+    sequence = jnp.square(energy_B - target_B).mean() * score_BL.shape[1]
+    return sequence + token, {"loss_sequence": sequence, "loss_token": token}
+
+
+LOSSES = {"nce": nce_loss, "distilled": distilled_loss}
+
+
+def train(config, workdir, job, mesh, path, teacher):
+    """The light network of `nce` and `distilled`: its weights and figures."""
+    c, opt_cfg = config.compass, settings.optimiser(config.compass)
+    data, tok, cfg = (
+        workspace.require(config, workdir, "data"),
+        workspace.tokenizer(config, workdir),
+        settings.compass_network(config, path.vocab),
+    )
+    optimiser = states.make_optimiser(opt_cfg)
+    init = lambda: energies.init(jax.random.key(config.seed + 3000), cfg, config.data.length)
+    born = jax.jit(lambda: meshes.unbox(init()))()
+    if c.from_teacher:
+        born = energies.overlay(born, teacher.params)
+    state, shardings = states.create_from(born, workspace.boxed(init), optimiser, mesh, ema=True)
+    loss = functools.partial(LOSSES[c.kind], config, path, cfg, teacher.apply)
+    step = states.make_step(loss, optimiser, opt_cfg, mesh, shardings, config.seed + 3000, frozen=teacher.params)
+    batches = windows.batches(data, "train", c.batch, config.seed + 3000, jax.process_index(), jax.process_count())
+    state, figures = workspace.train(config, job, c, step, state, batches, name="compass", mesh=mesh, tok=tok)
+    return state.averaged, figures
+
+
+def account(config, workdir, job, mesh, path, teacher, params):
+    """How well the compass tells the chain's midpoints from the data's, on held-out text, by time, step size and depth.
+
+    `accuracy`: of each pair (same start, same coins) the data's has the lower energy, a tie counting half; `auc`: the
+    same over all pairs of a bin, matched or not. `correlation` with the look-ahead is added for a distilled compass.
+    """
+    c, build = config.compass, compasses.make(config, path)
+    x_1_NL = windows.heldout(workspace.require(config, workdir, "data"), c.heldout)
+
+    def measure(weights, key, x_1_BL, h):
+        h_B = jnp.full(x_1_BL.shape[:1], h)
+        time_key, chain_key = jax.random.split(key)
+        t_B = paths.stratified_times(time_key, x_1_BL.shape[0]) * (1.0 - h_B)
+        found = pairs(config, path, teacher.apply, weights["teacher"], jax.random.split(chain_key, len(x_1_BL)), x_1_BL, t_B, h_B)
+        posterior = lambda x_BL, t_B, h_B: teacher.apply(weights["teacher"], x_BL, t_B, h_B)
+        energy = jax.vmap(lambda x_BL, t_B: build(weights["compass"], posterior, h_B / 2)(x_BL, t_B)[0], in_axes=1, out_axes=1)
+        ahead = jax.vmap(
+            lambda x_BL, t_B: lookahead.lookahead(path, posterior, x_BL, t_B, h_B / 2, c.score)[0], in_axes=1, out_axes=1
+        )
+        reference = ahead(found[0], found[3]) if c.kind == "distilled" else jnp.zeros_like(found[3])
+        return energy(found[1], found[3]), energy(found[0], found[3]), found[3], reference
+
+    jitted, rows = jax.jit(measure), []
+    for k, h in enumerate(settings.STEP_SIZES):
+        for i in range(0, len(x_1_NL) - c.batch + 1, c.batch):
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed + 4000), k), i)
+            arrays = jax.device_get(
+                jitted({"teacher": teacher.params, "compass": params}, key, x_1_NL[i : i + c.batch], np.float32(h))
+            )
+            depth = np.broadcast_to(np.arange(arrays[0].shape[1]), arrays[0].shape)
+            rows.append(np.stack([*arrays, depth, np.full(arrays[0].shape, h)], axis=-1).reshape(-1, 6))
+    return summary(np.concatenate(rows), c, job)
+
+
+def summary(rows, c, job):
+    """Accuracy, AUC (and correlation) of all pairs with the weights of use, and by bin. Columns: E+, E-, time, look-ahead, depth, h."""
+    weights = dict(zip(settings.STEP_SIZES, c.step_weights))
+    used = rows[[weights[h] > 0 for h in rows[:, 5]]]
+    by_time = [
+        (f"{i / TIME_BINS:g}-{(i + 1) / TIME_BINS:g}", used[np.minimum((used[:, 2] * TIME_BINS).astype(int), TIME_BINS - 1) == i])
+        for i in range(TIME_BINS)
+    ]
+    by_step = [(h, rows[rows[:, 5] == h]) for h in settings.STEP_SIZES]
+    by_depth = [(int(d) + 1, used[used[:, 4] == d]) for d in np.unique(used[:, 4])]
+    figures = told(used, c)
+    figures |= {"by_time": [{"time": k, **told(r, c)} for k, r in by_time if len(r)]}
+    figures |= {
+        "by_step_size": [{"h": k, **told(r, c)} for k, r in by_step],
+        "by_depth": [{"depth": k, **told(r, c)} for k, r in by_depth],
+    }
+    job.metrics.line(f"{c.kind}: held-out accuracy {figures['accuracy']:.3f}, AUC {figures['auc']:.3f}")
+    if figures["auc"] < 0.52:
+        job.metrics.line(f"this compass is near blind (AUC {figures['auc']:.3f}): do not expect it to steer")
+    return figures
+
+
+def told(rows, c):
+    """Accuracy and AUC of some pairs."""
+    good, bad = rows[:, 0], rows[:, 1]
+    figures = {"pairs": len(rows), "accuracy": float((good < bad).mean() + 0.5 * (good == bad).mean())}
+    ranks = scipy.stats.rankdata(np.concatenate([bad, good]))[: len(bad)]
+    figures["auc"] = float((ranks.sum() - len(bad) * (len(bad) + 1) / 2) / (len(bad) * len(good)))
+    if c.kind == "distilled":
+        figures["correlation"] = float(np.corrcoef(bad, rows[:, 3])[0, 1])
+    return figures
+
+
+def steered(config, workdir, job, mesh, path, teacher, params):
+    """Where the compass leads: the teacher steered by it, against blind, random-of-K and worst-of-K, by the pilot judge."""
+    c, tok = config.compass, workspace.tokenizer(config, workdir)
+    pilot, build = workspace.judge(config, workdir, mesh, "pilot"), compasses.make(config, path)
+    kinds = {"blind": {"candidates": 1}, "random": {"selection": "random"}, "worst": {"selection": "worst"}, "shaped": {}}
+    rows, weights = [], {"teacher": teacher.params, "compass": params}
+    with metrics_lib.progress("steered", len(kinds) * c.steered_samples, "text") as bar:
+        for name, change in kinds.items():
+            texts = []
+            jitted = jax.jit(functools.partial(steer, config, path, teacher.apply, build, settings.shaped(config, **change)))
+            for first in range(0, c.steered_samples, c.batch):
+                if signals.stop_requested():
+                    raise signals.Interrupted("compass: stopped; the same command goes on from there")
+                texts.append(np.asarray(jitted(weights, workspace.sample_keys(config.seed + 5000, first, c.batch))))
+                bar.advance(min(c.batch, c.steered_samples - first))
+            x_NL = np.concatenate(texts)[: c.steered_samples]
+            told = scores.perplexity(pilot, tok.eos_id, x_NL, c.batch) | {"entropy_nats": scores.entropy_nats(x_NL)}
+            rows.append({"selection": name, "steps": c.steered_steps, "samples": len(x_NL), **told})
+            job.metrics.line(
+                f"teacher at {c.steered_steps} steps, {name}: perplexity {told['ppl_token']:.1f}, entropy {told['entropy_nats']:.2f} nats (pilot judge)"
+            )
+    before, after = rows[0]["ppl_token"], rows[-1]["ppl_token"]
+    if after >= before and config.shaping.candidates > 1:
+        job.metrics.line(f"this compass does not lower the steered teacher's perplexity ({before:.1f} blind, {after:.1f} steered)")
+    return rows
+
+
+def steer(config, path, teacher, build, shaping_cfg, weights, key_B):
+    """Texts of the teacher's trajectories in `steered_steps`, each jump chosen as `shaping_cfg` says."""
+    source_B, jumps_B = paths.split(key_B)
+    steps = config.compass.steered_steps
+    posterior = lambda x_BL, t_B, h_B: teacher(weights["teacher"], x_BL, t_B, h_B)
+    energy = build(weights["compass"], posterior, jnp.full(key_B.shape, 1.0 / steps))
+    x_0_BL = paths.sample_source(source_B, path, config.data.length)
+    return chain.trajectory(jumps_B, path, config.flow.jump, posterior, x_0_BL, steps, energy, shaping_cfg).state_BSL[:, -1]

@@ -1,0 +1,131 @@
+"""Stage `student`: step-size-conditioned networks, one from the shaped and one from the blind trajectories."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from tsdfm_jax import settings, workspace
+from tsdfm_jax.data import records, shards, windows
+from tsdfm_jax.flow import chain, losses, path as paths
+from tsdfm_jax.models import transformer
+from tsdfm_jax.runtime import mesh as meshes, state as states
+
+
+def run(config, workdir, round_number=0):
+    """Leave `student/{shaped,blind}/round_r/model`: same start, same budget, same seeds."""
+    for variant in workspace.VARIANTS:
+        train(config, workdir, variant, round_number)
+
+
+def train(config, workdir, variant, round_number):
+    """One student, from its teacher's weights (or its own of the round before)."""
+    with workspace.job(config, workdir, "student", workspace.student_directory(variant, round_number)) as job:
+        if job.finished is not None:
+            return
+        tok, mesh = workspace.tokenizer(config, workdir), settings.mesh(config)
+        path, c, opt_cfg = settings.path(config, tok.vocab_size), config.student, settings.optimiser(config.student)
+        cfg = settings.network(config, path.vocab, step_conditioned=True)
+        teacher, optimiser = workspace.teacher(config, workdir, mesh), states.make_optimiser(opt_cfg)
+        init = lambda: transformer.init(jax.random.key(config.seed), cfg, config.data.length)
+        if round_number == 0:
+            born = transformer.overlay(jax.jit(lambda: meshes.unbox(init()))(), teacher.params)
+        else:
+            born = workspace.student(config, workdir, mesh, variant, round_number - 1).params
+        state, shardings = states.create_from(born, workspace.boxed(init), optimiser, mesh, ema=True)
+        step = states.make_step(
+            functools.partial(loss, config, path, cfg, teacher.apply),
+            optimiser,
+            opt_cfg,
+            mesh,
+            shardings,
+            config.seed + round_number,
+            frozen=teacher.params,
+            pass_ema=True,
+        )
+        rows = batches(config, workdir, variant, round_number)
+        _, figures = workspace.train(config, job, c, step, state, rows, name=f"student {variant}", mesh=mesh, tok=tok)
+        job.finish(figures)
+
+
+def batches(config, workdir, variant, round_number):
+    """Batches of each kind of record that the target needs, and of data for `mixed`; one resumable iterator."""
+    root = workspace.require(config, workdir, "trajectories", f"trajectories/round_{round_number}") / variant
+    who = (config.student.batch, config.seed + round_number, jax.process_index(), jax.process_count())
+    parts = {kind: records.open_store(root / kind).batches(*who) for kind in settings.TARGETS[config.student.target]}
+    if config.student.target == "mixed":
+        parts["data"] = windows.batches(workspace.require(config, workdir, "data"), "train", *who)
+    return shards.Joined(parts)
+
+
+def loss(config, path, cfg, teacher, key, params, batch, teacher_params, average):
+    """The configured target's loss, mean over positions (method: student)."""
+    apply = functools.partial(transformer.apply, cfg)
+    semi = evaluator(config, apply, teacher, teacher_params, average)
+    chain_key, endpoint_key, data_key = jax.random.split(key, 3)
+    parts = {}
+    if "chain" in batch:
+        parts["chain"] = chain_loss(config, path, apply, semi, chain_key, params, batch["chain"])
+    if "whole" in batch:
+        parts["endpoint"] = endpoint_loss(config, path, apply, endpoint_key, params, batch["whole"])
+    if "data" in batch:
+        parts["data"] = data_loss(config, path, apply, data_key, params, batch["data"])
+    weights = dict(zip(("chain", "endpoint", "data"), config.student.weights)) if len(parts) > 1 else dict.fromkeys(parts, 1.0)
+    total = sum(weights[name] * value for name, value in parts.items())
+    return total, {f"loss_{name}": value for name, value in parts.items()} if len(parts) > 1 else {}
+
+
+def evaluator(config, apply, teacher, teacher_params, average):
+    """Who evaluates a chain's target: the student's own average, told h/2, or the frozen teacher."""
+    if config.student.evaluator == "teacher":
+        return lambda x_BL, t_B, h_B: teacher(teacher_params, x_BL, t_B, h_B)
+    return lambda x_BL, t_B, h_B: apply(average, x_BL, t_B, h_B)
+
+
+def chain_loss(config, path, apply, semi, key, params, rows):
+    """Forward KL from the target recomputed at the recorded midpoints; the path loss for the smallest steps."""
+    x_1_BL, x_t_BL, states_BSL = (rows[name].astype(jnp.int32) for name in ("x_1", "x_t", "states"))
+    t_B, h_B = rows["t"], rows["h"]
+    target_BLV = jax.lax.stop_gradient(chain.target_logits(config.trajectories.chain, semi, x_t_BL, states_BSL, t_B, h_B))
+    logits_BLV = apply(params, x_t_BL, t_B, h_B, key)
+    kl_BL = losses.distillation_kl(path, target_BLV, logits_BLV, x_t_BL)
+    early_B = jnp.minimum(t_B, losses.LONGEST)
+    data_BL = losses.PATH_LOSSES[config.student.loss](path, logits_BLV, x_1_BL, x_t_BL, early_B)
+    return jnp.where((h_B < config.student.teacher_below)[:, None], data_BL, kl_BL).mean()
+
+
+def endpoint_loss(config, path, apply, key, params, rows):
+    """From a recorded state, the text that its trajectory ended in. [D]
+
+    A step size is drawn by its weight among those that the midpoints resolve, and a state at a multiple of it: the
+    very pairs (t, h) that sampling in 1/h steps goes through.
+    """
+    states_BSL = rows["states"].astype(jnp.int32)
+    b, s = states_BSL.shape[0], states_BSL.shape[1] - 1
+    step_key, dropout_key = jax.random.split(key)
+    at_B, h_B = jax.vmap(lambda k: draw_state(k, s, config.student.step_weights))(jax.random.split(step_key, b))
+    x_t_BL = jnp.take_along_axis(states_BSL, at_B[:, None, None], axis=1)[:, 0]
+    t_B = at_B / s
+    logits_BLV = apply(params, x_t_BL, t_B, h_B, dropout_key)
+    return losses.PATH_LOSSES[config.student.loss](path, logits_BLV, states_BSL[:, -1], x_t_BL, t_B).mean()
+
+
+def draw_state(key, s, weights):
+    """(place, h) of a state among 0 … S - 1 with a step size h = 2^-k >= 1/S that divides it."""
+    size_key, place_key = jax.random.split(key)
+    allowed = [w for h, w in zip(settings.STEP_SIZES, weights) if h * s >= 1]
+    prefix = jnp.cumsum(jnp.array(allowed) / sum(allowed))
+    k = (jax.random.uniform(size_key, ()) >= prefix[:-1]).sum()
+    h = jnp.array(settings.STEP_SIZES)[k]
+    number = jax.random.randint(place_key, (), 0, (1 / h).astype(jnp.int32))
+    return (number * h * s).astype(jnp.int32), h
+
+
+def data_loss(config, path, apply, key, params, x_1_BL):
+    """The path loss on data, told the smallest step."""
+    time_key, path_key, dropout_key = jax.random.split(key, 3)
+    b = x_1_BL.shape[0]
+    t_B = paths.stratified_times(time_key, b, losses.LONGEST)
+    x_t_BL = paths.sample_xt(jax.random.split(path_key, b), path, x_1_BL, t_B)
+    logits_BLV = apply(params, x_t_BL, t_B, jnp.full((b,), settings.STEP_SIZES[-1]), dropout_key)
+    return losses.PATH_LOSSES[config.student.loss](path, logits_BLV, x_1_BL, x_t_BL, t_B).mean()

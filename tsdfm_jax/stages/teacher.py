@@ -1,0 +1,71 @@
+"""Stage `teacher`: discrete flow matching on the corpus, by the generalised KL or cross-entropy."""
+
+import functools
+
+import jax
+import numpy as np
+
+from tsdfm_jax import settings, workspace
+from tsdfm_jax.data import windows
+from tsdfm_jax.flow import losses, path as paths
+from tsdfm_jax.models import transformer
+from tsdfm_jax.runtime import mesh as meshes, state as states
+
+BOUND_ROUNDS = 4  # stratified times per held-out window in the reported bound
+
+
+def path_loss(apply, path, name, key, params, x_1_BL):
+    """A path loss against data at stratified times, mean over positions, and its pieces."""
+    time_key, path_key, dropout_key = jax.random.split(key, 3)
+    longest = losses.LONGEST if name == "kl" else 1.0
+    t_B = paths.stratified_times(time_key, x_1_BL.shape[0], longest)
+    x_t_BL = paths.sample_xt(jax.random.split(path_key, x_1_BL.shape[0]), path, x_1_BL, t_B)
+    logits_BLV = apply(params, x_t_BL, t_B, dropout_key=dropout_key)
+    return losses.PATH_LOSSES[name](path, logits_BLV, x_1_BL, x_t_BL, t_B).mean(), {}
+
+
+def bound(apply, path, mesh, x_1_NL, batch):
+    """`params -> nats`: the held-out bound on -log p(x_1) per symbol, stratified over t, by a fixed seed."""
+
+    def of_batch(params, x_1_BL, number):
+        time_key, path_key = jax.random.split(jax.random.fold_in(jax.random.key(0), number))
+        t_B = paths.stratified_times(time_key, x_1_BL.shape[0], losses.LONGEST)
+        x_t_BL = paths.sample_xt(jax.random.split(path_key, x_1_BL.shape[0]), path, x_1_BL, t_B)
+        return losses.generalised_kl(path, apply(params, x_t_BL, t_B), x_1_BL, x_t_BL, t_B).mean()
+
+    jitted = jax.jit(of_batch)
+    parts = [x_1_NL[i : i + batch] for i in range(0, len(x_1_NL) - batch + 1, batch)]
+    put = [meshes.put_batch(mesh, part) for part in parts]
+    return lambda params: float(
+        np.mean([jitted(params, x, np.int32(r * len(put) + i)) for r in range(BOUND_ROUNDS) for i, x in enumerate(put)])
+    )
+
+
+def run(config, workdir):
+    """Leave `teacher/model`, its curve and its held-out bound."""
+    with workspace.job(config, workdir, "teacher") as job:
+        if job.finished is not None:
+            return
+        data, tok, mesh = workspace.require(config, workdir, "data"), workspace.tokenizer(config, workdir), settings.mesh(config)
+        path = settings.path(config, tok.vocab_size)
+        cfg, c, opt_cfg = settings.network(config, path.vocab), config.teacher, settings.optimiser(config.teacher)
+        apply = functools.partial(transformer.apply, cfg)
+        optimiser = states.make_optimiser(opt_cfg)
+        init = lambda: transformer.init(jax.random.key(config.seed), cfg, config.data.length)
+        state, shardings = states.create(init, optimiser, mesh, ema=True)
+        loss = functools.partial(path_loss, lambda p, x, t, dropout_key: apply(p, x, t, None, dropout_key), path, c.loss)
+        step = states.make_step(loss, optimiser, opt_cfg, mesh, shardings, config.seed)
+        measure = bound(apply, path, mesh, windows.heldout(data, c.heldout), c.batch)
+        bits = bits_per_byte(windows.manifest(data))
+        batches = windows.batches(data, "train", c.batch, config.seed, jax.process_index(), jax.process_count())
+        evaluate = lambda state: {"heldout_bits_per_byte": bits * measure(state.averaged)}
+        state, figures = workspace.train(
+            config, job, c, step, state, batches, name="teacher", mesh=mesh, tok=tok, evaluate=evaluate
+        )
+        job.finish(figures | evaluate(state))
+
+
+def bits_per_byte(manifest):
+    """Factor from nats per symbol to bits per byte of held-out text."""
+    split = manifest["splits"]["heldout"]
+    return split["tokens"] / split["bytes"] / np.log(2)

@@ -1,0 +1,19 @@
+"""Stage `tokenizer`: trains a SentencePiece model on the corpus, or takes a given one."""
+
+from tsdfm_jax import settings, workspace
+from tsdfm_jax.data import corpus, tokenizer as tokenizers
+
+
+def run(config, workdir):
+    """Leave `tokenizer/` with the model that every later stage reads."""
+    with workspace.job(config, workdir, "tokenizer") as job:
+        if job.finished is not None:
+            return
+        c, source = config.tokenizer, settings.corpus_config(config)
+        if c.path:
+            tokenizers.adopt(c.path, job.directory)
+        else:
+            job.metrics.line(f"training {c.vocab_size} symbols on {source.files or source.package}")
+            tokenizers.train(corpus.documents(source), job.directory, c.vocab_size, c.train_bytes, config.seed)
+        tok = tokenizers.load(job.directory)
+        job.finish({"symbols": tok.vocab_size, "hash": tok.content_hash})

@@ -1,0 +1,147 @@
+"""Stage `trajectories`: the offline generation of shaped trajectories, and of a blind set from the same starting states."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tsdfm_jax import compasses, settings, workspace
+from tsdfm_jax.data import records, windows
+from tsdfm_jax.flow import chain, path as paths
+from tsdfm_jax.runtime import mesh as meshes, metrics as metrics_lib, signals
+
+
+def run(config, workdir, round_number=0):
+    """Leave `trajectories/round_r/{shaped,blind}/{whole,chain}`, as the student's target needs them."""
+    with workspace.job(config, workdir, "trajectories", f"trajectories/round_{round_number}") as job:
+        sets = [(variant, kind) for variant in workspace.VARIANTS for kind in settings.TARGETS[config.student.target]]
+        if job.finished is not None and all(sound(job.directory / variant / kind) for variant, kind in sets):
+            return
+        figures = {f"{v}_{k}": generate(config, workdir, job, v, k, round_number) for v, k in sets}
+        job.finish({"sets": figures})
+
+
+def sound(directory):
+    """Whether a finished set is still what was written: a damaged or deleted shard is then made again."""
+    try:
+        records.open_store(directory)
+        return True
+    except (ValueError, FileNotFoundError):
+        return False
+
+
+def whole(config, path, generator, build, shaping_cfg):
+    """`(weights, key_B) -> fields`: trajectories from source to text."""
+    c = config.trajectories
+
+    def generate_batch(weights, key_B, x_1_BL):
+        del x_1_BL
+        source_B, jumps_B = paths.split(key_B)
+        x_0_BL = paths.sample_source(source_B, path, config.data.length)
+        posterior = lambda x_BL, t_B, h_B: generator(weights["generator"], x_BL, t_B, h_B)
+        energy = build(weights["compass"], posterior, jnp.full(key_B.shape, 1.0 / c.midpoints))
+        found = chain.trajectory(jumps_B, path, config.flow.jump, posterior, x_0_BL, c.midpoints, energy, shaping_cfg)
+        return {"states": found.state_BSL, "energy": found.energy_BSK, "index": found.index_BS}
+
+    return generate_batch
+
+
+def chained(config, path, generator, build, shaping_cfg):
+    """`(weights, key_B, x_1_BL) -> fields`: short chains from a noised text, over steps drawn with the student's weights."""
+
+    def generate_batch(weights, key_B, x_1_BL):
+        when_B, path_B, jumps_B = paths.split(key_B, 3)
+        t_B, h_B = jax.vmap(lambda key: draw_step(key, config.student.step_weights))(when_B)
+        x_t_BL = paths.sample_xt(path_B, path, x_1_BL, t_B)
+        posterior = lambda x_BL, t_B, h_B: generator(weights["generator"], x_BL, t_B, h_B)
+        energy = build(weights["compass"], posterior, h_B / 2)
+        name = config.trajectories.chain
+        found = chain.run(jumps_B, path, config.flow.jump, name, posterior, x_t_BL, t_B, h_B, energy, shaping_cfg)
+        fields = {"states": found.x_BSL, "energy": found.energy_BSK, "index": found.index_BS}
+        return fields | {"x_1": x_1_BL, "x_t": x_t_BL, "t": t_B, "h": h_B}
+
+    return generate_batch
+
+
+def draw_step(key, weights):
+    """(t, h): a step size by its weight, and a time on the grid of 1/1024 with t + h <= 1 (method: student)."""
+    size_key, time_key = jax.random.split(key)
+    prefix = jnp.cumsum(jnp.array(weights) / sum(weights))
+    place = (jax.random.uniform(size_key, ()) >= prefix[:-1]).sum()
+    h = jnp.array(settings.STEP_SIZES)[place]
+    places = 1024 - (h * 1024).astype(jnp.int32) + 1
+    return jax.random.randint(time_key, (), 0, places) / 1024, h
+
+
+KINDS = {"whole": whole, "chain": chained}
+
+
+def schema(config, path, kind, candidates):
+    """The fields of a record; S is its number of jumps."""
+    length, symbol = config.data.length, "uint16" if path.vocab <= 65536 else "int32"
+    s = config.trajectories.midpoints if kind == "whole" else len(chain.CHAINS[config.trajectories.chain].links)
+    fields = {"energy": ("float32", (s, candidates)), "index": ("int16", (s,))}
+    if kind == "whole":
+        return records.Schema(fields=fields | {"states": (symbol, (s + 1, length))})
+    scalars = {"t": ("float32", ()), "h": ("float32", ())}
+    return records.Schema(
+        fields=fields | scalars | {"states": (symbol, (s, length)), "x_1": (symbol, (length,)), "x_t": (symbol, (length,))}
+    )
+
+
+def generate(config, workdir, job, variant, kind, round_number):
+    """One set of records, shard by shard, going on after the last finished one; returns its figures."""
+    mesh, c, tok = settings.mesh(config), config.trajectories, workspace.tokenizer(config, workdir)
+    path = settings.path(config, tok.vocab_size)
+    generator = workspace.generator(config, workdir, mesh, variant, round_number)
+    weights, compass_hash = workspace.compass(config, workdir, mesh)
+    shaping_cfg = settings.shaped(config, **({} if variant == "shaped" else {"candidates": 1}))
+    where, shape = job.directory / variant / kind, schema(config, path, kind, shaping_cfg.candidates)
+    sources = {"generator": generator.hash, "compass": compass_hash, "tokenizer": tok.content_hash}
+    provenance = json.dumps([sources, job.fingerprint, config.seed, round_number, variant], sort_keys=True)
+    make = KINDS[kind](config, path, generator.apply, compasses.make(config, path), shaping_cfg)
+    jitted = jax.jit(
+        make,
+        in_shardings=(None, meshes.batch_sharding(mesh), meshes.batch_sharding(mesh)),
+        out_shardings=meshes.batch_sharding(mesh),
+    )
+    arrays = {"generator": generator.params, "compass": weights}
+    shards = -(-c.count // c.shard)
+    finished = records.finished_shards(where, shape, provenance) if where.exists() else set()
+    first_data = windows.ordered(workspace.require(config, workdir, "data"), "train", config.seed)
+    with signals.stopping(), metrics_lib.progress(f"{variant} {kind}", shards * c.shard, "record", len(finished) * c.shard) as bar:
+        for shard in sorted(set(range(shards)) - finished):
+            rows = []
+            for first in range(shard * c.shard, (shard + 1) * c.shard, c.batch):
+                if signals.stop_requested():
+                    raise signals.Interrupted(
+                        f"trajectories: stopped at shard {shard} of {shards}; the same command goes on from there"
+                    )
+                rows.append(jax.device_get(jitted(arrays, *place(config, mesh, first_data, first, round_number))))
+                bar.advance(c.batch)
+            fields = {name: np.concatenate([row[name] for row in rows]) for name in shape.fields}
+            records.write_shard(where, shard, shape, fields, provenance)
+    records.seal(where, shape, seed=config.seed, config=config.to_dict(), sources=sources, shards=shards, provenance=provenance)
+    return described(where, variant, kind, c)
+
+
+def place(config, mesh, first_data, first, round_number):
+    """Keys and data of the records `first`, `first` + 1, …: functions of the seed, the round and each record's number."""
+    batch = config.trajectories.batch
+    key_B = workspace.sample_keys(config.seed + 2000 + round_number, first, batch)
+    x_1_BL = first_data(range(first, first + batch))
+    return jax.device_put(key_B, meshes.batch_sharding(mesh)), meshes.put_batch(mesh, x_1_BL)
+
+
+def described(where, variant, kind, c):
+    """Figures of a set: records, and how often the first draw would have won."""
+    store = records.open_store(where)
+    sample = [store[i] for i in range(min(len(store), 512))]
+    index_NS = np.stack([row["index"] for row in sample])
+    return {
+        "records": len(store),
+        "jumps": int(index_NS.shape[1]),
+        "first_draw_kept": float((index_NS == 0).mean()),
+        "candidates": int(sample[0]["energy"].shape[1]),
+    }

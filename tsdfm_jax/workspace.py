@@ -1,0 +1,221 @@
+"""What every stage stands on: its directory, its bookkeeping, and the loaders of what earlier stages left on disk."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from tsdfm_jax import settings
+from tsdfm_jax.data import tokenizer as tokenizers
+from tsdfm_jax.models import causal, energy, transformer
+from tsdfm_jax.runtime import checkpoint, loop, mesh as meshes, metrics as metrics_lib, stage as bookkeeping
+
+# The config keys that each stage's result depends on, beside those of the stages before it.
+KEYS = {
+    "tokenizer": ("seed", "data.package", "data.files", "data.field", "data.limit_bytes", "tokenizer"),
+    "data": ("data.length", "data.holdout", "data.windows_per_shard"),
+    "judges": ("judges", "model.dtype", "seed"),
+    "teacher": ("flow.source", "flow.exponent", "model", "teacher"),
+    "compass": ("compass", "shaping", "flow", "trajectories.chain"),
+    "trajectories": ("shaping", "trajectories", "flow", "student.target"),
+    "student": ("student",),
+    "evaluate": ("evaluate", "flow"),
+}
+VARIANTS = ("shaped", "blind")
+
+
+def fingerprint(config, name):
+    """The values of the keys that a stage's result depends on, as plain JSON."""
+    values = {}
+    for key in KEYS[name]:
+        value = functools.reduce(lambda node, part: node[part], key.split("."), config)
+        values[key] = value.to_dict() if hasattr(value, "to_dict") else value
+    return json.loads(json.dumps(values))
+
+
+@dataclasses.dataclass(kw_only=True)
+class Job:
+    """One stage at work.
+
+    Attributes:
+      directory: where it writes.
+      metrics: its log and curves.
+      finished: the figures it left if it has been done already, else None.
+    """
+
+    directory: pathlib.Path
+    metrics: metrics_lib.Metrics
+    fingerprint: dict
+    finished: dict | None
+    _begun: float = 0.0
+
+    def finish(self, figures):
+        """Declare the stage done, with its figures; its seconds count every part of it, interruptions left out."""
+        seconds = self._account()
+        figures = {**figures, "seconds": seconds, "peak_memory_bytes": metrics_lib.peak_memory_bytes()}
+        bookkeeping.finish(self.directory, self.fingerprint, figures)
+        self.metrics.line(f"done in {seconds:.0f} s")
+
+    def _account(self):
+        """Add this process's seconds to those of the ones before it."""
+        file = self.directory / bookkeeping.SECONDS
+        before = json.loads(file.read_text()) if file.exists() else 0.0
+        seconds = before + time.perf_counter() - self._begun
+        self._begun = time.perf_counter()
+        bookkeeping.atomic_write(file, json.dumps(seconds))
+        return seconds
+
+
+@contextlib.contextmanager
+def job(config, workdir, name, directory=None):
+    """Begin a stage, or go on with it; `job.finished` says whether there is nothing left to do."""
+    where = pathlib.Path(workdir) / (directory or name)
+    mark = fingerprint(config, name)
+    with metrics_lib.Metrics(workdir, name) as metrics:
+        finished = bookkeeping.begin(where, mark)
+        metrics_lib.reset_peak_memory()
+        task = Job(directory=where, metrics=metrics, fingerprint=mark, finished=finished, _begun=time.perf_counter())
+        try:
+            yield task
+        finally:
+            if finished is None and bookkeeping.done(where) is None:
+                with contextlib.suppress(OSError):  # a full disk has its own message
+                    task._account()
+
+
+def require(config, workdir, name, directory=None):
+    """The directory of an earlier stage, known to be finished and of this config."""
+    where = pathlib.Path(workdir) / (directory or name)
+    bookkeeping.require(where, name)
+    bookkeeping.check(where, fingerprint(config, name))
+    return where
+
+
+def tokenizer(config, workdir):
+    """The tokenizer that the stage of that name left."""
+    return tokenizers.load(require(config, workdir, "tokenizer"))
+
+
+def flow_path(config, workdir):
+    """The path over the tokenizer's vocabulary."""
+    return settings.path(config, tokenizer(config, workdir).vocab_size)
+
+
+def train(config, job, section, step, state, batches, *, name, mesh, tok, directory=None, evaluate=None):
+    """Fit one network, and leave its moving average in `model` below the job's directory (or `directory`).
+
+    `section` is the config section with its batch and optimiser. Returns (state, figures).
+    """
+    where = directory or job.directory
+    checkpoints = checkpoint.Checkpoints(where / "checkpoints")
+    state, figures = loop.fit(
+        step,
+        state,
+        batches,
+        name=name,
+        steps=section.optimiser.steps,
+        checkpoints=checkpoints,
+        metrics=job.metrics,
+        mesh=mesh,
+        log_every=config.log_every,
+        save_every=config.save_every,
+        evaluate=evaluate,
+        evaluate_every=config.evaluate_every,
+        tokens_per_step=section.batch * config.data.length,
+    )
+    checkpoints.close()
+    meta = checkpoint.save_params(where / "model", state.averaged, {"tokenizer": tok.content_hash})
+    return state, figures | {"parameters": transformer.parameters(state.params), "hash": meta["hash"]}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Network:
+    """A trained network: `apply(params, x_BL, t_B, h_B) -> logits_BLV`, its weights and their content hash."""
+
+    apply: Callable[..., jax.Array]
+    params: Any
+    hash: str
+
+
+def boxed(init):
+    """The abstract, boxed parameters that an init makes."""
+    return jax.eval_shape(init)
+
+
+def _load(directory, init, mesh):
+    abstract = boxed(init)
+    return checkpoint.load_params(directory, meshes.unbox(abstract), meshes.shardings(mesh, abstract))
+
+
+def check_tokenizer(directory, meta, tok):
+    """Raise ValueError where a model was trained with another tokenizer than the one at hand."""
+    if meta["tokenizer"] != tok.content_hash:
+        raise ValueError(
+            f"{directory} was trained with tokenizer {meta['tokenizer'][:12]}, but this workdir has {tok.content_hash[:12]}: "
+            f"put the tokenizer back, or use another --workdir"
+        )
+
+
+def _flow_network(config, workdir, mesh, directory, step_conditioned):
+    tok = tokenizer(config, workdir)
+    cfg = settings.network(config, settings.path(config, tok.vocab_size).vocab, step_conditioned=step_conditioned)
+    params, meta = _load(directory / "model", lambda: transformer.init(jax.random.key(0), cfg, config.data.length), mesh)
+    check_tokenizer(directory / "model", meta, tok)
+    return Network(apply=functools.partial(transformer.apply, cfg), params=params, hash=meta["hash"])
+
+
+def teacher(config, workdir, mesh):
+    """The trained teacher (its moving average)."""
+    return _flow_network(config, workdir, mesh, require(config, workdir, "teacher"), False)
+
+
+def student_directory(variant, round_number):
+    """Where a student of a round lives, below the work directory."""
+    return f"student/{variant}/round_{round_number}"
+
+
+def student(config, workdir, mesh, variant, round_number=None):
+    """A trained student, of the last round unless another is named."""
+    number = config.rounds - 1 if round_number is None else round_number
+    where = require(config, workdir, "student", student_directory(variant, number))
+    return _flow_network(config, workdir, mesh, where, True)
+
+
+def generator(config, workdir, mesh, variant, round_number):
+    """Who generates a round: the teacher, then the student of the round before."""
+    if round_number == 0:
+        return teacher(config, workdir, mesh)
+    return student(config, workdir, mesh, variant, round_number - 1)
+
+
+def compass(config, workdir, mesh):
+    """Weights and content hash of a trained compass; (None, name) for a look-ahead, which has none."""
+    where = require(config, workdir, "compass")
+    if config.compass.kind == "lookahead":
+        return None, f"lookahead-{config.compass.score}"
+    tok = tokenizer(config, workdir)
+    cfg = settings.compass_network(config, settings.path(config, tok.vocab_size).vocab)
+    params, meta = _load(where / "model", lambda: energy.init(jax.random.key(0), cfg, config.data.length), mesh)
+    check_tokenizer(where / "model", meta, tok)
+    return params, meta["hash"]
+
+
+def judge(config, workdir, mesh, number):
+    """(cfg, params, content hash) of a trained judge; `number` may be "pilot"."""
+    where = require(config, workdir, "judges") / str(number) / "model"
+    tok = tokenizer(config, workdir)
+    cfg = settings.judge(config, number, tok.vocab_size)
+    params, meta = _load(where, lambda: causal.init(jax.random.key(0), cfg), mesh)
+    check_tokenizer(where, meta, tok)
+    return cfg, params, meta["hash"]
+
+
+def sample_keys(seed, first, count):
+    """One key for each of `count` samples, a function of the seed and of each sample's own number."""
+    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jax.numpy.arange(first, first + count))
