@@ -9,16 +9,16 @@ from configs import base
 def get_config():
     """A small teacher on the State of the Union addresses."""
     c = base.get_config()
-    c.tokenizer.vocab_size = 2560
+    c.tokenizer.vocab_size = 3072
     c.model.update(blocks=3, width=96, heads=3, unroll=3)
     c.teacher.update(batch=32, heldout=256)
-    c.teacher.optimiser.update(steps=1100, learning_rate=4e-3, warmup=50, final_fraction=0.05, ema=0.99)
+    c.teacher.optimiser.update(steps=1200, learning_rate=4e-3, warmup=50, final_fraction=0.05, ema=0.99)
     c.judges.update(widths=(32, 64, 96), blocks=(1, 2, 3), heads=(1, 2, 3), batch=32)
-    c.judges.optimiser.update(steps=250, learning_rate=4e-3, warmup=30)
-    c.compass.update(score="entropy", width=96, heads=3, heldout=64, steered_samples=64)
+    c.judges.optimiser.update(steps=220, learning_rate=4e-3, warmup=30)
+    c.compass.update(score="entropy", width=96, heads=3, batch=48, heldout=48, steered_samples=48)
     c.shaping.chunk = 2  # on a CPU faster than all candidates at once
     c.trajectories.update(count=768, midpoints=8, shard=256)
     c.student.batch = 32
-    c.student.optimiser.update(steps=250, learning_rate=1e-3, warmup=20)
-    c.evaluate.update(samples=64, batch=64)
+    c.student.optimiser.update(steps=220, learning_rate=1e-3, warmup=20)
+    c.evaluate.update(samples=48, batch=48)
     return c
