@@ -1,6 +1,9 @@
 """Every stage of TS-DFM on real English, on a laptop.
 
-python -m tsdfm_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+    python -m tsdfm_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+
+Measured on 2 cores of an Intel Xeon without a GPU: 14 min 21 s, 1.6 GiB. Expect a held-out bound near 2.3 bits per byte, and
+a shaped student whose perplexity at 8 steps is below the blind one's; see results/README.md for what was tried.
 """
 
 from configs import base
