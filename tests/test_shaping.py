@@ -68,9 +68,8 @@ def test_chunks_change_nothing(chunk):
 
 def test_vmapped_scores_are_looped_scores():
     """Scoring a whole batch's candidates in one vmap is scoring them one by one."""
-    cand_BKL = jax.random.randint(jax.random.key(4), (B, 4, L), 0, PATH.vocab)
     t_B = jnp.linspace(0.1, 0.9, B)
-    energy_BK, score_BKL = shaping.score_candidates(cand_BKL, t_B, energy)
+    cand_BKL, energy_BK, score_BKL = shaping.candidates(keys(), move(), t_B, energy, config(candidates=4))
     for k in range(4):
         one_B, one_BL = energy(cand_BKL[:, k], t_B)
         np.testing.assert_allclose(energy_BK[:, k], one_B, rtol=1e-6)

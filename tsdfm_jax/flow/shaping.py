@@ -116,11 +116,6 @@ def _sequence_to_token(key_B, cand_BKL, energy_BK, score_BKL, rescore, cfg):
 POLICIES = {"sequence": _sequence, "token": _token, "sequence_to_token": _sequence_to_token}
 
 
-def score_candidates(cand_BKL, t_B, energy):
-    """Energies and scores of a whole batch's candidates in one vmap over K: (energy_BK, score_BKL)."""
-    return jax.vmap(lambda cand_BL: energy(cand_BL, t_B), in_axes=1, out_axes=1)(cand_BKL)
-
-
 def candidates(key_B, move, t_B, energy, cfg):
     """K realisations of one move and their scores, `cfg.chunk` at a time: (cand_BKL, energy_BK, score_BKL).
 
