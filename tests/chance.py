@@ -4,6 +4,7 @@ import numpy as np
 import scipy.stats
 
 FALSE_ALARM = 1e-6
+RARE = 5.0  # the chi-squared law holds for cells that are expected this often; rarer ones are counted together
 
 
 def assert_law(draws, law):
@@ -12,6 +13,18 @@ def assert_law(draws, law):
     count = np.bincount(np.asarray(draws).ravel(), minlength=len(law))
     possible = law > 1e-12
     assert count[~possible].sum() == 0, f"impossible symbols drawn: {np.flatnonzero(count * ~possible)}"
-    if possible.sum() > 1:
-        expected = law[possible] / law[possible].sum() * count.sum()
-        assert scipy.stats.chisquare(count[possible], expected).pvalue > FALSE_ALARM, (count / count.sum(), law)
+    expected, found = law[possible] / law[possible].sum() * count.sum(), count[possible]
+    order = np.argsort(expected)
+    expected, found = expected[order], found[order]
+    rare = min(max(int((np.cumsum(expected) < RARE).sum()), int((expected < RARE).sum()) - 1), len(expected) - 1)
+    expected, found = (np.append(a[: rare + 1].sum(), a[rare + 1 :]) for a in (expected, found))
+    if len(expected) > 1:
+        assert scipy.stats.chisquare(found, expected).pvalue > FALSE_ALARM, (count / count.sum(), law)
+
+
+def assert_mean(values, expected):
+    """Independent values have this mean: Student's t does not object. `values` [N] or [N, ...], each column by itself."""
+    values = np.asarray(values, np.float64)
+    gap, error = values.mean(axis=0) - expected, values.std(axis=0, ddof=1) / np.sqrt(len(values))
+    worst = np.max(np.abs(gap) / error)
+    assert 2 * scipy.stats.t.sf(worst, len(values) - 1) > FALSE_ALARM, (values.mean(axis=0), expected, error)

@@ -1,11 +1,20 @@
 """Eight CPU devices, and JAX's strictest habits, for every test."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Small programs, compiled once and run briefly: less optimising makes the suite faster.
 CHEAP = " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8" + CHEAP
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# What one test or its child process has compiled, another need not compile again; gone when the tests are.
+CACHE = tempfile.mkdtemp(prefix="tsdfm-tests-")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax  # noqa: E402  after the flags that it reads
 

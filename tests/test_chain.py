@@ -103,7 +103,7 @@ def test_chain_by_hand(name, k):
         assert (found.x_BSL[:, i] == last).all()
     logits = [posterior_of(path)(s, full(at), h / 2) for s, at in zip(states, [0.25] + arrive)]
     weights = [1 / 2, 1 / 2] if name == "heun" else [1 / 6, 2 / 6, 2 / 6, 1 / 6]
-    target = chain.target_logits(name, posterior_of(path), x, found.x_BSL, t, h)
+    target = chain.target_logits(path, name, posterior_of(path), x, found.x_BSL, t, h)
     np.testing.assert_allclose(target, sum(w * l for w, l in zip(weights, logits)), rtol=1e-5)
 
 

@@ -3,13 +3,23 @@
 import dataclasses
 
 from tsdfm_jax.data import corpus, windows
-from tsdfm_jax.flow import chain, jump, losses, path as paths, sampler, shaping
+from tsdfm_jax.flow import chain, jump, lookahead, losses, path as paths, sampler, shaping
 from tsdfm_jax.models import causal, transformer
 from tsdfm_jax.runtime import mesh as meshes, state as states
 
 TARGETS = {"chain": ("chain",), "endpoint": ("whole",), "mixed": ("chain", "whole")}
 COMPASSES = ("nce", "lookahead", "distilled")
 STEP_SIZES = tuple(2.0**-k for k in range(11))
+MODELS = ("teacher", "student_shaped", "student_blind")
+# Whole numbers are at least 1, but for these (by their full key, or its end), and at most LARGEST, but for those.
+LEAST = {"seed": 0, "evaluate.seeds": 0, "data.limit_bytes": 0, "shaping.chunk": 0, "judges.pilot": 0, "warmup": 0}
+LEAST |= {"mesh.data": -1, "mesh.fsdp": -1, "mesh.tensor": -1}
+LARGEST = 2**31 - 1
+MOST = {"data.limit_bytes": 2**63 - 1, "tokenizer.train_bytes": 2**63 - 1}
+MOST |= {"rounds": 1000, "shaping.candidates": 2**15 - 1}  # a round has a seed of its own; an index is an int16
+MOST |= {"sample.number": 2**16}  # all in one batch
+FLAGS = ("compass.from_teacher",)
+TINY, HUGE = 1e-30, 1e30  # what float32 holds, with room to divide by
 
 
 def fill(cls, section, **more):
@@ -21,7 +31,7 @@ def fill(cls, section, **more):
 def choose(key, value, allowed):
     """`value`, or one line that names the key and lists what it may be."""
     if value not in allowed:
-        raise ValueError(f"{key} '{value}' is not one of {', '.join(map(str, allowed))}")
+        raise ValueError(f"{key} {value!r} is not one of {', '.join(map(str, allowed))}")
     return value
 
 
@@ -91,36 +101,103 @@ def sampler_config(config, section):
 
 def validate(config):
     """Look at every choice of a config before anything is computed: raises ValueError, one line, for the first that is off."""
+    for key, value in leaves(config):
+        check_value(key, value)
+    check_choices(config)
+    check_trajectories(config)
+    path(config, 2), network(config, 8), shaped(config), windows_config(config), corpus_config(config)
+    sampler_config(config, config.evaluate), sampler_config(config, config.sample)
+    for name in (*range(len(config.judges.widths)), "pilot"):
+        judge(config, name, 8)
+    if config.compass.kind != "lookahead":
+        compass_network(config, 8)
+    check_batches(config, mesh(config))
+
+
+def leaves(section, at=""):
+    """Every (dotted key, value) of a config."""
+    for name, value in section.items():
+        if hasattr(value, "items"):
+            yield from leaves(value, f"{at}{name}.")
+        else:
+            yield f"{at}{name}", value
+
+
+def check_value(key, value):
+    """What holds of every key: it has a value, strings are one line, numbers are not out of reach."""
+    if value is None:
+        raise ValueError(f"{key} has no value: leave it out, and it has its default")
+    if isinstance(value, str) and key != "sample.prompt" and len(value.splitlines()) > 1:
+        raise ValueError(f"{key} {value!r} must be one line")
+    if isinstance(value, str) or key in FLAGS:
+        return
+    if key.endswith("weights"):
+        if not all(type(x) in (int, float) and (x == 0 or TINY <= x <= HUGE) for x in value) or not any(value):
+            raise ValueError(f"{key} {value} must each be 0 or a number from {TINY} to {HUGE}, and not all of them 0")
+        return
+    least = next((least for name, least in LEAST.items() if f".{key}.".endswith(f".{name}.")), 1)
+    most = MOST.get(key, LARGEST)
+    for x in value if isinstance(value, tuple) else (value,):
+        if isinstance(x, float) and not isinstance(value, tuple):
+            if x != 0 and not TINY <= abs(x) <= HUGE:
+                raise ValueError(f"{key} {x} must be 0 or a number of a size from {TINY} to {HUGE}")
+        elif type(x) is not int or not least <= x <= most:
+            raise ValueError(f"{key} {value!r} must be a whole number, at least {least} and at most {most:,}")
+
+
+def check_choices(config):
+    """Every name is one of those there are, and every list as long as it must be."""
     jump.check(config.flow.jump)
     choose("trajectories.chain", config.trajectories.chain, chain.CHAINS)
     choose("student.target", config.student.target, TARGETS)
     choose("student.evaluator", config.student.evaluator, ("ema", "teacher"))
     choose("compass.kind", config.compass.kind, COMPASSES)
-    choose("compass.score", config.compass.score, ("nll", "entropy"))
+    choose("compass.score", config.compass.score, lookahead.SCORES)
+    choose("sample.model", config.sample.model, MODELS)
     losses.check(config.teacher.loss)
     losses.check(config.student.loss)
     for name in ("compass", "student"):
-        weights = config[name].step_weights
-        if len(weights) != len(STEP_SIZES) or min(weights) < 0 or not sum(weights) > 0:
-            raise ValueError(
-                f"{name}.step_weights {tuple(weights)} must be {len(STEP_SIZES)} non-negative numbers, for h = 1, 1/2, … 1/1024"
-            )
-    if config.student.target != "chain" and (s := config.trajectories.midpoints) & (s - 1):
-        raise ValueError(f"trajectories.midpoints {s} is not a power of two, so that no step size fits its times")
+        if len(weights := config[name].step_weights) != len(STEP_SIZES):
+            raise ValueError(f"{name}.step_weights {weights} must be {len(STEP_SIZES)} numbers, for h = 1, 1/2, … 1/1024")
+    if len(config.student.weights) != 3:
+        raise ValueError(f"student.weights {config.student.weights} must be 3 numbers: of chain, endpoint and data")
+    if not config.evaluate.seeds:
+        raise ValueError("evaluate.seeds () is empty: the table needs one")
     sizes = {len(config.judges[k]) for k in ("widths", "blocks", "heads")}
     if len(sizes) != 1 or not 0 <= config.judges.pilot < sizes.pop():
         raise ValueError(
             f"judges.widths, blocks and heads must be of one length, and judges.pilot {config.judges.pilot} one of their places"
         )
-    if config.rounds < 1:
-        raise ValueError(f"rounds {config.rounds} must be at least 1")
-    path(config, 2), network(config, 8), shaped(config), windows_config(config), corpus_config(config)
-    sampler_config(config, config.evaluate), sampler_config(config, config.sample)
-    if config.compass.kind != "lookahead":
-        compass_network(config, 8)
-    for section in (config.teacher, config.judges, config.compass, config.student):
-        optimiser(section)
-    device_mesh = mesh(config)
+
+
+def check_trajectories(config):
+    """A trajectory's times fit the step sizes that a student draws, and shards are made of whole batches."""
+    c, s = config.trajectories, config.trajectories.midpoints
+    if c.shard % c.batch:  # the batches of one shard would reach into the next
+        raise ValueError(f"trajectories.shard={c.shard} is not a multiple of trajectories.batch={c.batch}")
+    if config.student.target == "chain":
+        return
+    if s & (s - 1):
+        raise ValueError(f"trajectories.midpoints {s} is not a power of two, so that no step size fits its times")
+    if not any(w for h, w in zip(STEP_SIZES, config.student.step_weights) if h * s >= 1):
+        raise ValueError(
+            f"student.step_weights {config.student.step_weights} have no weight on the steps that trajectories.midpoints {s} resolves"
+        )
+    if (size := 4 * (s + 1) * config.data.length) > LARGEST:
+        raise ValueError(f"trajectories.midpoints {s} of data.length {config.data.length} make a record of {size:,} bytes")
+
+
+def check_batches(config, device_mesh):
+    """Every batch splits over the devices and its microbatches, and no measurement asks for less than one."""
     for name in ("teacher", "judges", "compass", "trajectories", "student", "evaluate"):
         meshes.require_divides(config[name].batch, device_mesh, f"{name}.batch")
-    meshes.require_divides(config.trajectories.shard, device_mesh, "trajectories.shard")
+    for name in ("teacher", "judges", "compass", "student"):
+        parts = optimiser(config[name]).accumulate * meshes.batch_devices(device_mesh)
+        if config[name].batch % parts:
+            raise ValueError(
+                f"{name}.batch={config[name].batch} is not divisible by {name}.optimiser.accumulate="
+                f"{config[name].optimiser.accumulate} on {meshes.batch_devices(device_mesh)} devices: take a multiple of {parts}"
+            )
+    for name in ("teacher", "compass"):
+        if config[name].heldout < config[name].batch:
+            raise ValueError(f"{name}.heldout {config[name].heldout} is less than one {name}.batch {config[name].batch}")

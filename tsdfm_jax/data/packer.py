@@ -6,7 +6,6 @@ import io
 import json
 import pathlib
 import re
-import zipfile
 from typing import Any
 
 import numpy as np
@@ -134,11 +133,15 @@ class Packer:
 
     def restore(self) -> None:
         """Takes up the state that an interrupted run of the same identity saved, if there is one."""
+        path = self.directory / _PROGRESS
+        if not path.is_file():
+            return
+        data = path.read_bytes()
         try:
-            with np.load(self.directory / _PROGRESS) as file:
+            with np.load(io.BytesIO(data)) as file:
                 state = json.loads(file["state"].tobytes())
                 pending = {name: file[name] for name in SPLITS}
-        except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except Exception:  # NumPy and zipfile raise whatever the broken file led them into; the run then starts anew
             return
         if state["identity"] != self.identity or not self._intact(state):
             return

@@ -163,7 +163,7 @@ def open_store(directory: pathlib.Path) -> "Store":
     manifest = atomic.read_sealed(directory / _MANIFEST, missing="run --stage=trajectories first", damaged=_REMEDY)
     shards.check(directory, manifest["shards"], _REMEDY, digest=True)
     store = Store(directory, manifest)
-    counted = len(shards.source(directory, manifest["shards"]))
+    counted = len(shards.Source(directory, manifest["shards"], _REMEDY))
     if counted != len(store):
         raise ValueError(f"{directory / _MANIFEST} counts {len(store)} records and the shards hold {counted}: {_REMEDY}")
     return store
@@ -192,8 +192,8 @@ class Store:
         self._unpack = functools.partial(_unpack, dtype=self.schema.dtype, where=str(directory))
 
     @functools.cached_property
-    def _source(self) -> grain.sources.ArrayRecordDataSource:
-        return shards.source(self._directory, self.manifest["shards"])
+    def _source(self) -> shards.Source:
+        return shards.Source(self._directory, self.manifest["shards"], _REMEDY)
 
     def __len__(self) -> int:
         return self.manifest["records"]
@@ -202,11 +202,7 @@ class Store:
         """Record `number` by field; IndexError past the end, ValueError where its checksum fails."""
         if not 0 <= number < len(self):
             raise IndexError(f"record {number} of {len(self)} in {self._directory}")
-        try:
-            record = self._source[number]
-        except RuntimeError as error:  # ArrayRecord's own checksums
-            raise ValueError(f"record {number} in {self._directory} cannot be read ({error}): {_REMEDY}") from None
-        return {name: rows[0] for name, rows in self._unpack([record]).items()}
+        return {name: rows[0] for name, rows in self._unpack([self._source[number]]).items()}
 
     def batches(
         self, batch: int, seed: int, process_index: int = 0, process_count: int = 1, shuffle: bool = True, repeat: bool = True
@@ -223,4 +219,5 @@ class Store:
             shuffle=shuffle,
             repeat=repeat,
             what=f"records in {self._directory}",
+            remedy=_REMEDY,
         )

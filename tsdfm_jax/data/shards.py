@@ -1,11 +1,12 @@
 """ArrayRecord shards: written whole, checked by name, size and sha256, read by grain."""
 
+import contextlib
 import errno
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, SupportsIndex
 
 import grain
 from array_record.python import array_record_module
@@ -66,6 +67,10 @@ def check(directory: pathlib.Path, entries: Sequence[Entry], remedy: str, *, dig
     for path in sorted(directory.glob("*" + SUFFIX)):
         if path.name not in expected:
             raise ValueError(f"shard {path} is foreign (the manifest does not name it): {remedy}")
+    _blame(directory, entries, remedy, digest=digest)
+
+
+def _blame(directory: pathlib.Path, entries: Sequence[Entry], remedy: str, *, digest: bool) -> None:
     for entry in entries:
         if trouble := fault(directory, entry, digest=digest):
             raise ValueError(f"shard {directory / entry['name']} is {trouble}: {remedy}")
@@ -84,9 +89,32 @@ def fault(directory: pathlib.Path, entry: Entry, *, digest: bool) -> str:
     return ""
 
 
-def source(directory: pathlib.Path, entries: Sequence[Entry]) -> grain.sources.ArrayRecordDataSource:
-    """Random access to the raw records of all shards, in the order of the manifest."""
-    return grain.sources.ArrayRecordDataSource([str(directory / entry["name"]) for entry in entries])
+class Source(grain.sources.ArrayRecordDataSource):
+    """Random access to the raw records of all shards, in the order of the manifest.
+
+    Errors: ValueError naming the shard that turns out damaged, by ArrayRecord's own checksums; `remedy` ends its line.
+    """
+
+    def __init__(self, directory: pathlib.Path, entries: Sequence[Entry], remedy: str):
+        self._directory, self._entries, self._remedy = directory, entries, remedy
+        with self._blaming():
+            super().__init__([str(directory / entry["name"]) for entry in entries])
+
+    @contextlib.contextmanager
+    def _blaming(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # which is all that ArrayRecord says, and it does not say where
+            _blame(self._directory, self._entries, self._remedy, digest=True)
+            raise ValueError(f"shards in {self._directory} cannot be read ({error}): {self._remedy}") from None
+
+    def __getitem__(self, record_key: SupportsIndex) -> bytes:
+        with self._blaming():
+            return super().__getitem__(record_key)
+
+    def __getitems__(self, record_keys: Sequence[SupportsIndex]) -> Sequence[bytes]:
+        with self._blaming():
+            return super().__getitems__(record_keys)
 
 
 def batches(
@@ -101,20 +129,21 @@ def batches(
     shuffle: bool,
     repeat: bool,
     what: str,
+    remedy: str,
 ) -> grain.DatasetIterator:
     """An iterator over `decode`d batches, this process's share of each, reshuffled every epoch.
 
     The records of a global batch do not depend on `process_count`: an epoch is cut to whole global batches before
     the processes take turns. What the cut drops differs from epoch to epoch, as the shuffling stands before it.
     `what` names the records in the errors: ValueError for a batch that the processes do not divide, or larger than
-    the data.
+    the data; for a damaged shard, by the iterator, with `remedy` at its end.
     """
     count = sum(entry["records"] for entry in entries)
     if batch < 1 or batch % process_count:
         raise ValueError(f"batch {batch} is not divisible by {process_count} processes: choose a positive multiple")
     if count < batch:
         raise ValueError(f"batch {batch} is larger than the {count} {what}: lower the batch or give more data")
-    records = grain.MapDataset.source(source(directory, entries)).seed(seed)
+    records = grain.MapDataset.source(Source(directory, entries, remedy)).seed(seed)
     if shuffle:
         records = records.shuffle()
     share = records[process_index : count - count % batch : process_count]

@@ -93,8 +93,12 @@ class SentencePiece(Tokenizer):
             raise ValueError("the model has no end-of-sentence symbol to mark document ends with")
         self._pieces = [self._bytes_of(i) for i in range(self.vocab_size)]
         self._prefixed = self._decode_known(self._model.encode("a")).startswith(" ")
-        self._space_ids = [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
-        self._splits = not self._prefixed and all(self._model.is_byte(i) for i in self._space_ids)
+        # Characters that would not come back, and the symbols of their bytes: '▁', and a space where the model has no piece
+        # for one, because it was trained on text without any.
+        lost = _SPACE if self._model.piece_to_id(_SPACE) != self._model.unk_id() else _SPACE + " "
+        self._apart = {c: [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in c.encode()] for c in lost}
+        if self._prefixed or not all(self._model.is_byte(i) for ids in self._apart.values() for i in ids):
+            self._apart = {}
 
     def _bytes_of(self, symbol: int) -> bytes:
         piece = self._model.id_to_piece(symbol)
@@ -105,15 +109,15 @@ class SentencePiece(Tokenizer):
         return b"\xe2\x81\x87" if self._model.is_unknown(symbol) else piece.replace(_SPACE, " ").encode()
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        if not self._splits or not any(_SPACE in text for text in texts):
+        if not any(character in text for character in self._apart for text in texts):
             return [np.array(ids, np.int32) for ids in self._ids(texts)]
-        parts = [text.split(_SPACE) for text in texts]
-        flat = iter(self._ids([part for row in parts for part in row]))
+        parts = [re.split(f"([{''.join(self._apart)}])", text) for text in texts]  # text, character, text, character, …
+        flat = iter(self._ids([part for row in parts for part in row[::2]]))
         joined = []
         for row in parts:
             ids = list(next(flat))
-            for _ in row[1:]:
-                ids += self._space_ids + next(flat)
+            for character in row[1::2]:
+                ids += self._apart[character] + next(flat)
             joined.append(np.array(ids, np.int32))
         return joined
 

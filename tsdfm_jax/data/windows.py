@@ -182,6 +182,10 @@ def verify(directory: pathlib.Path) -> None:
     """Reads every shard and the lexicon; ValueError names the first that is truncated, foreign, altered or missing."""
     found = manifest(directory)
     shards.check(directory, _entries(found, *packer.SPLITS), _REMEDY, digest=True)
+    _check_lexicon(directory, found)
+
+
+def _check_lexicon(directory: pathlib.Path, found: dict[str, Any]) -> None:
     lexicon_path = directory / _LEXICON
     if not lexicon_path.is_file() or atomic.sha256(lexicon_path) != found["lexicon"]["sha256"]:
         raise ValueError(f"{lexicon_path} is missing or altered: {_REMEDY}")
@@ -234,6 +238,7 @@ def batches(
         shuffle=shuffle,
         repeat=repeat,
         what=f"windows in the {split} split of {directory}",
+        remedy=_REMEDY,
     )
 
 
@@ -244,7 +249,7 @@ def heldout(directory: pathlib.Path, count: int) -> np.ndarray:
     if count > total:
         raise ValueError(f"{count} held-out windows are asked for and {directory} has {total}: ask for fewer or raise holdout")
     order = np.random.default_rng(found["config"]["seed"]).permutation(total)[:count]
-    records = shards.source(directory, entries)
+    records = shards.Source(directory, entries, _REMEDY)
     with records:
         return _decoder(found)([records[int(i)] for i in order])
 
@@ -256,14 +261,14 @@ def ordered(directory: pathlib.Path, split: str, seed: int) -> Callable[[Sequenc
     """
     found, entries = _checked(directory, split)
     order = np.random.default_rng(seed).permutation(found["splits"][split]["windows"])
-    records, decode = shards.source(directory, entries), _decoder(found)
+    records, decode = shards.Source(directory, entries, _REMEDY), _decoder(found)
     return lambda numbers: decode([records[int(order[i % len(order)])] for i in numbers])
 
 
 def texts(directory: pathlib.Path, split: str, tokenizer: tokenizers.Tokenizer) -> Iterator[str]:
     """The text of every window of a split, in order; a document's end reads as an empty line."""
     found, entries = _checked(directory, split)
-    decode, records = _decoder(found), shards.source(directory, entries)
+    decode, records = _decoder(found), shards.Source(directory, entries, _REMEDY)
     with records:
         for record in records:
             yield tokenizer.decode_pretty(decode([record])[0])
@@ -275,8 +280,8 @@ def lexicon(texts: Iterable[str]) -> set[str]:
 
 
 def stored_lexicon(directory: pathlib.Path) -> set[str]:
-    """The words of the training split, as `prepare` wrote them."""
-    manifest(directory)
+    """The words of the training split, as `prepare` wrote them; ValueError where they are not."""
+    _check_lexicon(directory, manifest(directory))
     return set((directory / _LEXICON).read_text().split())
 
 

@@ -91,11 +91,15 @@ def blind_pairs(key_B, path, kind, name, posterior, x_BL, x_1_BL, t_B, h_B):
     return tuple(jnp.stack(part, axis=1) for part in zip(*found))
 
 
-def target_logits(name, posterior, x_BL, midpoints_BSL, t_B, h_B):
-    """The student's target at (x_t, t, h) from recorded midpoints: (l1 + 2 l2 + 2 l3 + l4) / 6, or Heun's mean."""
+def target_logits(path, name, posterior, x_BL, midpoints_BSL, t_B, h_B):
+    """The student's target at (x_t, t, h) from recorded midpoints: (l1 + 2 l2 + 2 l3 + l4) / 6, or Heun's mean.
+
+    Under the mask source an evaluation at a midpoint that has unmasked a position counts for the symbol it has there.
+    """
     t_BE = times(name, t_B, h_B)
     states = [x_BL] + [midpoints_BSL[:, i] for i in range(midpoints_BSL.shape[1])]
-    return sum(w * posterior(x, t_BE[:, i], h_B / 2) for i, (w, x) in enumerate(zip(CHAINS[name].weights, states)))
+    logits = (paths.settled_logits(path, posterior(x, t_BE[:, i], h_B / 2), x) for i, x in enumerate(states))
+    return sum(w * l for w, l in zip(CHAINS[name].weights, logits))
 
 
 class Trajectory(NamedTuple):

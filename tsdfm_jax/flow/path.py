@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 SOURCES = ("uniform", "mask")
+SETTLED = -70.0  # the logit of what an unmasked position is not: finite, as logits are averaged
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,6 +105,17 @@ def data_logits(path, logits_BLV):
         return logits_BLV
     is_mask_V = jnp.arange(path.vocab) == path.mask_id
     return jnp.where(is_mask_V[None, None], -jnp.inf, logits_BLV)
+
+
+def settled_logits(path, logits_BLV, x_BL):
+    """The same logits, but all but a point mass where a symbol of x_BL has been unmasked and stays.
+
+    Nothing trains a network's logits there under the mask source, so that whoever mixes them must not read them.
+    """
+    if not path.masked:
+        return logits_BLV
+    here_BLV = jnp.arange(path.vocab)[None, None] == x_BL[..., None]
+    return jnp.where(free_BL(path, x_BL)[..., None], logits_BLV, jnp.where(here_BLV, 0.0, SETTLED))
 
 
 def free_BL(path, x_BL):

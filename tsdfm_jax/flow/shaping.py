@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 from tsdfm_jax.flow import draw, jump, path as paths
 
+TIE = 1e-5  # of the largest energy: some ten times the rounding of a float32 network
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShapingConfig:
@@ -57,13 +59,19 @@ class Choice(NamedTuple):
 
 
 def _argmin(key_B, energy_BK, cfg):
+    """The lowest energy, the first one of a tie.
+
+    Ties are common: among masks a lone symbol costs the same wherever it stands. What rounding makes of equal energies
+    differs from machine to machine, so energies closer than TIE are equal.
+    """
     del key_B, cfg
-    return jnp.argmin(energy_BK, axis=1)
+    size_BK = jnp.where(jnp.isfinite(energy_BK), jnp.abs(energy_BK), 0.0)
+    highest_B1 = energy_BK.min(axis=1, keepdims=True) + TIE * size_BK.max(axis=1, keepdims=True)
+    return jnp.argmax(energy_BK <= highest_B1, axis=1)
 
 
 def _worst(key_B, energy_BK, cfg):
-    del key_B, cfg
-    return jnp.argmax(energy_BK, axis=1)
+    return _argmin(key_B, -energy_BK, cfg)
 
 
 def _random(key_B, energy_BK, cfg):

@@ -28,6 +28,8 @@ class CausalConfig:
             raise ValueError(
                 f"judge width {self.width} does not split into {self.heads} heads: change judges.widths or judges.heads"
             )
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"judges.dropout {self.dropout} must be in [0, 1)")
 
 
 def _norm(name):

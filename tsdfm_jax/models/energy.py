@@ -1,4 +1,6 @@
-"""The compass network: per-position scores of a sequence at a time, and their mean as the sequence's energy."""
+"""The compass network: per-position scores of a sequence at a time, and the energy of the whole."""
+
+import functools
 
 import flax.linen as nn
 import jax
@@ -10,8 +12,9 @@ from tsdfm_jax.models import transformer
 class Energy(nn.Module):
     """E(x, t), low for real text: `apply({"params": p}, x_BL, t_B)` -> (energy_B, score_BL), float32.
 
-    The scores come from the same blocks as the teacher's; the energy is their mean times a learned scale
-    (method: compass).
+    The blocks are the teacher's. Two heads: a position's score, and its share of the sequence's energy, which is the
+    shares' mean times a learned scale. One head for both would hold the energy to the mean of ratios that each look at
+    one position, and away from the log ratio of the two joint laws (a law test measures it). [D]
     """
 
     cfg: transformer.TransformerConfig
@@ -23,10 +26,10 @@ class Energy(nn.Module):
         x_BLD = transformer.pin(transformer.embedding(cfg)(x_BL))
         x_BLD, _ = transformer.stack(transformer.Block, cfg, name="blocks")(x_BLD, cond_BC, deterministic)
         y_BLD = transformer.layer_norm("norm_final")(x_BLD)
-        zeros = nn.initializers.zeros
-        score_BL = transformer.dense(1, "embed", "features", name="score", dtype=jnp.float32, kernel_init=zeros)(y_BLD)[..., 0]
+        head = functools.partial(transformer.dense, 1, "embed", "features", dtype=jnp.float32, kernel_init=nn.initializers.zeros)
+        score_BL, share_BL = (head(name=name)(y_BLD)[..., 0] for name in ("score", "share"))
         scale = self.param("scale", nn.initializers.constant(jnp.sqrt(1.0 * x_BL.shape[1])), ())
-        return scale * score_BL.mean(axis=-1), score_BL
+        return scale * share_BL.mean(axis=-1), score_BL
 
 
 def init(key, cfg, length):

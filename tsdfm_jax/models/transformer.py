@@ -60,6 +60,8 @@ class TransformerConfig:
             raise ValueError(f"model.remat '{self.remat}' is not one of {', '.join(REMAT)}")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"model.dtype '{self.dtype}' is not one of float32, bfloat16")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"model.dropout {self.dropout} must be in [0, 1)")
 
 
 def flat_dot(x, kernel, dimension_numbers, precision=None, preferred_element_type=None):

@@ -18,6 +18,20 @@ from tsdfm_jax.runtime import seal, stage
 LOG = logging.getLogger(__name__)
 ITEMS = ("state", "params", "data", "meta")
 MODEL, META = "params", "meta.json"
+# Devices that hold the same array share the writing of it only where each one's share is worth the cutting.
+SHARE_BYTES = 1 << 20
+
+
+def _register():
+    handler = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SHARE_BYTES)
+    absl = logging.getLogger("absl")  # Orbax warns of every replaced handler
+    level = absl.level
+    absl.setLevel(logging.ERROR)
+    ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
+    absl.setLevel(level)
+
+
+_register()
 
 
 class Checkpoints:

@@ -47,6 +47,13 @@ class OptimiserConfig:
             raise ValueError(f"accumulate={self.accumulate} is not a number of microbatches: take 1 or more")
         if not 0.0 <= self.ema < 1.0:
             raise ValueError(f"ema={self.ema} is not a decay: take a number in [0, 1), such as 0.9995")
+        if not self.learning_rate > 0 or not self.clip > 0 or not self.weight_decay >= 0:
+            raise ValueError(
+                f"learning_rate={self.learning_rate} and clip={self.clip} must be above 0, weight_decay={self.weight_decay} "
+                f"0 or more"
+            )
+        if not (0.0 <= self.b1 < 1.0 and 0.0 <= self.b2 < 1.0 and 0.0 <= self.final_fraction <= 1.0):
+            raise ValueError(f"b1={self.b1} and b2={self.b2} must be in [0, 1), final_fraction={self.final_fraction} in [0, 1]")
 
 
 def learning_rate(cfg):

@@ -57,14 +57,15 @@ def draw_pair(key, config, path, teacher, teacher_params, x_1_BL):
 
 
 def nce_loss(config, path, cfg, teacher, key, params, x_1_BL, teacher_params):
-    """Generation-aware noise contrast, on sequences and on the positions that jumped (method: compass)."""
+    """Generation-aware noise contrast, on sequences and on the positions that jumped (method: compass).
+
+    Pairs that came out alike count too: without them the optimum is not the ratio of the two laws but something bolder.
+    """
     negative_BL, positive_BL, left_BL, time_B, _ = draw_pair(key, config, path, teacher, teacher_params, x_1_BL)
     bad_B, bad_BL = energies.apply(cfg, params, negative_BL, time_B)
     good_B, good_BL = energies.apply(cfg, params, positive_BL, time_B)
-    where_BL = left_BL & (negative_BL != positive_BL)
-    token = (losses.nce(good_BL, bad_BL) * where_BL).sum() / jnp.maximum(where_BL.sum(), 1)
-    differs_B = where_BL.any(axis=1)
-    sequence = (losses.nce(good_B, bad_B) * differs_B).sum() / jnp.maximum(differs_B.sum(), 1)
+    token = (losses.nce(good_BL, bad_BL) * left_BL).sum() / jnp.maximum(left_BL.sum(), 1)
+    sequence = losses.nce(good_B, bad_B).mean()
     return sequence + token, {"loss_sequence": sequence, "loss_token": token}
 
 

@@ -10,15 +10,10 @@ import rich.rule
 from tsdfm_jax import sampling, settings, workspace
 from tsdfm_jax.runtime import mesh as meshes, signals, stage as bookkeeping
 
-MODELS = ("teacher", "student_shaped", "student_blind")
-
 
 def run(config, workdir):
     """Print texts and leave them in `samples/sample.jsonl`; it runs whenever it is asked for."""
     c = config.sample
-    settings.choose("sample.model", c.model, MODELS)
-    if c.steps < 1 or c.number < 1:
-        raise ValueError(f"sample.steps {c.steps} and sample.number {c.number} must be at least 1")
     tok, mesh = workspace.tokenizer(config, workdir), settings.mesh(config)
     given_L = prompt(tok, c.prompt, config.data.length)
     where = (config, workdir, mesh)

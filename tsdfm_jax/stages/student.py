@@ -86,7 +86,7 @@ def chain_loss(config, path, apply, semi, key, params, rows):
     """Forward KL from the target recomputed at the recorded midpoints; the path loss for the smallest steps."""
     x_1_BL, x_t_BL, states_BSL = (rows[name].astype(jnp.int32) for name in ("x_1", "x_t", "states"))
     t_B, h_B = rows["t"], rows["h"]
-    target_BLV = jax.lax.stop_gradient(chain.target_logits(config.trajectories.chain, semi, x_t_BL, states_BSL, t_B, h_B))
+    target_BLV = jax.lax.stop_gradient(chain.target_logits(path, config.trajectories.chain, semi, x_t_BL, states_BSL, t_B, h_B))
     logits_BLV = apply(params, x_t_BL, t_B, h_B, key)
     kl_BL = losses.distillation_kl(path, target_BLV, logits_BLV, x_t_BL)
     early_B = jnp.minimum(t_B, losses.LONGEST)

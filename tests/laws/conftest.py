@@ -1,0 +1,24 @@
+"""The figures that the laws measure, and where they are written."""
+
+import json
+import pathlib
+
+import pytest
+
+FIGURES = {}
+
+
+@pytest.fixture
+def figures():
+    """A dictionary that a law adds what it measured to, by name; plain JSON."""
+    return FIGURES
+
+
+def pytest_addoption(parser):
+    parser.addoption("--write-laws", metavar="FILE", help="write what the laws measured to this JSON file")
+
+
+def pytest_sessionfinish(session, exitstatus):
+    file = session.config.getoption("--write-laws")
+    if file and exitstatus == 0:
+        pathlib.Path(file).write_text(json.dumps(dict(sorted(FIGURES.items())), indent=1) + "\n")

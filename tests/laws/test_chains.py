@@ -1,0 +1,131 @@
+"""The chains and the student's target, against the exact transition that the target stands for."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies
+
+from tests import chance
+from tests.laws import enumerable, enumerable_chain, systems
+from tsdfm_jax.flow import chain, losses, path as paths, shaping
+
+SIZES = (1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64)
+
+
+@given(
+    system=systems.some(shapes=((5, 1), (3, 2))),
+    name=strategies.sampled_from(sorted(chain.CHAINS)),
+    t=strategies.floats(0.02, 0.6),
+    h=strategies.floats(0.02, 0.38),
+    seed=strategies.integers(0, 2**31),
+)
+@settings(max_examples=12, deadline=None, derandomize=True)
+def test_targets(system, name, t, h, seed):
+    """target_logits is (l1 + 2 l2 + 2 l3 + l4) / 6, or Heun's mean, of an independent implementation, at any midpoints."""
+    made = enumerable_chain.Chain(system, name, t, h)
+    joint, rng, n = made.joint(), np.random.default_rng(seed), len(system.states)
+    start = rng.choice(np.flatnonzero(system.marginal_N(system.kappa(t)) > 0), size=32)
+    links = joint.reshape(n, -1)
+    flat = np.array([rng.choice(links.shape[1], p=links[x] / links[x].sum()) for x in start])
+    midpoints = np.stack(np.unravel_index(flat, joint.shape[1:]), axis=1)
+    found = chain.target_logits(
+        systems.path_of(system),
+        name,
+        systems.posterior_of(system),
+        jnp.asarray(system.states[start]),
+        jnp.asarray(system.states[midpoints]),
+        systems.full(32, t),
+        systems.full(32, h),
+    )
+    places = np.concatenate([start[:, None], midpoints], axis=1).T
+    logits = sum(w * made.logits(i)[at] for i, (w, at) in enumerate(zip(enumerable_chain.WEIGHTS[name], places)))
+    found = np.exp(np.asarray(losses.log_posterior(systems.path_of(system), found)))[..., : system.symbols]
+    np.testing.assert_allclose(found, np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True), atol=3e-5)
+
+
+@pytest.mark.parametrize("source", paths.SOURCES)
+@pytest.mark.parametrize("name", chain.CHAINS)
+@pytest.mark.parametrize("selection", ["blind", "argmin", "boltzmann"])
+def test_joint_law_of_the_midpoints(source, name, selection):
+    """chain.run's midpoints have, from every x_t, the joint law of the chain that the method writes, blind or shaped."""
+    system, each, t, h = enumerable.draw(source, 1.0, 2, 2, seed=4), 8192, 0.25, 0.5
+    made = enumerable_chain.Chain(system, name, t, h)
+    energy, k = made.compass(), 1 if selection == "blind" else 4
+    law = made.joint(k, selection, energy)
+    start = np.flatnonzero(system.marginal_N(t) > 0)[:4]
+    place_B, early_N, late_N = np.repeat(start, each), energy(t + h) if name == "heun" else energy(t + h / 2), energy(t + h)
+    tables_2N = jnp.asarray(np.stack([early_N, late_N]), jnp.float32)
+    cfg = shaping.ShapingConfig(candidates=k, selection="argmin" if k == 1 else selection)
+
+    def score(x_BL, t_B):
+        late_B = (t_B > t + 0.75 * h).astype(int)
+        return tables_2N[late_B, systems.index_of(system, x_BL)], jnp.zeros(x_BL.shape)
+
+    def one(key_B):
+        x_BL = jnp.asarray(system.states)[place_B]
+        t_B, h_B = systems.full(len(place_B), t), systems.full(len(place_B), h)
+        args = systems.path_of(system), "bridge", name, systems.posterior_of(system), x_BL, t_B, h_B, score, cfg
+        return chain.run(key_B, *args).x_BSL
+
+    index = system.index(np.asarray(systems.compiled(one)(systems.keys(12, len(place_B)))))
+    cell = np.ravel_multi_index(tuple(index.T), law.shape[1:]).reshape(len(start), each)
+    for row, x in zip(cell, start):
+        flat = law[x].ravel()
+        chance.assert_law(row, flat)
+
+
+def distance(system, t, h, exact_NN, posterior_NLV):
+    """(marginal, joint) total variation of one bridge jump by a posterior from the exact h-step transition, mean over x_t.
+
+    Marginal: of each position by itself, which is all that a factorised jump can hope to match.
+    """
+    start, jump = system.marginal_N(system.kappa(t)), system.jump_NN("bridge", t, h, posterior_NLV)
+    marginal = enumerable.tv(system.symbol_marginals(jump), system.symbol_marginals(exact_NN)).mean(axis=1)
+    return start @ marginal, start @ enumerable.tv(jump, exact_NN)
+
+
+KINDS = [("l1", "blind")] + [(name, selection) for name in chain.CHAINS for selection in ("blind", "boltzmann", "argmin")]
+
+
+def measured(source, t=0.25, seeds=(3, 4, 5)):
+    """Distances of every target by step size, mean over three systems: {"chain, selection": [sizes, 2]}.
+
+    The exact transition is that of the continuous-time chain under the true posterior, the limit of a teacher's many
+    steps. "l1" is the one posterior at the start.
+    """
+    found = {kind: np.zeros((len(SIZES), 2)) for kind in KINDS}
+    for seed in seeds:
+        system = enumerable.draw(source, 1.0, 3, 2, seed, concentration=0.5)
+        for i, h in enumerate(SIZES):
+            exact_NN = system.flow_NN(t, t + h, 120)
+            made = {name: enumerable_chain.Chain(system, name, t, h) for name in chain.CHAINS}
+            compass = {name: chained.compass() for name, chained in made.items()}
+            for name, selection in KINDS:
+                choice = (1,) if selection == "blind" else (8, selection, compass[name])
+                p = made["heun"].posteriors[0] if name == "l1" else made[name].target_NLV(made[name].joint(*choice))
+                found[name, selection][i] += np.array(distance(system, t, h, exact_NN, p)) / len(seeds)
+    return {", ".join(kind): table for kind, table in found.items()}
+
+
+@pytest.mark.parametrize("source", paths.SOURCES)
+def test_which_target_is_nearest(source, figures):
+    """Each chain's target against the exact h-step transition, blind and shaped, by h.
+
+    Uniform source: every blind chain is of second order at least and nearer than the posterior at the start alone, and
+    Runge and Kutta's own (`classical`) is nearest. Mask source: the posterior at the start is already exact in every
+    marginal, since what is revealed later only averages back to it, and a chain's mean of logits departs from it by h^2.
+    """
+    table = measured(source)
+    order = {k: float(np.log2(v[-2, 0] / v[-1, 0])) for k, v in table.items() if v[-1, 0] > 1e-12}
+    marginal = {k: v[:, 0] for k, v in table.items()}
+    if source == "uniform":
+        for name in chain.CHAINS:
+            assert order[f"{name}, blind"] > 1.9 and (marginal[f"{name}, blind"] < marginal["l1, blind"]).all()
+        assert (marginal["classical, blind"][:-1] < marginal["fsdfm, blind"][:-1] / 2).all()
+    else:
+        assert marginal["l1, blind"].max() < 1e-9
+        assert all(order[f"{name}, blind"] > 1.8 for name in chain.CHAINS)
+    figures.setdefault("targets", {})[source] = {
+        k: {"h": SIZES, "marginal_tv": v[:, 0].tolist(), "joint_tv": v[:, 1].tolist(), "order": order.get(k)}
+        for k, v in table.items()
+    }

@@ -1,0 +1,218 @@
+"""Invariance: a sample is its seed's and its index's alone, and trajectories are the same for any devices, stop and resume."""
+
+import contextlib
+import functools
+import os
+import shutil
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+from hypothesis import strategies
+
+from tests import tiny
+from tsdfm_jax import compasses, main, sampling, settings, workspace
+from tsdfm_jax.data import records
+from tsdfm_jax.models import transformer
+from tsdfm_jax.runtime import checkpoint, mesh as meshes, signals, stage as bookkeeping
+from tsdfm_jax.stages import trajectories
+
+RATE = 1e-5  # of symbols that rounding may decide in float32
+V, LENGTH, STEPS, BATCH = 31, 16, 8, 256
+SMALL = {"data.length": LENGTH, "model.blocks": 1, "model.width": 16, "model.heads": 2, "shaping.candidates": 4}
+SMALL |= {"trajectories.midpoints": STEPS, "trajectories.batch": BATCH, "compass.from_teacher": False}
+SIZES = {"kernel": 1.0, "embedding": 1.0, "scale": 0.1, "bias": 0.1}
+
+
+def config(**changes):
+    c = tiny.get_config()
+    with c.unlocked():
+        c.update_from_flattened_dict(SMALL | changes)
+    return c
+
+
+def network(c, symbols):
+    """A teacher's `apply`, its boxed shapes, and random weights with nothing left at zero: real, varied logits."""
+    cfg = settings.network(c, settings.path(c, symbols).vocab)
+    boxed = jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg, c.data.length))
+    rng = np.random.default_rng(0)
+
+    def draw(where, leaf):
+        name = where[-1].key
+        size = SIZES[name] / np.sqrt(leaf.shape[-2] if name == "kernel" else 1)
+        return (rng.normal(size=leaf.shape) * size + (name == "scale")).astype(np.float32)
+
+    return functools.partial(transformer.apply, cfg), boxed, jax.tree_util.tree_map_with_path(draw, meshes.unbox(boxed))
+
+
+def mesh_of(data, fsdp=1, tensor=1):
+    """A mesh over the first devices alone."""
+    return meshes.make_mesh(meshes.MeshConfig(data=data, fsdp=fsdp, tensor=tensor), jax.devices()[: data * fsdp * tensor])
+
+
+def compare(figures, name, states_NSL, other_NSL):
+    """Count the symbols that differ, add them to the figure, and hold its rate so far.
+
+    Two samples that have parted are two samples, so that rounding has decided a symbol only where the state before it
+    is still equal: those are `decided` of `at_risk`, the `rate`. `differing` of `symbols`, the `share`, has all that
+    follows as well.
+    """
+    differs_NSL = states_NSL != other_NSL
+    parts_NS = differs_NSL.any(axis=2)
+    fresh_NS = np.cumsum(parts_NS, axis=1) - parts_NS == 0
+    counts = {"symbols": differs_NSL.size, "differing": differs_NSL.sum()}
+    counts |= {"at_risk": fresh_NS.sum() * differs_NSL.shape[2], "decided": differs_NSL[fresh_NS].sum()}
+    before = figures.setdefault("invariance", {}).get(name, {})
+    tally = {key: int(count) + before.get(key, 0) for key, count in counts.items()}
+    tally |= {"share": tally["differing"] / tally["symbols"], "rate": tally["decided"] / tally["at_risk"]}
+    figures["invariance"][name] = tally
+    assert tally["rate"] < RATE, tally
+
+
+@pytest.mark.parametrize("source, others", [
+    ("uniform", [((1,), 8, 40), ((2, 2, 2), 64, 1024)]),
+    ("mask", [((2,), 512, 1000), ((4, 1, 2), 16, 500)]),
+])  # fmt: skip
+def test_a_sample_is_its_own(figures, monkeypatch, source, others):
+    """Text i of a seed is the same whatever the batch, the number of texts, the devices and the order of the indices."""
+    c, number = config(**{"flow.source": source}), 1024
+    path, (apply, boxed, params) = settings.path(c, V), network(c, V)
+
+    def texts(mesh, batch, number):
+        draw = sampling.Sampler(apply, path, mesh, LENGTH, batch, settings.sampler_config(c, c.evaluate))
+        weights = jax.device_put(params, meshes.shardings(mesh, boxed))
+        return lambda: draw(weights, 5, number, STEPS)[0][:, None]
+
+    draw = texts(mesh_of(8), 128, number)
+    text_N1L = draw()
+    for shape, batch, some in others:
+        compare(figures, "texts", text_N1L[:some], texts(mesh_of(*shape), batch, some)())
+    order_N, keys = np.random.default_rng(0).permutation(number), workspace.sample_keys(5, 0, number)
+    monkeypatch.setattr(workspace, "sample_keys", lambda seed, first, count: keys[order_N[first : first + count]])
+    compare(figures, "texts", text_N1L[order_N], draw())
+    assert len(np.unique(text_N1L, axis=0)) == number
+
+
+BATCHES = {"uniform": 3, "mask": 2}
+
+
+def generated(c, kind, mesh, number):
+    """Records of one kind as the stage makes them, over a mesh."""
+    path, (apply, boxed, params) = settings.path(c, V), network(c, V)
+    make = trajectories.KINDS[kind](c, path, apply, compasses.make(c, path), settings.shaped(c))
+    split = meshes.batch_sharding(mesh)
+    jitted = jax.jit(make, in_shardings=(None, split, split), out_shardings=split)
+    weights = {"generator": jax.device_put(params, meshes.shardings(mesh, boxed)), "compass": None}
+    data = lambda numbers: np.stack([np.random.default_rng(i).integers(0, V, LENGTH) for i in numbers]).astype(np.int32)
+    rows = [jax.device_get(jitted(weights, *trajectories.place(c, mesh, data, first, 0))) for first in range(0, number, BATCH)]
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+@pytest.mark.parametrize("source, kind, counts", [
+    ("uniform", "whole", (2, 4, 8)),
+    ("mask", "whole", (2, 4, 8)),
+    ("mask", "chain", (8,)),
+])  # fmt: skip
+def test_trajectories_do_not_depend_on_the_devices(figures, source, kind, counts):
+    """1, 2, 4 and 8 devices record the same symbols but for what rounding decides."""
+    c, number = config(**{"flow.source": source, "trajectories.chain": "heun"}), BATCHES[source] * BATCH
+    one = generated(c, kind, mesh_of(1), number)
+    assert len(np.unique(one["index"])) == 4 and len(np.unique(one["states"])) >= V
+    for count in counts:
+        other = generated(c, kind, mesh_of(count), number)
+        for name in {"x_1", "x_t", "t", "h"} & set(one):
+            assert (one[name] == other[name]).all()
+        assert kind == "chain" or (one["states"][:, 0] == other["states"][:, 0]).all()
+        made = slice(1, None) if kind == "whole" else slice(None)
+        compare(figures, f"trajectories_{kind}", one["states"][:, made], other["states"][:, made])
+
+
+STAGE = {"student.target": "mixed", "trajectories.chain": "heun", "data.length": 8, "data.limit_bytes": 100_000}
+STAGE |= {"tokenizer.vocab_size": 330, "trajectories.midpoints": 4, "trajectories.batch": 8, "trajectories.shard": 32}
+
+
+@pytest.fixture(scope="module")
+def generating(tmp_path_factory):
+    """A work directory with all that the trajectories need, the teacher's weights random, and what they should be."""
+    c, where = config(**STAGE), tmp_path_factory.mktemp("generating")
+    main.run(c, where, ["tokenizer", "data"])
+    tok = workspace.tokenizer(c, where)
+    _, _, params = network(c, tok.vocab_size)
+    for name in ("teacher", "compass"):  # the compass looks ahead and has no weights
+        mark = workspace.fingerprint(c, name)
+        bookkeeping.begin(where / name, mark)
+        if name == "teacher":
+            checkpoint.save_params(where / name / "model", params, {"tokenizer": tok.content_hash})
+        bookkeeping.finish(where / name, mark, {})
+    main.run(c, where, ["trajectories"])
+    shutil.move(where / "trajectories", where / "never_stopped")
+    return where
+
+
+def files(directory):
+    """Shards, notes and manifests of all sets."""
+    return {
+        file.relative_to(directory): file.read_bytes()
+        for file in sorted(directory.glob("**/*"))
+        if file.parent.name in trajectories.KINDS
+    }
+
+
+class Killed(BaseException):
+    """What no block expects."""
+
+
+def interrupted(monkeypatch, where, how, after):
+    """Run the stage until it is asked to stop, or killed at the renaming of a file, `after` times later."""
+    left, replace = iter(range(after)), os.replace
+    stop = lambda: next(left, None) is None
+
+    def dying(source, destination):
+        if stop():
+            raise Killed
+        replace(source, destination)
+
+    with monkeypatch.context() as patched:
+        if how == "stop":
+            patched.setattr(signals, "stop_requested", stop)
+        else:
+            patched.setattr(os, "replace", dying)
+        with contextlib.suppress(signals.Interrupted, Killed):
+            main.run(config(**STAGE), where, ["trajectories"])
+
+
+STOPS = strategies.lists(
+    strategies.tuples(strategies.sampled_from(["stop", "kill"]), strategies.integers(0, 20)), min_size=1, max_size=3
+)
+
+
+@hypothesis.given(stops=STOPS)
+@hypothesis.settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck))
+def test_any_stop_and_resume_is_never_stopped(generating, monkeypatch, stops):
+    """However often the stage is stopped or killed, and wherever, its shards, notes and manifests end the same to the bit."""
+    shutil.rmtree(generating / "trajectories", ignore_errors=True)
+    for how, after in stops:
+        interrupted(monkeypatch, generating, how, after)
+    main.run(config(**STAGE), generating, ["trajectories"])
+    assert files(generating / "trajectories") == files(generating / "never_stopped") and files(generating / "trajectories")
+
+
+def test_stopped_and_resumed_on_other_devices(figures, generating, monkeypatch):
+    """Begun on eight devices, gone on with on two and ended on eight: the shards of before stay, the rest is the same."""
+    where, want = generating / "trajectories", generating / "never_stopped"
+    shutil.rmtree(where, ignore_errors=True)
+    interrupted(monkeypatch, generating, "stop", 6)
+    first = files(where)
+    with monkeypatch.context() as patched:
+        patched.setattr(settings, "mesh", lambda config: mesh_of(2))  # a config's mesh has all devices that there are
+        interrupted(monkeypatch, generating, "stop", 9)
+    main.run(config(**STAGE), generating, ["trajectories"])
+    assert first and first.items() <= files(want).items() and first.items() <= files(where).items()
+    assert files(where).keys() == files(want).keys()
+    for manifest in sorted(where.glob("*/*/*/manifest.json")):
+        stores = [records.open_store(root / manifest.parent.relative_to(where)) for root in (where, want)]
+        one, other = ({n: np.stack([row[n] for row in store]) for n in store.schema.fields} for store in stores)
+        np.testing.assert_allclose(one.pop("energy"), other.pop("energy"), rtol=1e-5, atol=1e-5)
+        compare(figures, "resumed", one.pop("states"), other.pop("states"))
+        assert all((one[name] == other[name]).all() for name in one)
