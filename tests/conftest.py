@@ -20,3 +20,7 @@ import jax  # noqa: E402  after the flags that it reads
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--write-laws", metavar="FILE", help="write what tests/laws measured to this JSON file")

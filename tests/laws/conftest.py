@@ -14,10 +14,6 @@ def figures():
     return FIGURES
 
 
-def pytest_addoption(parser):
-    parser.addoption("--write-laws", metavar="FILE", help="write what the laws measured to this JSON file")
-
-
 def pytest_sessionfinish(session, exitstatus):
     file = session.config.getoption("--write-laws")
     if file and exitstatus == 0:
