@@ -17,4 +17,6 @@ def figures():
 def pytest_sessionfinish(session, exitstatus):
     file = session.config.getoption("--write-laws")
     if file and exitstatus == 0:
-        pathlib.Path(file).write_text(json.dumps(dict(sorted(FIGURES.items())), indent=1) + "\n")
+        path = pathlib.Path(file)
+        before = json.loads(path.read_text()) if path.exists() else {}  # of laws that this run left out
+        path.write_text(json.dumps(dict(sorted((before | FIGURES).items())), indent=1) + "\n")

@@ -48,7 +48,7 @@ def test_targets(system, name, t, h, seed):
 @pytest.mark.parametrize("selection", ["blind", "argmin", "boltzmann"])
 def test_joint_law_of_the_midpoints(source, name, selection):
     """chain.run's midpoints have, from every x_t, the joint law of the chain that the method writes, blind or shaped."""
-    system, each, t, h = enumerable.draw(source, 1.0, 2, 2, seed=4), 8192, 0.25, 0.5
+    system, each, t, h = enumerable.draw(source, 1.0, 2, 2, seed=4), 4096, 0.25, 0.5
     made = enumerable_chain.Chain(system, name, t, h)
     energy, k = made.compass(), 1 if selection == "blind" else 4
     law = made.joint(k, selection, energy)

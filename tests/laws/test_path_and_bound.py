@@ -105,8 +105,8 @@ def test_the_bound_and_its_gap_under_the_uniform_source(system):
     np.testing.assert_allclose(gap, gap_D(system), rtol=1e-4, atol=1e-6)
 
 
-@given(system=systems.some(shapes=((5, 1), (3, 2), (2, 3))), t=strategies.floats(0.05, 0.95))
-@FEW
+@given(system=systems.some(shapes=((5, 1), (3, 2))), t=strategies.floats(0.05, 0.95))
+@settings(max_examples=6, deadline=None, derandomize=True)
 def test_the_code_s_integrand(system, t):
     """losses.generalised_kl is the integrand of 2412.03487 at every state and text that the path can reach."""
     kappa, path = system.kappa(t), systems.path_of(system)
