@@ -19,4 +19,5 @@ def pytest_sessionfinish(session, exitstatus):
     if file and exitstatus == 0:
         path = pathlib.Path(file)
         before = json.loads(path.read_text()) if path.exists() else {}  # of laws that this run left out
-        path.write_text(json.dumps(dict(sorted((before | FIGURES).items())), indent=1) + "\n")
+        merged = {name: before.get(name, {}) | found for name, found in FIGURES.items()}
+        path.write_text(json.dumps(dict(sorted((before | merged).items())), indent=1) + "\n")

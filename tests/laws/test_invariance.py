@@ -188,7 +188,7 @@ STOPS = strategies.lists(
 
 
 @hypothesis.given(stops=STOPS)
-@hypothesis.settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck))
 def test_any_stop_and_resume_is_never_stopped(generating, monkeypatch, stops):
     """However often the stage is stopped or killed, and wherever, its shards, notes and manifests end the same to the bit."""
     shutil.rmtree(generating / "trajectories", ignore_errors=True)

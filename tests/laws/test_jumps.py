@@ -78,7 +78,7 @@ def sampled(system, kind, count):
 def test_bridge_as_it_is_sampled(source, exponent):
     """The sampler's texts follow the data law of one position at 1 to 1,024 steps (chi-squared, false alarms 1e-6)."""
     system = enumerable.draw(source, exponent, 5, 1, seed=1)
-    draw = sampled(system, "bridge", 4096)
+    draw = sampled(system, "bridge", 2048)
     for steps in (1, 2, 3, 17, 1024):
         chance.assert_law(draw(steps, steps), system.data_N())
 
