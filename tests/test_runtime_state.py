@@ -11,6 +11,7 @@ import pytest
 from flax.core import meta
 from jax.sharding import PartitionSpec
 
+from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import mesh as mesh_lib
 from tsdfm_jax.runtime import state as state_lib
 
@@ -42,6 +43,11 @@ class Toy(nn.Module):
 
 def init_params():
     return Toy().init(jax.random.key(0), jnp.zeros((1, 16)))["params"]
+
+
+def student_of(given):
+    """The toy's parameters, boxed, with given values."""
+    return transformer.overlay(init_params(), given)
 
 
 @functools.cache
@@ -181,7 +187,7 @@ def test_a_student_does_not_eat_its_teacher():
     mesh, optimiser = mesh_lib.make_mesh(EIGHT), state_lib.make_optimiser(CONFIG)
     teacher, _ = state_lib.create(init_params, optimiser, mesh, ema=True)
     before = jax.device_get(teacher.ema)
-    state, shardings = state_lib.create_from(teacher.ema, jax.eval_shape(init_params), optimiser, mesh, ema=True)
+    state, shardings = state_lib.create(student_of, optimiser, mesh, ema=True, given=(teacher.ema,))
     jax.tree.map(np.testing.assert_array_equal, state.params, before)
     step = state_lib.make_step(loss_fn, optimiser, CONFIG, mesh, shardings, 7)
     state, _ = step(state, mesh_lib.put_batch(mesh, rows(0)))
@@ -193,8 +199,21 @@ def test_weights_of_another_shape_are_refused():
     """The error names the parameter that does not fit."""
     mesh, optimiser = one_device(), state_lib.make_optimiser(CONFIG)
     given = jax.tree.map(lambda x: x[:2], fresh())
-    with pytest.raises(ValueError, match=r"bias.*\(2, 16\).*\(3, 16\)"):
-        state_lib.create_from(given, jax.eval_shape(init_params), optimiser, mesh, ema=True)
+    with pytest.raises(ValueError, match=r"blocks/Dense_0/bias.*\(2, 16\).*\(3, 16\)"):
+        state_lib.create(student_of, optimiser, mesh, ema=True, given=(given,))
+
+
+def test_a_learner_is_what_it_says():
+    """Its abstract state is what it makes, its step is make_step's, and lowering for a batch runs nothing."""
+    mesh = mesh_lib.make_mesh(EIGHT)
+    learner = state_lib.learner(init_params, noisy_loss, CONFIG, mesh, 7)
+    batch = mesh_lib.put_batch(mesh, rows(0))
+    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+    lowered = learner.lower(jax.tree.map(place, batch))
+    state, metrics = learner.step(learner.create(), batch)
+    assert lowered.out_info[1].keys() == metrics.keys()
+    assert jax.tree.all(jax.tree.map(lambda a, b: place(a) == b, state, learner.abstract))
+    assert float(metrics["loss"]) == train(mesh, noisy_loss, updates=1)[1][0]["loss"]
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -16,6 +16,9 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration file,
 _WORKDIR = flags.DEFINE_string("workdir", "", "Where everything is written; runs/ and the config's name by default.")
 _STAGE = flags.DEFINE_list("stage", [], f"Stages to run, comma-separated: {', '.join(ORDER)}. All of them by default.")
 _MULTIHOST = flags.DEFINE_bool("multihost", False, "Whether this is one of several processes of one run.")
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port of process 0, where the cluster does not tell by itself.")
+_PROCESSES = flags.DEFINE_integer("processes", -1, "How many processes there are, where the cluster does not tell.")
+_PROCESS = flags.DEFINE_integer("process", -1, "Which of them this is, from 0, where the cluster does not tell.")
 
 
 def plan(stages, rounds):
@@ -34,19 +37,19 @@ def default_workdir():
     return pathlib.Path("runs") / pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
 
 
-def run(config, workdir, stages=(), multihost=False):
+def run(config, workdir, stages=()):
     """Run the stages of a config in a work directory; raises ValueError and its kin on bad input, in one line."""
-    import jax  # late: help and a mistyped flag should not wait for it
-
-    if multihost:
-        jax.distributed.initialize()
-    from tsdfm_jax import settings
-    from tsdfm_jax.runtime import stage as bookkeeping
+    from tsdfm_jax import settings  # late: help and a mistyped flag should not wait for JAX
+    from tsdfm_jax.runtime import hosts, stage as bookkeeping
 
     settings.validate(config)
     todo = plan(stages, config.rounds)
-    workdir.mkdir(parents=True, exist_ok=True)
-    bookkeeping.atomic_write(workdir / "config.json", config.to_json(indent=1))
+
+    def note():
+        workdir.mkdir(parents=True, exist_ok=True)
+        bookkeeping.atomic_write(workdir / "config.json", config.to_json(indent=1))
+
+    hosts.first(note)
     for name, arguments in todo:
         importlib.import_module(f"tsdfm_jax.stages.{name}").run(config, workdir, *arguments)
 
@@ -61,8 +64,31 @@ def main(argv):
         return fail(f"no config file '{file}': try --config=configs/quickstart.py")
     logging.set_verbosity(logging.WARNING)  # the libraries' own; ours go to the run's log
     workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else default_workdir()
+    if _MULTIHOST.value:
+        return one_of_several(workdir)
+    return attempt(lambda: run(_CONFIG.value, workdir, _STAGE.value), workdir)
+
+
+def one_of_several(workdir):
+    """The same as one process of several; one that fails alone leaves at once, so that the others notice."""
+    from tsdfm_jax.runtime import hosts
+
+    def joined():
+        hosts.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        run(_CONFIG.value, workdir, _STAGE.value)
+
     try:
-        return run(_CONFIG.value, workdir, _STAGE.value, _MULTIHOST.value)
+        code = attempt(joined, workdir)
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    hosts.leave(code or 0)
+
+
+def attempt(call, workdir):
+    """The exit code of `call()`, None if all went well."""
+    try:
+        return call()
     except KeyboardInterrupt:
         return fail("stopped at once; the same command goes on from the last checkpoint", 130)
     except Exception as error:
@@ -71,13 +97,13 @@ def main(argv):
 
 def explain(error, workdir):
     """Bad input, a full disk or a stop are one line and an exit code; anything else keeps its traceback."""
-    from tsdfm_jax.runtime import ledger, signals
+    from tsdfm_jax.runtime import hosts, ledger, signals
 
     if isinstance(error, signals.Interrupted):
         return fail(error, 128 + error.signum)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return fail(f"the disk is full ({error.filename or workdir}): make room, and the same command goes on from there")
-    if isinstance(error, (ValueError, FileNotFoundError, ledger.Diverged)):
+    if isinstance(error, (ValueError, FileNotFoundError, ledger.Diverged, hosts.Elsewhere)):
         if workdir.is_dir():
             with open(workdir / "log.txt", "a") as log:
                 log.write("".join(traceback.format_exception(error)))

@@ -7,14 +7,16 @@ import numpy as np
 
 from tsdfm_jax.data import windows
 from tsdfm_jax.models import causal
+from tsdfm_jax.runtime import hosts, mesh as meshes
 
 
 @functools.lru_cache(maxsize=None)
-def _jitted(cfg, bos):
-    return jax.jit(lambda params, x_BL: causal.token_nll(cfg, params, x_BL, bos))
+def _jitted(cfg, bos, mesh):
+    split = meshes.batch_sharding(mesh)
+    return jax.jit(lambda params, x_BL: causal.token_nll(cfg, params, x_BL, bos), in_shardings=(None, split), out_shardings=split)
 
 
-def perplexity(judge, bos, x_NL, batch):
+def perplexity(judge, bos, x_NL, batch, mesh):
     """Both formulas of a judge's perplexity (method: judging): `ppl_token` and `ppl_sample`.
 
     `judge` is (cfg, params, hash). ppl_token = exp(mean token NLL); ppl_sample = mean over texts of exp(mean NLL).
@@ -24,7 +26,7 @@ def perplexity(judge, bos, x_NL, batch):
     for first in range(0, len(x_NL), batch):
         part = x_NL[first : first + batch]
         padded = np.concatenate([part, np.zeros((batch - len(part), part.shape[1]), part.dtype)])
-        nll_NL.append(np.asarray(_jitted(cfg, bos)(params, padded))[: len(part)])
+        nll_NL.append(hosts.gather(_jitted(cfg, bos, mesh)(params, meshes.put_whole(mesh, padded)))[: len(part)])
     nll_N = np.concatenate(nll_NL).astype(np.float64).mean(axis=1)
     return {"ppl_token": float(np.exp(nll_N.mean())), "ppl_sample": float(np.exp(nll_N).mean())}
 

@@ -189,6 +189,7 @@ def check_trajectories(config):
 
 def check_batches(config, device_mesh):
     """Every batch splits over the devices and its microbatches, and no measurement asks for less than one."""
+    meshes.require_positions(config.data.length, device_mesh, "data.length")
     for name in ("teacher", "judges", "compass", "trajectories", "student", "evaluate"):
         meshes.require_divides(config[name].batch, device_mesh, f"{name}.batch")
     for name in ("teacher", "judges", "compass", "student"):

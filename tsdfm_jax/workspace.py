@@ -14,7 +14,7 @@ import jax
 from tsdfm_jax import settings
 from tsdfm_jax.data import tokenizer as tokenizers
 from tsdfm_jax.models import causal, energy, transformer
-from tsdfm_jax.runtime import checkpoint, loop, mesh as meshes, metrics as metrics_lib, stage as bookkeeping
+from tsdfm_jax.runtime import checkpoint, hosts, loop, mesh as meshes, metrics as metrics_lib, stage as bookkeeping
 
 # The config keys that each stage's result depends on, beside those of the stages before it.
 KEYS = {
@@ -59,16 +59,17 @@ class Job:
         """Declare the stage done, with its figures; its seconds count every part of it, interruptions left out."""
         seconds = self._account()
         figures = {**figures, "seconds": seconds, "peak_memory_bytes": metrics_lib.peak_memory_bytes()}
-        bookkeeping.finish(self.directory, self.fingerprint, figures)
+        hosts.first(lambda: bookkeeping.finish(self.directory, self.fingerprint, figures))
         self.metrics.line(f"done in {seconds:.0f} s")
 
     def _account(self):
-        """Add this process's seconds to those of the ones before it."""
+        """Add the seconds since the stage was taken up to those of earlier times; process 0 alone keeps the account."""
         file = self.directory / bookkeeping.SECONDS
         before = json.loads(file.read_text()) if file.exists() else 0.0
         seconds = before + time.perf_counter() - self._begun
-        self._begun = time.perf_counter()
-        bookkeeping.atomic_write(file, json.dumps(seconds))
+        if hosts.is_first():
+            self._begun = time.perf_counter()
+            bookkeeping.atomic_write(file, json.dumps(seconds))
         return seconds
 
 
@@ -78,7 +79,7 @@ def job(config, workdir, name, directory=None):
     where = pathlib.Path(workdir) / (directory or name)
     mark = fingerprint(config, name)
     with metrics_lib.Metrics(workdir, name) as metrics:
-        finished = bookkeeping.begin(where, mark)
+        finished = hosts.first(lambda: bookkeeping.begin(where, mark))
         metrics_lib.reset_peak_memory()
         task = Job(directory=where, metrics=metrics, fingerprint=mark, finished=finished, _begun=time.perf_counter())
         try:
@@ -107,16 +108,16 @@ def flow_path(config, workdir):
     return settings.path(config, tokenizer(config, workdir).vocab_size)
 
 
-def train(config, job, section, step, state, batches, *, name, mesh, tok, directory=None, evaluate=None):
+def train(config, job, section, learner, batches, *, name, mesh, tok, directory=None, evaluate=None):
     """Fit one network, and leave its moving average in `model` below the job's directory (or `directory`).
 
-    `section` is the config section with its batch and optimiser. Returns (state, figures).
+    `section` is the config section with its batch and optimiser, `learner` a `state.Learner`. Returns (state, figures).
     """
     where = directory or job.directory
     checkpoints = checkpoint.Checkpoints(where / "checkpoints")
     state, figures = loop.fit(
-        step,
-        state,
+        learner.step,
+        learner.create(),
         batches,
         name=name,
         steps=section.optimiser.steps,
@@ -143,14 +144,11 @@ class Network:
     hash: str
 
 
-def boxed(init):
-    """The abstract, boxed parameters that an init makes."""
-    return jax.eval_shape(init)
-
-
-def _load(directory, init, mesh):
-    abstract = boxed(init)
-    return checkpoint.load_params(directory, meshes.unbox(abstract), meshes.shardings(mesh, abstract))
+def network(config, symbols, mesh, *, step_conditioned):
+    """The teacher's or the student's network over a text vocabulary, its weights abstract: what to load or to compile for."""
+    cfg = settings.network(config, settings.path(config, symbols).vocab, step_conditioned=step_conditioned)
+    init = lambda: transformer.init(jax.random.key(0), cfg, config.data.length)
+    return Network(apply=functools.partial(transformer.apply, cfg), params=meshes.abstract(mesh, init), hash="")
 
 
 def check_tokenizer(directory, meta, tok):
@@ -164,10 +162,10 @@ def check_tokenizer(directory, meta, tok):
 
 def _flow_network(config, workdir, mesh, directory, step_conditioned):
     tok = tokenizer(config, workdir)
-    cfg = settings.network(config, settings.path(config, tok.vocab_size).vocab, step_conditioned=step_conditioned)
-    params, meta = _load(directory / "model", lambda: transformer.init(jax.random.key(0), cfg, config.data.length), mesh)
+    unread = network(config, tok.vocab_size, mesh, step_conditioned=step_conditioned)
+    params, meta = checkpoint.load_params(directory / "model", unread.params)
     check_tokenizer(directory / "model", meta, tok)
-    return Network(apply=functools.partial(transformer.apply, cfg), params=params, hash=meta["hash"])
+    return dataclasses.replace(unread, params=params, hash=meta["hash"])
 
 
 def teacher(config, workdir, mesh):
@@ -201,7 +199,8 @@ def compass(config, workdir, mesh):
         return None, f"lookahead-{config.compass.score}"
     tok = tokenizer(config, workdir)
     cfg = settings.compass_network(config, settings.path(config, tok.vocab_size).vocab)
-    params, meta = _load(where / "model", lambda: energy.init(jax.random.key(0), cfg, config.data.length), mesh)
+    init = lambda: energy.init(jax.random.key(0), cfg, config.data.length)
+    params, meta = checkpoint.load_params(where / "model", meshes.abstract(mesh, init))
     check_tokenizer(where / "model", meta, tok)
     return params, meta["hash"]
 
@@ -211,11 +210,11 @@ def judge(config, workdir, mesh, number):
     where = require(config, workdir, "judges") / str(number) / "model"
     tok = tokenizer(config, workdir)
     cfg = settings.judge(config, number, tok.vocab_size)
-    params, meta = _load(where, lambda: causal.init(jax.random.key(0), cfg), mesh)
+    params, meta = checkpoint.load_params(where, meshes.abstract(mesh, lambda: causal.init(jax.random.key(0), cfg)))
     check_tokenizer(where, meta, tok)
     return cfg, params, meta["hash"]
 
 
 def sample_keys(seed, first, count):
     """One key for each of `count` samples, a function of the seed and of each sample's own number."""
-    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jax.numpy.arange(first, first + count))
+    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(first + jax.numpy.arange(count))

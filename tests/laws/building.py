@@ -165,10 +165,10 @@ def compass_builds(c, path, cfg, boxed):
         scalar(loss, own, windows(c, c.compass.batch), meshes.unbox(boxed))
         weights = meshes.unbox(own)
         if c.compass.from_teacher:
-            jax.eval_shape(energy.overlay, weights, meshes.unbox(boxed))
+            jax.eval_shape(energy.overlay, own, meshes.unbox(boxed))
     weights = {"teacher": meshes.unbox(boxed), "compass": weights}
     steer = functools.partial(compass.steer, c, path, apply, compasses.make(c, path), settings.shaped(c))
-    assert jax.eval_shape(steer, weights, keys(c.compass.batch)).shape == (c.compass.batch, c.data.length)
+    assert jax.eval_shape(steer, weights, abstract(np.int32)).shape == (c.compass.batch, c.data.length)
     return weights["compass"]
 
 
@@ -193,7 +193,7 @@ def student_builds(c, path, cfg, boxed, batch):
     own = init(transformer.init, cfg_s, c.data.length)
     if c.student.target == "mixed":
         batch = batch | {"data": windows(c, c.student.batch)}
-    jax.eval_shape(transformer.overlay, meshes.unbox(own), meshes.unbox(boxed))
+    jax.eval_shape(transformer.overlay, own, meshes.unbox(boxed))
     loss = functools.partial(student.loss, c, path, cfg_s, functools.partial(transformer.apply, cfg))
     scalar(loss, own, batch, meshes.unbox(boxed), meshes.unbox(own))
 

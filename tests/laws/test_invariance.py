@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies
 
 from tests import tiny
-from tsdfm_jax import compasses, main, sampling, settings, workspace
+from tsdfm_jax import main, sampling, settings, workspace
 from tsdfm_jax.data import records
 from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import checkpoint, mesh as meshes, signals, stage as bookkeeping
@@ -88,8 +88,14 @@ def test_a_sample_is_its_own(figures, monkeypatch, source, others):
     text_N1L = draw()
     for shape, batch, some in others:
         compare(figures, "texts", text_N1L[:some], texts(mesh_of(*shape), batch, some)())
-    order_N, keys = np.random.default_rng(0).permutation(number), workspace.sample_keys(5, 0, number)
-    monkeypatch.setattr(workspace, "sample_keys", lambda seed, first, count: keys[order_N[first : first + count]])
+    order_N, key_of = jax.numpy.array(np.random.default_rng(0).permutation(number)), workspace.sample_keys
+
+    def shuffled(seed, first, count):
+        number_B = jax.lax.dynamic_slice(order_N, (first,), (count,))
+        return jax.vmap(lambda i: key_of(seed, i, 1)[0])(number_B)
+
+    monkeypatch.setattr(workspace, "sample_keys", shuffled)
+    draw = texts(mesh_of(8), 128, number)  # compiled anew, with those keys
     compare(figures, "texts", text_N1L[order_N], draw())
     assert len(np.unique(text_N1L, axis=0)) == number
 
@@ -99,13 +105,12 @@ BATCHES = {"uniform": 3, "mask": 2}
 
 def generated(c, kind, mesh, number):
     """Records of one kind as the stage makes them, over a mesh."""
-    path, (apply, boxed, params) = settings.path(c, V), network(c, V)
-    make = trajectories.KINDS[kind](c, path, apply, compasses.make(c, path), settings.shaped(c))
-    split = meshes.batch_sharding(mesh)
-    jitted = jax.jit(make, in_shardings=(None, split, split), out_shardings=split)
+    apply, boxed, params = network(c, V)
+    jitted = trajectories.program(c, V, mesh, kind, "shaped", apply)
     weights = {"generator": jax.device_put(params, meshes.shardings(mesh, boxed)), "compass": None}
     data = lambda numbers: np.stack([np.random.default_rng(i).integers(0, V, LENGTH) for i in numbers]).astype(np.int32)
-    rows = [jax.device_get(jitted(weights, *trajectories.place(c, mesh, data, first, 0))) for first in range(0, number, BATCH)]
+    put = lambda first: meshes.put_whole(mesh, data(range(first, first + BATCH)))
+    rows = [jax.device_get(jitted(weights, np.int32(first), put(first))) for first in range(0, number, BATCH)]
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 

@@ -205,17 +205,16 @@ class Store:
         return {name: rows[0] for name, rows in self._unpack([self._source[number]]).items()}
 
     def batches(
-        self, batch: int, seed: int, process_index: int = 0, process_count: int = 1, shuffle: bool = True, repeat: bool = True
+        self, batch: int, seed: int, share: tuple[Sequence[int], int] = ((0,), 1), shuffle: bool = True, repeat: bool = True
     ) -> grain.DatasetIterator:
-        """An iterator over dicts of [batch // process_count, …], reshuffled every epoch, resumed by its state."""
+        """An iterator over dicts of [batch, …], or this share of their rows (see shards.batches), reshuffled every epoch."""
         return shards.batches(
             self._directory,
             self.manifest["shards"],
             self._unpack,
             batch=batch,
             seed=seed,
-            process_index=process_index,
-            process_count=process_count,
+            share=share,
             shuffle=shuffle,
             repeat=repeat,
             what=f"records in {self._directory}",

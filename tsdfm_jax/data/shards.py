@@ -2,13 +2,14 @@
 
 import contextlib
 import errno
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, SupportsIndex
 
 import grain
+import grain.experimental
+import numpy as np
 from array_record.python import array_record_module
 
 from tsdfm_jax.data import atomic
@@ -124,33 +125,41 @@ def batches(
     *,
     batch: int,
     seed: int,
-    process_index: int,
-    process_count: int,
+    share: tuple[Sequence[int], int],
     shuffle: bool,
     repeat: bool,
     what: str,
     remedy: str,
 ) -> grain.DatasetIterator:
-    """An iterator over `decode`d batches, this process's share of each, reshuffled every epoch.
+    """An iterator over `decode`d batches, or a share of each, reshuffled every epoch.
 
-    The records of a global batch do not depend on `process_count`: an epoch is cut to whole global batches before
-    the processes take turns. What the cut drops differs from epoch to epoch, as the shuffling stands before it.
-    `what` names the records in the errors: ValueError for a batch that the processes do not divide, or larger than
+    `share` is ((0,), 1) for whole batches, ((1,), 2) for the second half of each, ((0, 2), 4) for its first and third
+    quarter. A record's batch and row in it do not depend on who reads it; nor does the iterator's state. An epoch is cut
+    to whole batches; what the cut drops differs from epoch to epoch, as the shuffling stands before it.
+    `what` names the records in the errors: ValueError for a batch that does not split into such parts, or larger than
     the data; for a damaged shard, by the iterator, with `remedy` at its end.
     """
-    count = sum(entry["records"] for entry in entries)
-    if batch < 1 or batch % process_count:
-        raise ValueError(f"batch {batch} is not divisible by {process_count} processes: choose a positive multiple")
+    count, (parts, of) = sum(entry["records"] for entry in entries), share
+    if batch < 1 or batch % of:
+        raise ValueError(f"batch {batch} is not divisible by the {of} parts that it is read in: choose a positive multiple")
     if count < batch:
         raise ValueError(f"batch {batch} is larger than the {count} {what}: lower the batch or give more data")
     records = grain.MapDataset.source(Source(directory, entries, remedy)).seed(seed)
     if shuffle:
         records = records.shuffle()
-    share = records[process_index : count - count % batch : process_count]
-    stream = share.batch(batch // process_count, drop_remainder=True, batch_fn=decode)
+    pieces = records[: count - count % batch].batch(batch // of, drop_remainder=True, batch_fn=decode)
+    stream = pieces[parts[0] :: of]
+    if len(parts) > 1:
+        stream = grain.experimental.ZipMapDataset([pieces[part::of] for part in parts]).map(_stacked)
     if repeat:
         stream = stream.repeat()
     return iter(stream.to_iter_dataset(_READ))
+
+
+def _stacked(pieces: Sequence[Any]) -> Any:
+    if isinstance(pieces[0], dict):
+        return {field: np.concatenate([piece[field] for piece in pieces]) for field in pieces[0]}
+    return np.concatenate(pieces)
 
 
 class Joined:
@@ -165,14 +174,11 @@ class Joined:
     def __next__(self) -> dict[str, Any]:
         return {name: next(part) for name, part in self._parts.items()}
 
-    def get_state(self) -> bytes:
-        """Where every part stands, as JSON."""
-        return json.dumps({name: part.get_state() for name, part in self._parts.items()}).encode()
+    def get_state(self) -> dict[str, Any]:
+        """Where every part stands, as plain JSON."""
+        return {name: part.get_state() for name, part in self._parts.items()}
 
-    def set_state(self, state: bytes) -> None:
+    def set_state(self, state: dict[str, Any]) -> None:
         """Puts every part back to where `get_state` found it."""
-        for name, at in json.loads(state).items():
+        for name, at in state.items():
             self._parts[name].set_state(at)
-
-    def start_prefetch(self) -> None:
-        """Grain's checkpoint handler asks for it after a restore; the parts start by themselves."""

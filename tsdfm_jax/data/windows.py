@@ -217,14 +217,14 @@ def batches(
     split: str,
     batch: int,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: tuple[Sequence[int], int] = ((0,), 1),
     shuffle: bool = True,
     repeat: bool = True,
 ) -> grain.DatasetIterator:
-    """An iterator over int32 [batch // process_count, L], reshuffled every epoch, resumed by get_state and set_state.
+    """An iterator over int32 [batch, L], or this share of their rows (see shards.batches), reshuffled every epoch.
 
-    Errors: ValueError where the processes do not divide the batch, or the split has fewer windows than one.
+    Resumed by get_state and set_state. Errors: ValueError where the batch does not split into such parts, or the split
+    has fewer windows than one.
     """
     found, entries = _checked(directory, split)
     return shards.batches(
@@ -233,8 +233,7 @@ def batches(
         _decoder(found),
         batch=batch,
         seed=seed,
-        process_index=process_index,
-        process_count=process_count,
+        share=share,
         shuffle=shuffle,
         repeat=repeat,
         what=f"windows in the {split} split of {directory}",

@@ -80,17 +80,17 @@ class Causal(nn.Module):
             cfg.vocab,
             cfg.width,
             name="wte",
-            embedding_init=nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed")),
+            embedding_init=nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "table")),
         )
         where = nn.with_logical_partitioning(nn.initializers.normal(0.01), (None, "embed"))
         position_LD = self.param("wpe", where, (cfg.length, cfg.width))
-        x_BLD = transformer.pin(token(x_BL) + position_LD[None, : x_BL.shape[1]])
+        x_BLD = transformer.pin(transformer.look_up(token, x_BL) + position_LD[None, : x_BL.shape[1]])
         x_BLD = nn.Dropout(cfg.dropout, deterministic=deterministic)(x_BLD)
         x_BLD, _ = transformer.stack(CausalBlock, cfg, name="blocks")(x_BLD, None, deterministic)
         dtype = jnp.dtype(cfg.dtype)
         # The head is the embedding, transposed before the dot: its gradient then needs no transpose of [B, L, V].
         dims = (((2,), (0,)), ((), ()))
-        logits_BLV = transformer.flat_dot(_norm("ln_f")(x_BLD).astype(dtype), token.embedding.T.astype(dtype), dims)
+        logits_BLV = transformer.head_dot(_norm("ln_f")(x_BLD).astype(dtype), token.embedding.T.astype(dtype), dims)
         return logits_BLV.astype(jnp.float32)
 
 

@@ -23,7 +23,7 @@ class Energy(nn.Module):
     def __call__(self, x_BL, t_B, deterministic=True):
         cfg = self.cfg
         cond_BC = transformer.Conditioning(cfg, name="conditioning")(t_B, None)
-        x_BLD = transformer.pin(transformer.embedding(cfg)(x_BL))
+        x_BLD = transformer.look_up(transformer.embedding(cfg), x_BL)
         x_BLD, _ = transformer.stack(transformer.Block, cfg, name="blocks")(x_BLD, cond_BC, deterministic)
         y_BLD = transformer.layer_norm("norm_final")(x_BLD)
         head = functools.partial(transformer.dense, 1, "embed", "features", dtype=jnp.float32, kernel_init=nn.initializers.zeros)
@@ -44,7 +44,7 @@ def apply(cfg, params, x_BL, t_B, dropout_key=None):
 
 
 def overlay(params, teacher):
-    """Start a compass from its teacher's embedding, conditioning and lowest blocks (equal widths)."""
+    """Start a (boxed) compass from its teacher's embedding, conditioning and lowest blocks (equal widths)."""
     blocks = jax.tree.leaves(params["blocks"])[0].shape[0]
     lower = jax.tree.map(lambda w: w[:blocks], teacher["blocks"])
-    return {**params, "vocab_embed": teacher["vocab_embed"], "conditioning": teacher["conditioning"], "blocks": lower}
+    return transformer.overlay(params, {**{k: teacher[k] for k in ("vocab_embed", "conditioning")}, "blocks": lower})

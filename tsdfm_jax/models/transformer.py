@@ -73,14 +73,34 @@ def flat_dot(x, kernel, dimension_numbers, precision=None, preferred_element_typ
     return out.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-def dense(features, in_axis, out_axis, *, name, dtype, use_bias=True, kernel_init=nn.initializers.lecun_normal()):
+def is_split(axis):
+    """Whether the mesh at hand, if there is one, splits a logical axis over devices."""
+    mesh, (names,) = jax.sharding.get_abstract_mesh(), nn.logical_to_mesh_axes((axis,)) or (None,)
+    names = (names,) if isinstance(names, str) else names or ()
+    return not mesh.empty and math.prod(mesh.shape[name] for name in names) > 1
+
+
+def head_dot(x_BLD, kernel_DV, dimension_numbers, precision=None, preferred_element_type=None):
+    """The projection to [B, L, V]: the kernel gathered whole, so that each device has whole rows of V for its positions.
+
+    What follows, softmax, losses, prefix sums, then needs no other device, and no device the logits of another.
+    """
+    kernel_DV = nn.with_logical_constraint(kernel_DV, (None, "vocab"))
+    x_BLD = nn.with_logical_constraint(x_BLD, ("batch", "positions", None))
+    # Merging B and L would gather the positions again.
+    dot = jax.lax.dot_general if is_split("positions") else flat_dot
+    logits_BLV = dot(x_BLD, kernel_DV, dimension_numbers, precision, preferred_element_type)
+    return nn.with_logical_constraint(logits_BLV, ("batch", "positions", "vocab"))
+
+
+def dense(features, in_axis, out_axis, *, name, dtype, use_bias=True, kernel_init=nn.initializers.lecun_normal(), dot=flat_dot):
     """A linear layer whose kernel carries logical axes `(in_axis, out_axis)`."""
     return nn.Dense(
         features,
         use_bias=use_bias,
         dtype=dtype,
         name=name,
-        dot_general=flat_dot,
+        dot_general=dot,
         kernel_init=nn.with_logical_partitioning(kernel_init, (in_axis, out_axis)),
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros, (out_axis,)),
     )
@@ -227,7 +247,12 @@ def stack(block, cfg, **kwargs):
 def embedding(cfg, name="vocab_embed"):
     """The table of symbols, [V, D]."""
     init = nn.initializers.normal(cfg.width**-0.5)
-    return nn.Embed(cfg.vocab, cfg.width, name=name, embedding_init=nn.with_logical_partitioning(init, ("vocab", "embed")))
+    return nn.Embed(cfg.vocab, cfg.width, name=name, embedding_init=nn.with_logical_partitioning(init, ("vocab", "table")))
+
+
+def look_up(table, x_BL):
+    """The rows of an `nn.Embed` for each symbol, [B, L, D]; the table is gathered whole, not the whole batch's rows."""
+    return pin(jnp.take(nn.with_logical_constraint(table.embedding, ("vocab", None)), x_BL, axis=0))
 
 
 class Transformer(nn.Module):
@@ -243,7 +268,7 @@ class Transformer(nn.Module):
     def __call__(self, x_BL, t_B, h_B=None, deterministic=True):
         cfg = self.cfg
         cond_BC = Conditioning(cfg, name="conditioning")(t_B, h_B)
-        x_BLD = pin(embedding(cfg)(x_BL))
+        x_BLD = look_up(embedding(cfg), x_BL)
         x_BLD, _ = stack(Block, cfg, name="blocks")(x_BLD, cond_BC, deterministic)
         return OutputLayer(cfg, name="output_layer")(x_BLD, cond_BC).astype(jnp.float32)
 
@@ -259,7 +284,7 @@ class OutputLayer(nn.Module):
         ada = dense(2 * cfg.width, "cond", "features", name="adaLN_modulation", dtype=jnp.float32, kernel_init=zeros)
         shift_BD, scale_BD = jnp.split(ada(fuse(cfg, cond_BC)), 2, axis=-1)
         y_BLD = modulate(layer_norm("norm_final")(x_BLD), shift_BD, scale_BD).astype(dtype)
-        return dense(cfg.vocab, "embed", "vocab", name="linear", dtype=dtype, kernel_init=zeros)(y_BLD)
+        return dense(cfg.vocab, "table", "vocab", name="linear", dtype=dtype, kernel_init=zeros, dot=head_dot)(y_BLD)
 
 
 def init(key, cfg, length):
@@ -274,11 +299,19 @@ def apply(cfg, params, x_BL, t_B, h_B=None, dropout_key=None):
     return Transformer(cfg).apply({"params": params}, x_BL, t_B, h_B, dropout_key is None, rngs=rngs)
 
 
-def overlay(params, teacher):
-    """Give a fresh student every weight that its teacher has; the rest stays as it was born."""
-    if not isinstance(params, dict):
-        return teacher
-    return {k: overlay(v, teacher[k]) if k in teacher else v for k, v in params.items()}
+def overlay(params, given, at=""):
+    """Boxed parameters with the values of another network's (unboxed) where it has such; the rest stays as it was born.
+
+    Raises ValueError naming the first parameter whose shape differs.
+    """
+    if isinstance(params, dict):
+        return {k: overlay(v, given[k], f"{at}{k}/") if k in given else v for k, v in params.items()}
+    if params.value.shape != given.shape:
+        raise ValueError(
+            f"parameter {at[:-1]} has shape {given.shape}, but the network {params.value.shape}: "
+            f"take weights made with the same model config"
+        )
+    return params.replace_boxed(given)
 
 
 def parameters(params):

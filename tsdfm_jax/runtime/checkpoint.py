@@ -7,16 +7,15 @@ import logging
 import pathlib
 import shutil
 
-import grain
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from tsdfm_jax.runtime import mesh as mesh_lib
-from tsdfm_jax.runtime import seal, stage
+from tsdfm_jax.runtime import hosts, seal, stage
 
 LOG = logging.getLogger(__name__)
-ITEMS = ("state", "params", "data", "meta")
+ITEMS = ("state", "params", "meta")
 MODEL, META = "params", "meta.json"
 # Devices that hold the same array share the writing of it only where each one's share is worth the cutting.
 SHARE_BYTES = 1 << 20
@@ -37,8 +36,9 @@ _register()
 class Checkpoints:
     """The checkpoints of one stage, newest `keep` of them, each whole or not there.
 
-    A checkpoint has four parts: `state` (the TrainState), `params` (the weights to use: the average where there is
-    one), `data` (where the batches stand) and `meta` (a JSON dict).
+    A checkpoint has three parts: `state` (the TrainState), `params` (the weights to use: the average where there is
+    one) and `meta` (JSON: where the batches stand, and the caller's own). None depends on how many devices or processes
+    wrote it: the batches' state is one number an iterator, the same in every process, and so is no part of each one's own.
     """
 
     def __init__(self, directory, keep=2, asynchronous=True):
@@ -60,18 +60,16 @@ class Checkpoints:
     def save(self, step, state, batches, meta):
         """Save after `step` updates; returns when the arrays are copied, and writes on in the background.
 
-        `batches` is a grain iterator, or None. Raises OSError when the disk is full: at once, or, if it fills up
-        meanwhile, by the next save.
+        `batches` is an iterator with get_state and set_state (in JSON), or None; `meta` a JSON dict. Raises OSError when
+        the disk is full: at once, or, if it fills up meanwhile, by the next save.
         """
         items = {
             "state": ocp.args.StandardSave(state),
             "params": ocp.args.StandardSave(state.averaged),
-            "meta": ocp.args.JsonSave(meta),
+            "meta": ocp.args.JsonSave({"caller": meta, "batches": None if batches is None else batches.get_state()}),
         }
-        if batches is not None:
-            items["data"] = grain.checkpoint.CheckpointSave(batches)
         what = f"checkpoint {step} in {self.directory}"
-        seal.require_room(self.directory, _bytes(state) + _bytes(state.averaged), what)
+        hosts.first(lambda: seal.require_room(self.directory, _bytes(state) + _bytes(state.averaged), what))
         with seal.writing(what):
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         if not self._asynchronous:
@@ -79,9 +77,9 @@ class Checkpoints:
 
     def steps(self):
         """Steps of the finished checkpoints, newest first."""
-        if not self.directory.exists():
+        if not hosts.first(self.directory.exists):
             return []
-        return sorted(self._manager.all_steps(), reverse=True)
+        return hosts.first(functools.partial(sorted, self._manager.all_steps(), reverse=True))
 
     def latest(self):
         """Step of the newest finished checkpoint; None if there is none."""
@@ -93,8 +91,7 @@ class Checkpoints:
         Returns (state, meta). A damaged checkpoint is set aside in `<directory>.damaged`, with a warning, and the one
         before is taken. Raises ValueError if none is there, none is sound, or it does not fit the config.
         """
-        items = ("state", "meta") if batches is None else ("state", "meta", "data")
-        return self._newest_sound(lambda step: self._restore_step(step, abstract, batches), items, abstract)
+        return self._newest_sound(lambda step: self._restore_step(step, abstract, batches), ("state", "meta"), abstract)
 
     def restore_params(self, abstract=None, where=None):
         """Read the weights to use from the newest sound checkpoint, onto any number of devices; see `load_params`."""
@@ -115,23 +112,24 @@ class Checkpoints:
 
     def _restore_step(self, step, abstract, batches):
         items = {"state": ocp.args.StandardRestore(abstract), "meta": ocp.args.JsonRestore()}
-        if batches is not None:
-            items["data"] = grain.checkpoint.CheckpointRestore(batches)
         out = self._manager.restore(step, args=ocp.args.Composite(**items))
-        return out.state, out.meta
+        if batches is not None:
+            batches.set_state(out.meta["batches"])
+        return out.state, out.meta["caller"]
 
     def _newest_sound(self, read, items, abstract):
         """`read(step)` of the newest step whose items are all as they were written; the first must fit `abstract`."""
-        if not self.steps():
+        steps = self.steps()
+        if not steps:
             raise ValueError(f"{self.directory} holds no checkpoint: run the stage that writes it first")
         damaged, reason = [], None
-        for step in self.steps():
+        for step in steps:
             where = self.directory / str(step)
-            reason = next(filter(None, (seal.damage(where / item) for item in items)), None)
+            reason = hosts.first(lambda: next(filter(None, (seal.damage(where / item) for item in items)), None))
             try:
                 if reason is None:
                     _require_fit(where / items[0], abstract)
-                    result = read(step)
+                    result = hosts.together(lambda: read(step))
                     self._set_aside(damaged)
                     return result
             except Misfit:
@@ -147,20 +145,19 @@ class Checkpoints:
         if not damaged:
             return
         aside = self.directory.with_name(self.directory.name + ".damaged")
-        if jax.process_index() == 0:
+
+        def move():
             aside.mkdir(exist_ok=True)
             for step in damaged:
                 shutil.rmtree(aside / str(step), ignore_errors=True)
                 (self.directory / str(step)).rename(aside / str(step))
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
 
-            multihost_utils.sync_global_devices("damaged checkpoints set aside")
+        hosts.first(move)
         self._manager.reload()
 
     def _seal_items(self):
         """Seal the items of a checkpoint; Orbax calls it, in its background thread, just before it commits one."""
-        if jax.process_index() != 0:
+        if not hosts.is_first():
             return
         for item in self.directory.glob("*/*"):
             if item.name in ITEMS and not (item / seal.SEAL).exists():
@@ -178,15 +175,17 @@ def save_params(directory, params, meta):
     """Write a stage's finished model: the weights, and `meta` (a JSON dict) with their `tree_hash` as meta["hash"]."""
     directory = pathlib.Path(directory).absolute()
     meta = {**meta, "hash": tree_hash(params)}
-    if jax.process_index() == 0:
-        (directory / META).unlink(missing_ok=True)  # written last, it says that the rest is there
-    seal.require_room(directory, _bytes(params), f"model {directory}")
+    hosts.first(lambda: (directory / META).unlink(missing_ok=True))  # written last, it says that the rest is there
+    hosts.first(lambda: seal.require_room(directory, _bytes(params), f"model {directory}"))
+
+    def vouch():
+        seal.seal(directory / MODEL)
+        stage.atomic_write(directory / META, json.dumps(meta, indent=1))
+
     with seal.writing(f"model {directory}"), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory / MODEL, params, force=True)
         checkpointer.wait_until_finished()
-        if jax.process_index() == 0:
-            seal.seal(directory / MODEL)
-            stage.atomic_write(directory / META, json.dumps(meta, indent=1))
+        hosts.first(vouch)
     return meta
 
 
@@ -198,9 +197,9 @@ def load_params(directory, abstract=None, where=None):
     first device. Raises ValueError if the model is not there, is damaged, or has other shapes.
     """
     directory = pathlib.Path(directory).absolute()
-    if not (directory / META).exists():
+    if not hosts.first((directory / META).exists):
         raise ValueError(f"{directory} is unfinished: run --stage={directory.parent.name} first")
-    reason = seal.damage(directory / MODEL)
+    reason = hosts.first(lambda: seal.damage(directory / MODEL))
     if reason is not None:
         raise ValueError(f"{directory / MODEL} is damaged ({reason}): delete {directory.parent} to make it again")
     _require_fit(directory / MODEL, abstract)
@@ -211,18 +210,10 @@ def tree_hash(params):
     """SHA-256, in hex, over the names, types, shapes and bytes of a tree of arrays: the same on any mesh."""
     digest = hashlib.sha256()
     for path, leaf in sorted(_named(params).items()):
-        array = np.asarray(_whole(leaf))
+        array = hosts.gather(leaf)
         digest.update(f"{path}:{array.dtype.name}:{array.shape};".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def _whole(leaf):
-    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
-        return jax.device_get(leaf)
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.process_allgather(leaf, tiled=True)
 
 
 def _bytes(tree):

@@ -38,7 +38,7 @@ def fit(
     with signals.stopping(), metrics_lib.progress(name, steps, "step", first) as ledger.bar:
         while ledger.done < steps:
             state = ledger.update(step, state, _next(batches, name, ledger.done, steps), mesh)
-            last, stop = ledger.done == steps, signals.stop_agreed(ledger.done)
+            last, stop = ledger.done == steps, signals.stop_agreed(ledger.done, every=10)
             if evaluate is not None and (last or ledger.done % evaluate_every == 0):
                 ledger.evaluate(evaluate, state)
             if last or stop or ledger.done % save_every == 0:

@@ -16,11 +16,13 @@ AXES = ("data", "fsdp", "tensor")
 # once, and the first row that asks for it gets it.
 RULES = (
     ("batch", ("data", "fsdp")),  # examples: fsdp devices are data devices that also share the weights out
-    ("embed", "fsdp"),  # the width D of weights: gathered layer by layer, just before use
+    ("positions", "tensor"),  # L of what is as wide as V: logits, posteriors, prefix sums; each row of V stays whole
+    ("table", ("fsdp", "tensor")),  # the width D of [V, D] tables, embedding and head: gathered whole, just before use
+    ("embed", "fsdp"),  # the width D of other weights: gathered layer by layer, just before use
     ("heads", "tensor"),  # attention heads, query/key/value and output projections
     ("mlp", "tensor"),  # the hidden width of the feed-forward block
-    ("vocab", "tensor"),  # embedding rows and the head's columns, so that logits_BLV stay split over V
-    ("length", None),  # positions are never split: attention is global
+    ("vocab", None),  # never split: a softmax or a prefix sum over a part would need its neighbours; V may be odd
+    ("length", None),  # L of what is as wide as D: attention is global
     ("cond", None),  # time and step-size conditioning: narrow
     ("features", None),  # norm weights, modulation outputs: narrow
     ("blocks", None),  # the scan over layers, which walks this axis one by one
@@ -68,6 +70,13 @@ def shardings(mesh, abstract):
     return jax.tree.map(place, abstract, is_leaf=is_box)
 
 
+def abstract(mesh, init, *given):
+    """The unboxed tree that `init(*given)` would make, as ShapeDtypeStructs that carry their shardings; nothing is run."""
+    boxed = jax.eval_shape(init, *given)
+    place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    return jax.tree.map(place, unbox(boxed), shardings(mesh, boxed))
+
+
 def is_box(leaf):
     """Whether a leaf is an array in a box that carries the names of its axes."""
     return isinstance(leaf, meta.AxisMetadata)
@@ -90,11 +99,7 @@ def _spec(leaf):
 
 
 def _fitting(mesh, axes, size):
-    """Keep a dimension whole where the mesh does not divide it: JAX refuses uneven shards at a jit's border.
-
-    GPT-2's 50,257 symbols are an odd number; padding them would change the softmax, so over an even `tensor` axis that
-    dimension is replicated, and only that one.
-    """
+    """Keep a dimension whole where the mesh does not divide it: JAX refuses uneven shards at a jit's border."""
     names = (axes,) if isinstance(axes, str) else (axes or ())
     return axes if size % math.prod(mesh.shape[name] for name in names) == 0 else None
 
@@ -114,12 +119,57 @@ def batch_devices(mesh):
     return math.prod(mesh.shape[axis] for axis in dict(RULES)["batch"])
 
 
+def share(mesh):
+    """Which parts of every batch this process feeds: (their numbers, of how many equal parts there are).
+
+    The rows of a batch stay where they are whoever reads them. Most often that is one part a process; where the devices
+    of a process do not follow one another in the mesh, it is several, and where a mesh axis other than the batch's spans
+    processes, they feed the same.
+    """
+    return merged(_held(mesh), batch_devices(mesh))
+
+
+def merged(held, of):
+    """The same share of a batch in the largest equal parts: parts 2 and 3 of 8 are part 1 of 4."""
+    for size in range(of, 0, -1):
+        parts = sorted({part // size for part in held})
+        if of % size == 0 and len(parts) * size == len(held):
+            return tuple(parts), of // size
+
+
+def _held(mesh):
+    """The numbers of the parts, one a device along the batch, that this process's devices hold, in order."""
+    return _parts(batch_sharding(mesh).devices_indices_map((batch_devices(mesh),)), jax.process_index())
+
+
+def _parts(indices, process):
+    return sorted({rows.start or 0 for device, (rows,) in indices.items() if device.process_index == process})
+
+
 def put_batch(mesh, tree):
     """Make global arrays, split over the batch, of the rows that this process holds (numpy arrays, batch first)."""
-    sharding = batch_sharding(mesh)
+    sharding, held, parts = batch_sharding(mesh), _held(mesh), batch_devices(mesh)
+
+    def put(x):
+        x, size = np.asarray(x), len(x) // len(held)
+        rows = lambda index: x[(at := held.index((index[0].start or 0) // size) * size) : at + size]
+        return jax.make_array_from_callback((size * parts, *x.shape[1:]), sharding, rows)
+
     # The one transfer of a training loop that is meant; across processes JAX's guard takes it for an implicit one.
     with jax.transfer_guard_host_to_device("allow"):
-        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
+        return jax.tree.map(put, tree)
+
+
+def put_whole(mesh, tree):
+    """Make global arrays, split over the batch, of all their rows (numpy arrays that every process has)."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), tree)
+
+
+def put_rows(mesh, read, batch):
+    """A global array of `batch` rows, split over the batch: `read(slice) -> numpy` is asked for this process's rows alone."""
+    size = batch // batch_devices(mesh)
+    return put_batch(mesh, np.concatenate([read(slice(part * size, (part + 1) * size)) for part in _held(mesh)]))
 
 
 def require_divides(batch, mesh, key):
@@ -130,6 +180,13 @@ def require_divides(batch, mesh, key):
             f"{key}={batch} is not divisible by {parts} devices (mesh data={mesh.shape['data']} × "
             f"fsdp={mesh.shape['fsdp']}): take a multiple of {parts}"
         )
+
+
+def require_positions(length, mesh, key):
+    """Raise ValueError unless a window of `length`, config key `key`, splits evenly over the tensor axis of `mesh`."""
+    parts = mesh.shape[dict(RULES)["positions"]]
+    if length % parts:
+        raise ValueError(f"{key}={length} is not divisible by mesh.tensor={parts}: take a multiple, or another mesh")
 
 
 @contextlib.contextmanager

@@ -5,7 +5,8 @@ import signal
 import threading
 
 import jax
-import numpy as np
+
+from tsdfm_jax.runtime import hosts
 
 HANDLED = (signal.SIGINT, signal.SIGTERM)
 
@@ -56,17 +57,13 @@ def stop_requested():
     return _received is not None
 
 
-def stop_agreed(step, every=10):
-    """Whether any process was asked to stop; with several processes the same answer on each, given every tenth step.
+def stop_agreed(step=0, every=1):
+    """Whether any process was asked to stop: the same answer in each. Several processes are asked every `every` steps.
 
     Every process must call it at the same steps.
     """
     if jax.process_count() == 1:
         return stop_requested()
-    if step % every:
-        return False  # asking waits for all devices, so not after each update
     # A signal reaches the processes at different steps; whoever left the loop alone would leave the others waiting in
-    # the next collective.
-    from jax.experimental import multihost_utils
-
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(stop_requested()))))
+    # the next collective. Asking waits for all devices, so a training loop does not after each update.
+    return step % every == 0 and hosts.any_of(stop_requested())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -112,34 +113,22 @@ class TrainState:
         return self.params if self.ema is None else self.ema
 
 
-def create(init_params, optimiser, mesh, *, ema):
+def create(init_params, optimiser, mesh, *, ema, given=()):
     """A fresh state and its shardings, born in place: no device ever holds more than its own part.
 
-    `init_params()` returns boxed parameters; it is traced, not run.
+    `init_params(*given)` returns boxed parameters; it is traced, not run. `given` are arrays, such as the weights that a
+    student starts from; they stay the caller's own.
     """
-    birth = lambda: _newborn(init_params(), optimiser, ema)
-    shardings = mesh_lib.shardings(mesh, jax.eval_shape(birth))
-    return jax.jit(lambda: mesh_lib.unbox(birth()), out_shardings=shardings)(), shardings
-
-
-def create_from(params, boxed_abstract, optimiser, mesh, *, ema):
-    """A state that starts from given, unboxed parameters, and its shardings; `params` stay the caller's own.
-
-    `boxed_abstract` is `jax.eval_shape` of the network's init: the shapes to have and the axes to split.
-    Raises ValueError naming the first parameter that does not fit.
-    """
-    _require_same_shapes(params, mesh_lib.unbox(boxed_abstract))
-    shardings = mesh_lib.shardings(mesh, jax.eval_shape(lambda: _newborn(_zeros(boxed_abstract), optimiser, ema)))
+    birth = lambda *given: _newborn(init_params(*given), optimiser, ema)
+    shardings = mesh_lib.shardings(mesh, jax.eval_shape(birth, *given))
     # A copy, because a jit hands an untouched input through: the first update would donate the caller's own buffers.
-    birth = lambda given: _newborn(jax.tree.map(jnp.copy, given), optimiser, ema)
-    return jax.jit(birth, out_shardings=shardings)(jax.device_put(params, shardings.params)), shardings
+    born = jax.jit(lambda *given: mesh_lib.unbox(birth(*jax.tree.map(jnp.copy, given))), out_shardings=shardings)
+    return born(*given), shardings
 
 
-def abstract(init_params, optimiser, mesh, *, ema):
-    """The state that `create` would make, as ShapeDtypeStructs that carry their shardings: to restore into."""
-    shapes = jax.eval_shape(lambda: _newborn(init_params(), optimiser, ema))
-    place = lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
-    return jax.tree.map(place, mesh_lib.unbox(shapes), mesh_lib.shardings(mesh, shapes))
+def abstract(init_params, optimiser, mesh, *, ema, given=()):
+    """The state that `create` would make, as ShapeDtypeStructs that carry their shardings: to restore or compile for."""
+    return mesh_lib.abstract(mesh, lambda *given: _newborn(init_params(*given), optimiser, ema), *given)
 
 
 def _newborn(params, optimiser, ema):
@@ -152,15 +141,35 @@ def _zeros(tree):
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
 
 
-def _require_same_shapes(params, wanted):
-    have = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-    want = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)}
-    for name in [*want, *have]:
-        if have.get(name) != want.get(name):
-            raise ValueError(
-                f"parameter {name} is {have.get(name, 'absent')} but the network has {want.get(name, 'none such')}: "
-                f"take weights made with the same model config"
-            )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Learner:
+    """A network in training.
+
+    Attributes:
+      create: () -> the newborn TrainState.
+      abstract: the same state as ShapeDtypeStructs with shardings.
+      step: the jitted update, `step(state, batch) -> (state, metrics)`; see `make_step`.
+      lower: batch (ShapeDtypeStructs) -> the update lowered for that batch, to compile it without running anything.
+    """
+
+    create: Callable[[], TrainState]
+    abstract: TrainState
+    step: Callable[..., Any]
+    lower: Callable[[Any], jax.stages.Lowered]
+
+
+def learner(init_params, loss_fn, cfg, mesh, seed, *, given=(), frozen=None, pass_ema=False):
+    """What `create` and `make_step` make of a network and its loss, by one optimiser; it keeps a moving average."""
+    optimiser = make_optimiser(cfg)
+    like = abstract(init_params, optimiser, mesh, ema=True, given=given)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+    step = make_step(loss_fn, optimiser, cfg, mesh, shardings, seed, frozen, pass_ema)
+    return Learner(
+        create=lambda: create(init_params, optimiser, mesh, ema=True, given=given)[0],
+        abstract=like,
+        step=step,
+        lower=lambda batch: step.func.lower(frozen, like, batch),
+    )
 
 
 def make_step(loss_fn, optimiser, cfg, mesh, shardings, seed, frozen=None, pass_ema=False):

@@ -11,7 +11,7 @@ from tsdfm_jax import compasses, scores, settings, workspace
 from tsdfm_jax.data import windows
 from tsdfm_jax.flow import chain, losses, lookahead, path as paths
 from tsdfm_jax.models import energy as energies
-from tsdfm_jax.runtime import mesh as meshes, metrics as metrics_lib, signals, state as states
+from tsdfm_jax.runtime import hosts, mesh as meshes, metrics as metrics_lib, signals, state as states
 
 TIME_BINS = 4
 
@@ -91,16 +91,16 @@ def train(config, workdir, job, mesh, path, teacher):
         workspace.tokenizer(config, workdir),
         settings.compass_network(config, path.vocab),
     )
-    optimiser = states.make_optimiser(opt_cfg)
-    init = lambda: energies.init(jax.random.key(config.seed + 3000), cfg, config.data.length)
-    born = jax.jit(lambda: meshes.unbox(init()))()
-    if c.from_teacher:
-        born = energies.overlay(born, teacher.params)
-    state, shardings = states.create_from(born, workspace.boxed(init), optimiser, mesh, ema=True)
+
+    def init(teacher):
+        born = energies.init(jax.random.key(config.seed + 3000), cfg, config.data.length)
+        return energies.overlay(born, teacher) if c.from_teacher else born
+
     loss = functools.partial(LOSSES[c.kind], config, path, cfg, teacher.apply)
-    step = states.make_step(loss, optimiser, opt_cfg, mesh, shardings, config.seed + 3000, frozen=teacher.params)
-    batches = windows.batches(data, "train", c.batch, config.seed + 3000, jax.process_index(), jax.process_count())
-    state, figures = workspace.train(config, job, c, step, state, batches, name="compass", mesh=mesh, tok=tok)
+    given = dict(given=(teacher.params,), frozen=teacher.params)
+    learner = states.learner(init, loss, opt_cfg, mesh, config.seed + 3000, **given)
+    batches = windows.batches(data, "train", c.batch, config.seed + 3000, meshes.share(mesh))
+    state, figures = workspace.train(config, job, c, learner, batches, name="compass", mesh=mesh, tok=tok)
     return state.averaged, figures
 
 
@@ -113,7 +113,8 @@ def account(config, workdir, job, mesh, path, teacher, params):
     c, build = config.compass, compasses.make(config, path)
     x_1_NL = windows.heldout(workspace.require(config, workdir, "data"), c.heldout)
 
-    def measure(weights, key, x_1_BL, h):
+    def measure(weights, place, x_1_BL, h):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed + 4000), place[0]), place[1])
         h_B = jnp.full(x_1_BL.shape[:1], h)
         time_key, chain_key = jax.random.split(key)
         t_B = paths.stratified_times(time_key, x_1_BL.shape[0]) * (1.0 - h_B)
@@ -126,13 +127,12 @@ def account(config, workdir, job, mesh, path, teacher, params):
         reference = ahead(found[0], found[3]) if c.kind == "distilled" else jnp.zeros_like(found[3])
         return energy(found[1], found[3]), energy(found[0], found[3]), found[3], reference
 
-    jitted, rows = jax.jit(measure), []
+    shardings = dict(in_shardings=(None, None, meshes.batch_sharding(mesh), None), out_shardings=meshes.batch_sharding(mesh))
+    jitted, rows = jax.jit(measure, **shardings), []
     for k, h in enumerate(settings.STEP_SIZES):
         for i in range(0, len(x_1_NL) - c.batch + 1, c.batch):
-            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed + 4000), k), i)
-            arrays = jax.device_get(
-                jitted({"teacher": teacher.params, "compass": params}, key, x_1_NL[i : i + c.batch], np.float32(h))
-            )
+            x_1_BL = meshes.put_whole(mesh, x_1_NL[i : i + c.batch])
+            arrays = hosts.gather(jitted({"teacher": teacher.params, "compass": params}, np.int32([k, i]), x_1_BL, np.float32(h)))
             depth = np.broadcast_to(np.arange(arrays[0].shape[1]), arrays[0].shape)
             rows.append(np.stack([*arrays, depth, np.full(arrays[0].shape, h)], axis=-1).reshape(-1, 6))
     return summary(np.concatenate(rows), c, job)
@@ -180,14 +180,15 @@ def steered(config, workdir, job, mesh, path, teacher, params):
     with metrics_lib.progress("steered", len(kinds) * c.steered_samples, "text") as bar:
         for name, change in kinds.items():
             texts = []
-            jitted = jax.jit(functools.partial(steer, config, path, teacher.apply, build, settings.shaped(config, **change)))
+            make = functools.partial(steer, config, path, teacher.apply, build, settings.shaped(config, **change))
+            jitted = jax.jit(make, in_shardings=None, out_shardings=meshes.batch_sharding(mesh))
             for first in range(0, c.steered_samples, c.batch):
-                if signals.stop_requested():
+                if signals.stop_agreed():
                     raise signals.Interrupted("compass: stopped; the same command goes on from there")
-                texts.append(np.asarray(jitted(weights, workspace.sample_keys(config.seed + 5000, first, c.batch))))
+                texts.append(hosts.gather(jitted(weights, np.int32(first))))
                 bar.advance(min(c.batch, c.steered_samples - first))
             x_NL = np.concatenate(texts)[: c.steered_samples]
-            told = scores.perplexity(pilot, tok.eos_id, x_NL, c.batch) | {"entropy_nats": scores.entropy_nats(x_NL)}
+            told = scores.perplexity(pilot, tok.eos_id, x_NL, c.batch, mesh) | {"entropy_nats": scores.entropy_nats(x_NL)}
             rows.append({"selection": name, "steps": c.steered_steps, "samples": len(x_NL), **told})
             job.metrics.line(
                 f"teacher at {c.steered_steps} steps, {name}: perplexity {told['ppl_token']:.1f}, entropy {told['entropy_nats']:.2f} nats (pilot judge)"
@@ -198,8 +199,9 @@ def steered(config, workdir, job, mesh, path, teacher, params):
     return rows
 
 
-def steer(config, path, teacher, build, shaping_cfg, weights, key_B):
-    """Texts of the teacher's trajectories in `steered_steps`, each jump chosen as `shaping_cfg` says."""
+def steer(config, path, teacher, build, shaping_cfg, weights, first):
+    """Texts `first`, `first` + 1, … of the teacher's trajectories in `steered_steps`, each jump chosen as `shaping_cfg` says."""
+    key_B = workspace.sample_keys(config.seed + 5000, first, config.compass.batch)
     source_B, jumps_B = paths.split(key_B)
     steps = config.compass.steered_steps
     posterior = lambda x_BL, t_B, h_B: teacher(weights["teacher"], x_BL, t_B, h_B)

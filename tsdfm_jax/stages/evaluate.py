@@ -7,7 +7,7 @@ import numpy as np
 from tsdfm_jax import sampling, scores, settings, workspace
 from tsdfm_jax.data import windows
 from tsdfm_jax.models import transformer
-from tsdfm_jax.runtime import metrics as metrics_lib, signals, stage as bookkeeping
+from tsdfm_jax.runtime import hosts, metrics as metrics_lib, signals, stage as bookkeeping
 
 
 def run(config, workdir):
@@ -20,7 +20,7 @@ def run(config, workdir):
         with signals.stopping(), metrics_lib.progress("evaluate", jumps, "jump") as bar:
             write = Writer(config, workdir, job)
             rows = [row for model, steps, seed in sets for row in write(model, steps, seed, bar)]
-        bookkeeping.atomic_write(job.directory / "rows.json", json.dumps(rows, indent=1))
+        hosts.first(lambda: bookkeeping.atomic_write(job.directory / "rows.json", json.dumps(rows, indent=1)))
         job.finish({"rows": len(rows)})
 
 
@@ -59,14 +59,14 @@ class Writer:
                 **row,
                 "judge": f"judge_{number}",
                 "judge_parameters": size,
-                **scores.perplexity(judge, self._tok.eos_id, x_NL, c.batch),
+                **scores.perplexity(judge, self._tok.eos_id, x_NL, c.batch, self._mesh),
             }
 
     def _texts(self, model, steps, seed, bar):
         """The set from disk where it is there already, else made and written: (x_NL, symbols a second or None)."""
         name = f"{model}_{steps}_{seed}" if steps else f"{model}_{seed}"
         file, note = self._workdir / "samples" / f"{name}.jsonl", self._job.directory / f"{name}.json"
-        if file.exists() and note.exists():
+        if hosts.first(lambda: file.exists() and note.exists()):
             lines = [json.loads(line) for line in file.read_text().splitlines()]
             bar.advance(steps * -(-self._config.evaluate.samples // self._config.evaluate.batch))
             return np.array([line["tokens"] for line in lines], np.int32), json.loads(note.read_text())["tokens_per_second"]
@@ -76,9 +76,13 @@ class Writer:
             {"model": model, "steps": steps, "seed": seed, "index": i, "text": self._tok.decode_pretty(x), "tokens": x.tolist()}
             for i, x in enumerate(x_NL)
         ]
-        file.parent.mkdir(exist_ok=True)
-        bookkeeping.atomic_write(file, "".join(json.dumps(line) + "\n" for line in lines))
-        bookkeeping.atomic_write(note, json.dumps({"tokens_per_second": speed}))
+
+        def write():
+            file.parent.mkdir(exist_ok=True)
+            bookkeeping.atomic_write(file, "".join(json.dumps(line) + "\n" for line in lines))
+            bookkeeping.atomic_write(note, json.dumps({"tokens_per_second": speed}))
+
+        hosts.first(write)
         self._job.metrics.text(steps, f"{model}_{seed}", "\n\n---\n\n".join(line["text"] for line in lines[:4]))
         return x_NL, speed
 

@@ -4,12 +4,11 @@ The pilot is a further network that the compass's own table is read by, so that 
 """
 
 import jax
-import numpy as np
 
-from tsdfm_jax import settings, workspace
+from tsdfm_jax import scores, settings, workspace
 from tsdfm_jax.data import windows
 from tsdfm_jax.models import causal
-from tsdfm_jax.runtime import state as states
+from tsdfm_jax.runtime import mesh as meshes, state as states
 
 
 def run(config, workdir):
@@ -27,17 +26,12 @@ def train(config, workdir, job, name):
     cfg, c, opt_cfg = settings.judge(config, name, tok.vocab_size), config.judges, settings.optimiser(config.judges)
     # Seeds of their own: none of them shares its start or its data order with another, or with the teacher.
     seed = config.seed + 1000 + (len(c.widths) if name == "pilot" else name)
-    optimiser = states.make_optimiser(opt_cfg)
-    state, shardings = states.create(lambda: causal.init(jax.random.key(seed), cfg), optimiser, mesh, ema=True)
     loss = lambda key, params, x_BL: (causal.token_nll(cfg, params, x_BL, tok.eos_id, key).mean(), {})
     heldout_NL = windows.heldout(data, config.teacher.heldout)
-    nll = jax.jit(lambda params, x_BL: causal.token_nll(cfg, params, x_BL, tok.eos_id).mean())
-    step = states.make_step(loss, optimiser, opt_cfg, mesh, shardings, seed)
-    batches = windows.batches(data, "train", c.batch, seed, jax.process_index(), jax.process_count())
+    learner = states.learner(lambda: causal.init(jax.random.key(seed), cfg), loss, opt_cfg, mesh, seed)
+    batches = windows.batches(data, "train", c.batch, seed, meshes.share(mesh))
     where = job.directory / str(name)
-    state, figures = workspace.train(
-        config, job, c, step, state, batches, name=f"judge {name}", mesh=mesh, tok=tok, directory=where
-    )
-    heldout = float(np.exp(nll(state.averaged, heldout_NL)))
+    state, figures = workspace.train(config, job, c, learner, batches, name=f"judge {name}", mesh=mesh, tok=tok, directory=where)
+    heldout = scores.perplexity((cfg, state.averaged, None), tok.eos_id, heldout_NL, c.batch, mesh)["ppl_token"]
     job.metrics.line(f"judge {name}: {figures['parameters']:,} parameters, held-out perplexity {heldout:.1f}")
     return figures | {"heldout_perplexity": heldout}

@@ -11,13 +11,18 @@ import rich.console
 import rich.table
 
 from tsdfm_jax import workspace
-from tsdfm_jax.runtime import metrics as metrics_lib, stage as bookkeeping
+from tsdfm_jax.runtime import hosts, metrics as metrics_lib, stage as bookkeeping
 
 COLUMNS = ("model", "steps", "seed", "samples", "entropy_nats", "distinct_2", "lexical", "tokens_per_second")
 
 
 def run(config, workdir):
     """Leave `report/report.json` and print its table; the last line says whether shaping won."""
+    hosts.first(lambda: write(config, workdir))
+
+
+def write(config, workdir):
+    """What one process does alone."""
     rows_file = workspace.require(config, workdir, "evaluate") / "rows.json"
     rows = json.loads(rows_file.read_text())
     figures = {name: figures_of(workdir, name) for name in ("tokenizer", "data", "judges", "teacher", "compass", "evaluate")}

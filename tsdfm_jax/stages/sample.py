@@ -8,7 +8,7 @@ import rich.console
 import rich.rule
 
 from tsdfm_jax import sampling, settings, workspace
-from tsdfm_jax.runtime import mesh as meshes, signals, stage as bookkeeping
+from tsdfm_jax.runtime import hosts, mesh as meshes, signals, stage as bookkeeping
 
 
 def run(config, workdir):
@@ -23,6 +23,13 @@ def run(config, workdir):
     draw = sampling.Sampler(network.apply, settings.path(config, tok.vocab_size), mesh, config.data.length, batch, cfg)
     with signals.stopping():
         x_NL, seconds = draw(network.params, c.seed, c.number, c.steps, given_L=given_L)
+    if hosts.is_first():
+        show(config, workdir, tok, x_NL)
+
+
+def show(config, workdir, tok, x_NL):
+    """Texts to the terminal and to disk."""
+    c = config.sample
     lines = [
         {
             "model": c.model,

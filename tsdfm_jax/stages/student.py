@@ -24,34 +24,35 @@ def train(config, workdir, variant, round_number):
         if job.finished is not None:
             return
         tok, mesh = workspace.tokenizer(config, workdir), settings.mesh(config)
-        path, c, opt_cfg = settings.path(config, tok.vocab_size), config.student, settings.optimiser(config.student)
-        cfg = settings.network(config, path.vocab, step_conditioned=True)
-        teacher, optimiser = workspace.teacher(config, workdir, mesh), states.make_optimiser(opt_cfg)
-        init = lambda: transformer.init(jax.random.key(config.seed), cfg, config.data.length)
-        if round_number == 0:
-            born = transformer.overlay(jax.jit(lambda: meshes.unbox(init()))(), teacher.params)
-        else:
-            born = workspace.student(config, workdir, mesh, variant, round_number - 1).params
-        state, shardings = states.create_from(born, workspace.boxed(init), optimiser, mesh, ema=True)
-        step = states.make_step(
-            functools.partial(loss, config, path, cfg, teacher.apply),
-            optimiser,
-            opt_cfg,
-            mesh,
-            shardings,
-            config.seed + round_number,
-            frozen=teacher.params,
-            pass_ema=True,
-        )
-        rows = batches(config, workdir, variant, round_number)
-        _, figures = workspace.train(config, job, c, step, state, rows, name=f"student {variant}", mesh=mesh, tok=tok)
+        teacher = workspace.teacher(config, workdir, mesh)
+        born = teacher if round_number == 0 else workspace.student(config, workdir, mesh, variant, round_number - 1)
+        learn = learner(config, tok.vocab_size, mesh, teacher, born.params, round_number)
+        rows = batches(config, workdir, variant, round_number, mesh)
+        _, figures = workspace.train(config, job, config.student, learn, rows, name=f"student {variant}", mesh=mesh, tok=tok)
         job.finish(figures)
 
 
-def batches(config, workdir, variant, round_number):
+def learner(config, symbols, mesh, teacher, born, round_number=0):
+    """A student in training that starts from the weights `born`; its batches are dicts, as `batches` makes them."""
+    path = settings.path(config, symbols)
+    cfg = settings.network(config, path.vocab, step_conditioned=True)
+    init = lambda born: transformer.overlay(transformer.init(jax.random.key(config.seed), cfg, config.data.length), born)
+    return states.learner(
+        init,
+        functools.partial(loss, config, path, cfg, teacher.apply),
+        settings.optimiser(config.student),
+        mesh,
+        config.seed + round_number,
+        given=(born,),
+        frozen=teacher.params,
+        pass_ema=True,
+    )
+
+
+def batches(config, workdir, variant, round_number, mesh):
     """Batches of each kind of record that the target needs, and of data for `mixed`; one resumable iterator."""
     root = workspace.require(config, workdir, "trajectories", f"trajectories/round_{round_number}") / variant
-    who = (config.student.batch, config.seed + round_number, jax.process_index(), jax.process_count())
+    who = (config.student.batch, config.seed + round_number, meshes.share(mesh))
     parts = {kind: records.open_store(root / kind).batches(*who) for kind in settings.TARGETS[config.student.target]}
     if config.student.target == "mixed":
         parts["data"] = windows.batches(workspace.require(config, workdir, "data"), "train", *who)

@@ -31,9 +31,9 @@ def bound(apply, path, mesh, x_1_NL, batch):
         key = jax.random.fold_in(jax.random.key(0), number)
         return losses.bound(key, path, functools.partial(apply, params), x_1_BL).mean()
 
-    jitted = jax.jit(of_batch)
+    jitted = jax.jit(of_batch, out_shardings=meshes.replicated(mesh))
     parts = [x_1_NL[i : i + batch] for i in range(0, len(x_1_NL) - batch + 1, batch)]
-    put = [meshes.put_batch(mesh, part) for part in parts]
+    put = [meshes.put_whole(mesh, part) for part in parts]
     return lambda params: float(
         np.mean([jitted(params, x, np.int32(r * len(put) + i)) for r in range(BOUND_ROUNDS) for i, x in enumerate(put)])
     )
@@ -45,22 +45,25 @@ def run(config, workdir):
         if job.finished is not None:
             return
         data, tok, mesh = workspace.require(config, workdir, "data"), workspace.tokenizer(config, workdir), settings.mesh(config)
-        path = settings.path(config, tok.vocab_size)
-        cfg, c, opt_cfg = settings.network(config, path.vocab), config.teacher, settings.optimiser(config.teacher)
-        apply = functools.partial(transformer.apply, cfg)
-        optimiser = states.make_optimiser(opt_cfg)
-        init = lambda: transformer.init(jax.random.key(config.seed), cfg, config.data.length)
-        state, shardings = states.create(init, optimiser, mesh, ema=True)
-        loss = functools.partial(path_loss, lambda p, x, t, dropout_key: apply(p, x, t, None, dropout_key), path, c.loss)
-        step = states.make_step(loss, optimiser, opt_cfg, mesh, shardings, config.seed)
+        path, c = settings.path(config, tok.vocab_size), config.teacher
+        apply = workspace.network(config, tok.vocab_size, mesh, step_conditioned=False).apply
         measure = bound(apply, path, mesh, windows.heldout(data, c.heldout), c.batch)
         bits = bits_per_byte(windows.manifest(data))
-        batches = windows.batches(data, "train", c.batch, config.seed, jax.process_index(), jax.process_count())
+        batches = windows.batches(data, "train", c.batch, config.seed, meshes.share(mesh))
         evaluate = lambda state: {"heldout_bits_per_byte": bits * measure(state.averaged)}
-        state, figures = workspace.train(
-            config, job, c, step, state, batches, name="teacher", mesh=mesh, tok=tok, evaluate=evaluate
-        )
+        learn = learner(config, tok.vocab_size, mesh)
+        state, figures = workspace.train(config, job, c, learn, batches, name="teacher", mesh=mesh, tok=tok, evaluate=evaluate)
         job.finish(figures | evaluate(state))
+
+
+def learner(config, symbols, mesh):
+    """A teacher in training over a text vocabulary of `symbols`; its batches are x_1_BL."""
+    path = settings.path(config, symbols)
+    cfg = settings.network(config, path.vocab)
+    apply = lambda params, x_BL, t_B, dropout_key: transformer.apply(cfg, params, x_BL, t_B, None, dropout_key)
+    loss = functools.partial(path_loss, apply, path, config.teacher.loss)
+    init = lambda: transformer.init(jax.random.key(config.seed), cfg, config.data.length)
+    return states.learner(init, loss, settings.optimiser(config.teacher), mesh, config.seed)
 
 
 def bits_per_byte(manifest):

@@ -2,6 +2,7 @@
 
 from tsdfm_jax import settings, workspace
 from tsdfm_jax.data import corpus, tokenizer as tokenizers
+from tsdfm_jax.runtime import hosts
 
 
 def run(config, workdir):
@@ -9,11 +10,16 @@ def run(config, workdir):
     with workspace.job(config, workdir, "tokenizer") as job:
         if job.finished is not None:
             return
-        c, source = config.tokenizer, settings.corpus_config(config)
-        if c.path:
-            tokenizers.adopt(c.path, job.directory)
-        else:
-            job.metrics.line(f"training {c.vocab_size} symbols on {source.files or source.package}")
-            tokenizers.train(corpus.documents(source), job.directory, c.vocab_size, c.train_bytes, config.seed)
+        hosts.first(lambda: make(config, job))
         tok = tokenizers.load(job.directory)
         job.finish({"symbols": tok.vocab_size, "hash": tok.content_hash})
+
+
+def make(config, job):
+    """Put the tokenizer's files into the job's directory."""
+    c, source = config.tokenizer, settings.corpus_config(config)
+    if c.path:
+        tokenizers.adopt(c.path, job.directory)
+    else:
+        job.metrics.line(f"training {c.vocab_size} symbols on {source.files or source.package}")
+        tokenizers.train(corpus.documents(source), job.directory, c.vocab_size, c.train_bytes, config.seed)

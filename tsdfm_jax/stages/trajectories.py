@@ -9,14 +9,14 @@ import numpy as np
 from tsdfm_jax import compasses, settings, workspace
 from tsdfm_jax.data import records, windows
 from tsdfm_jax.flow import chain, path as paths
-from tsdfm_jax.runtime import mesh as meshes, metrics as metrics_lib, signals
+from tsdfm_jax.runtime import hosts, mesh as meshes, metrics as metrics_lib, signals
 
 
 def run(config, workdir, round_number=0):
     """Leave `trajectories/round_r/{shaped,blind}/{whole,chain}`, as the student's target needs them."""
     with workspace.job(config, workdir, "trajectories", f"trajectories/round_{round_number}") as job:
         sets = [(variant, kind) for variant in workspace.VARIANTS for kind in settings.TARGETS[config.student.target]]
-        if job.finished is not None and all(sound(job.directory / variant / kind) for variant, kind in sets):
+        if job.finished is not None and hosts.first(lambda: all(sound(job.directory / variant / kind) for variant, kind in sets)):
             return
         figures = {f"{v}_{k}": generate(config, workdir, job, v, k, round_number) for v, k in sets}
         job.finish({"sets": figures})
@@ -90,51 +90,65 @@ def schema(config, path, kind, candidates):
     )
 
 
+def program(config, symbols, mesh, kind, variant, generator, round_number=0):
+    """The jitted `(weights, first, x_1_BL) -> fields` that makes the records `first`, `first` + 1, … of one batch.
+
+    A record is a function of the seed, the round and its own number. `weights` holds the generator's and the compass's;
+    `generator(params, x_BL, t_B, h_B)` is the network's.
+    """
+    path = settings.path(config, symbols)
+    make = KINDS[kind](config, path, generator, compasses.make(config, path), shaped(config, variant))
+    split = meshes.batch_sharding(mesh)
+
+    def generate_batch(weights, first, x_1_BL):
+        key_B = workspace.sample_keys(config.seed + 2000 + round_number, first, config.trajectories.batch)
+        with meshes.constraints(mesh):
+            return make(weights, jax.lax.with_sharding_constraint(key_B, split), x_1_BL)
+
+    return jax.jit(generate_batch, in_shardings=(None, None, split), out_shardings=split)
+
+
+def shaped(config, variant):
+    """How the variant's candidates are chosen: the blind one has one."""
+    return settings.shaped(config, **({} if variant == "shaped" else {"candidates": 1}))
+
+
 def generate(config, workdir, job, variant, kind, round_number):
-    """One set of records, shard by shard, going on after the last finished one; returns its figures."""
+    """One set of records, shard by shard, going on after the last finished one; returns its figures.
+
+    Every process computes its part of each batch; a shard is written by one process, and they take turns.
+    """
     mesh, c, tok = settings.mesh(config), config.trajectories, workspace.tokenizer(config, workdir)
-    path = settings.path(config, tok.vocab_size)
     generator = workspace.generator(config, workdir, mesh, variant, round_number)
     weights, compass_hash = workspace.compass(config, workdir, mesh)
-    shaping_cfg = settings.shaped(config, **({} if variant == "shaped" else {"candidates": 1}))
-    where, shape = job.directory / variant / kind, schema(config, path, kind, shaping_cfg.candidates)
+    shape = schema(config, settings.path(config, tok.vocab_size), kind, shaped(config, variant).candidates)
+    where, shards = job.directory / variant / kind, -(-c.count // c.shard)
     sources = {"generator": generator.hash, "compass": compass_hash, "tokenizer": tok.content_hash}
     provenance = json.dumps([sources, job.fingerprint, config.seed, round_number, variant], sort_keys=True)
-    make = KINDS[kind](config, path, generator.apply, compasses.make(config, path), shaping_cfg)
-    jitted = jax.jit(
-        make,
-        in_shardings=(None, meshes.batch_sharding(mesh), meshes.batch_sharding(mesh)),
-        out_shardings=meshes.batch_sharding(mesh),
-    )
+    jitted = program(config, tok.vocab_size, mesh, kind, variant, generator.apply, round_number)
     arrays = {"generator": generator.params, "compass": weights}
-    shards = -(-c.count // c.shard)
-    finished = records.finished_shards(where, shape, provenance) if where.exists() else set()
-    first_data = windows.ordered(workspace.require(config, workdir, "data"), "train", config.seed)
+    finished = hosts.first(lambda: records.finished_shards(where, shape, provenance) if where.exists() else set())
+    data = windows.ordered(workspace.require(config, workdir, "data"), "train", config.seed)
     with signals.stopping(), metrics_lib.progress(f"{variant} {kind}", shards * c.shard, "record", len(finished) * c.shard) as bar:
         for shard in sorted(set(range(shards)) - finished):
             rows = []
             for first in range(shard * c.shard, (shard + 1) * c.shard, c.batch):
-                if signals.stop_requested():
+                if signals.stop_agreed():
                     raise signals.Interrupted(
                         f"trajectories: stopped at shard {shard} of {shards}; the same command goes on from there"
                     )
-                rows.append(jax.device_get(jitted(arrays, *place(config, mesh, first_data, first, round_number))))
+                x_1_BL = meshes.put_rows(mesh, lambda rows: data(range(first + rows.start, first + rows.stop)), c.batch)
+                rows.append(hosts.gather(jitted(arrays, np.int32(first), x_1_BL)))
                 bar.advance(c.batch)
             fields = {name: np.concatenate([row[name] for row in rows]) for name in shape.fields}
-            records.write_shard(where, shard, shape, fields, provenance)
-    records.seal(where, shape, seed=config.seed, config=config.to_dict(), sources=sources, shards=shards, provenance=provenance)
-    return described(where, variant, kind, c)
+            write = lambda: records.write_shard(where, shard, shape, fields, provenance)
+            hosts.together(write if hosts.takes(shard) else lambda: None)
+    about = dict(seed=config.seed, config=config.to_dict(), sources=sources, shards=shards, provenance=provenance)
+    hosts.first(lambda: records.seal(where, shape, **about))
+    return hosts.first(lambda: described(where))
 
 
-def place(config, mesh, first_data, first, round_number):
-    """Keys and data of the records `first`, `first` + 1, …: functions of the seed, the round and each record's number."""
-    batch = config.trajectories.batch
-    key_B = workspace.sample_keys(config.seed + 2000 + round_number, first, batch)
-    x_1_BL = first_data(range(first, first + batch))
-    return jax.device_put(key_B, meshes.batch_sharding(mesh)), meshes.put_batch(mesh, x_1_BL)
-
-
-def described(where, variant, kind, c):
+def described(where):
     """Figures of a set: records, and how often the first draw would have won."""
     store = records.open_store(where)
     sample = [store[i] for i in range(min(len(store), 512))]
