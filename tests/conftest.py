@@ -17,10 +17,16 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax  # noqa: E402  after the flags that it reads
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--write-laws", metavar="FILE", help="write what tests/laws measured to this JSON file")
+    parser.addoption("--write-laws", metavar="FILE", help="write what tests/laws measured to this JSON file (with -n 0)")
+
+
+def pytest_configure(config):
+    if config.getoption("--write-laws") and getattr(config.option, "numprocesses", None):
+        raise pytest.UsageError("--write-laws gathers what one process measured: add -n 0")

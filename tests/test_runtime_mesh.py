@@ -43,12 +43,18 @@ def test_names_decide_what_is_split():
     assert specs["plain"] == PartitionSpec()
 
 
-def test_what_does_not_divide_stays_whole():
-    """An odd vocabulary over an even tensor axis is replicated in that dimension, and only there."""
+def test_an_odd_vocabulary_is_split_by_width():
+    """GPT-2's 50,257 symbols divide by nothing: a table is split over its width by fsdp and tensor together."""
     built = mesh.make_mesh(mesh.MeshConfig(data=1, fsdp=2, tensor=4))
-    place = mesh.shardings(built, {"embedding": boxed((50257, 64), "vocab", "embed")})["embedding"]
-    assert place.spec == PartitionSpec(None, "fsdp")
-    assert jax.device_put(np.zeros((50257, 64), np.float32), place).addressable_shards[0].data.shape == (50257, 32)
+    place = mesh.shardings(built, {"embedding": boxed((50257, 64), "vocab", "table")})["embedding"]
+    assert place.spec == PartitionSpec(None, ("fsdp", "tensor"))
+    assert jax.device_put(np.zeros((50257, 64), np.float32), place).addressable_shards[0].data.shape == (50257, 8)
+
+
+def test_what_does_not_divide_stays_whole():
+    """A dimension that the mesh does not divide is replicated, and only that one."""
+    built = mesh.make_mesh(mesh.MeshConfig(data=1, fsdp=2, tensor=4))
+    assert mesh.shardings(built, {"kernel": boxed((64, 30), "embed", "mlp")})["kernel"].spec == PartitionSpec("fsdp", None)
 
 
 def test_an_axis_without_a_rule_is_an_error():
@@ -66,6 +72,52 @@ def test_a_batch_arrives_whole_and_split():
         batch = mesh.put_batch(built, rows)
     assert all(s.data.shape == (2, 3) for s in batch["x_BL"].addressable_shards)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(batch), rows)
+
+
+@pytest.mark.parametrize("held, of, share", [
+    (range(8), 8, ((0,), 1)),  # one process
+    ((2, 3), 8, ((1,), 4)),  # one of four, its devices side by side
+    ((0, 1, 4, 5), 16, ((0, 2), 8)),  # a 2 × 2 host in the corner of a 4 × 4 slice, laid out row by row
+    ((1, 3), 4, ((1, 3), 4)),
+    ((0, 1, 2), 4, ((0, 1, 2), 4)),  # no larger part than one
+])  # fmt: skip
+def test_a_share_is_read_in_the_largest_parts(held, of, share):
+    """What a process holds of a batch, in as few equal parts as there are; the parts are the same rows."""
+    assert mesh.merged(list(held), of) == share
+    parts, count = share
+    assert [row for part in parts for row in range(part * of // count, (part + 1) * of // count)] == list(held)
+
+
+def test_each_process_holds_the_rows_of_its_devices():
+    """Devices that stand apart in the mesh, or share rows over the tensor axis, give their process the right parts."""
+    shuffled = np.array(jax.devices())[[0, 4, 1, 5, 2, 6, 3, 7]]
+    built = mesh.make_mesh(mesh.MeshConfig(data=4, tensor=2), shuffled)
+    rows = mesh.batch_sharding(built).devices_indices_map((4,))
+
+    class Owned:  # devices 0 to 3 are process 0's, the others process 1's
+        def __init__(self, device):
+            self.process_index = device.id // 4
+
+    owned = lambda process, of: mesh._parts({Owned(device): where for device, where in of.items()}, process)
+    assert owned(0, rows) == owned(1, rows) == [0, 1, 2, 3]  # each row on a device of both
+    built = mesh.make_mesh(mesh.MeshConfig(data=-1), shuffled)
+    rows = mesh.batch_sharding(built).devices_indices_map((8,))
+    assert (owned(0, rows), owned(1, rows)) == ([0, 2, 4, 6], [1, 3, 5, 7])
+
+
+def test_rows_are_asked_for_where_they_are_held():
+    """put_rows asks for every part once, and makes the array that put_whole makes of all rows."""
+    built, whole, asked = mesh.make_mesh(mesh.MeshConfig(data=2, fsdp=2, tensor=2)), np.arange(24).reshape(8, 3), []
+
+    def read(rows):
+        asked.append(rows)
+        return whole[rows]
+
+    made, same = mesh.put_rows(built, read, 8), mesh.put_whole(built, whole)
+    assert asked == [slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8)]
+    np.testing.assert_array_equal(made, whole)
+    assert made.sharding == same.sharding and [s.data.shape for s in made.addressable_shards] == [(2, 3)] * 8
+    np.testing.assert_array_equal(same, whole)
 
 
 def test_a_batch_that_does_not_divide_names_key_batch_and_devices():

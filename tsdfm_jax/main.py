@@ -19,6 +19,7 @@ _MULTIHOST = flags.DEFINE_bool("multihost", False, "Whether this is one of sever
 _COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port of process 0, where the cluster does not tell by itself.")
 _PROCESSES = flags.DEFINE_integer("processes", -1, "How many processes there are, where the cluster does not tell.")
 _PROCESS = flags.DEFINE_integer("process", -1, "Which of them this is, from 0, where the cluster does not tell.")
+_HEARTBEAT = flags.DEFINE_integer("heartbeat", 100, "Seconds of silence after which a process is taken for dead.", 10)
 
 
 def plan(stages, rounds):
@@ -74,7 +75,7 @@ def one_of_several(workdir):
     from tsdfm_jax.runtime import hosts
 
     def joined():
-        hosts.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        hosts.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _HEARTBEAT.value)
         run(_CONFIG.value, workdir, _STAGE.value)
 
     try:
@@ -121,8 +122,9 @@ def parse(argv):
 
 def fail(error, code=2):
     """Say it in one line on stderr; returns the exit code."""
-    # ml_collections reports an unknown key as the repr of a KeyError, its quotes and line ends escaped.
-    text = str(error).replace("\\n", " ").replace("\\'", "").strip("'")
+    while isinstance(error, Exception) and error.args and isinstance(error.args[0], Exception):
+        error = error.args[0]  # ml_collections wraps the KeyError of an unknown key in another error
+    text = f"no such config key: {error.args[0]}" if isinstance(error, KeyError) and error.args else str(error)
     print("tsdfm_jax: " + " ".join(text.split()), file=sys.stderr)
     return code
 

@@ -20,12 +20,12 @@ from tsdfm_jax.runtime import checkpoint, hosts, loop, mesh as meshes, metrics a
 KEYS = {
     "tokenizer": ("seed", "data.package", "data.files", "data.field", "data.limit_bytes", "tokenizer"),
     "data": ("data.length", "data.holdout", "data.windows_per_shard"),
-    "judges": ("judges", "model.dtype", "seed"),
+    "judges": ("judges", "model.dtype", "teacher.heldout", "seed"),
     "teacher": ("flow.source", "flow.exponent", "model", "teacher"),
     "compass": ("compass", "shaping", "flow", "trajectories.chain"),
     "trajectories": ("shaping", "trajectories", "flow", "student.target"),
     "student": ("student",),
-    "evaluate": ("evaluate", "flow"),
+    "evaluate": ("evaluate", "flow", "rounds"),
 }
 VARIANTS = ("shaped", "blind")
 

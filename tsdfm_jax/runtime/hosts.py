@@ -31,15 +31,15 @@ def takes(number):
     return number % jax.process_count() == jax.process_index()
 
 
-def start(coordinator, processes, process):
+def start(coordinator, processes, process, heartbeat):
     """Join the other processes of a run; empty or negative values are left to what the cluster tells of itself.
 
-    Raises ValueError where neither the flags nor the cluster say who the others are.
+    A process that is silent for `heartbeat` seconds is taken for dead, and JAX ends the others. Raises ValueError where neither the flags nor the cluster say who the others are.
     """
     given = {"coordinator_address": coordinator or None, "num_processes": processes, "process_id": process}
     given = {name: value for name, value in given.items() if value not in (None, -1)}
     try:
-        jax.distributed.initialize(**given)
+        jax.distributed.initialize(**given, heartbeat_timeout_seconds=heartbeat)
     except (ValueError, RuntimeError) as error:
         raise ValueError(
             f"--multihost: the processes did not find each other ({str(error).splitlines()[0]}): "

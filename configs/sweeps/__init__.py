@@ -1,0 +1,1 @@
+"""Config files that stand for many runs: each has a get_hyper(hyper) beside its get_config."""

@@ -1,0 +1,149 @@
+"""Commands at work, several at a time: their output to files, signals passed on to them, a line for each that ends."""
+
+import contextlib
+import dataclasses
+import pathlib
+import signal
+import subprocess
+import time
+
+POLL = 0.1
+OUT, ERR = "stdout.txt", "stderr.txt"
+
+
+class Stopped(Exception):
+    """The sweep was told to stop, and every command has ended; `signum` is the signal, for the exit code."""
+
+    def __init__(self, signum):
+        super().__init__(signum)
+        self.signum = signum
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A command by a name; its output goes to stdout.txt and stderr.txt of `workdir`, or, where that is None, to the terminal."""
+
+    name: str
+    command: list[str]
+    workdir: pathlib.Path | None
+
+
+class _Process:
+    """A job at work. It has a process group of its own: a Ctrl-C reaches it once, from here, not from the terminal as well."""
+
+    def __init__(self, job, keep):
+        self.job, self.begun, self.files = job, time.monotonic(), []
+        out = err = None
+        if job.workdir is not None:
+            job.workdir.mkdir(parents=True, exist_ok=True)
+            # Appended to: a run that was stopped keeps what it said.
+            out, err = self.files = [open(job.workdir / name, "ab") for name in (OUT, ERR)]
+            self.said_before = err.tell()
+        try:
+            self.process = subprocess.Popen(
+                job.command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, process_group=0, pass_fds=keep
+            )
+        except OSError as error:
+            self._close()
+            raise ValueError(f"cannot run '{job.command[0]}' ({error.strerror}): check that it is there") from error
+
+    def ended(self):
+        """The exit code, None while it is at work; 128 and the signal where one ended it."""
+        code = self.process.poll()
+        if code is not None:
+            self._close()
+        return code if code is None or code >= 0 else 128 - code
+
+    def told(self):
+        """The last line of its stderr, if it has said anything."""
+        if self.job.workdir is None:
+            return ""
+        with open(self.job.workdir / ERR, "rb") as file:
+            file.seek(max(self.said_before, file.seek(0, 2) - 4096))
+            lines = file.read().decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+    def _close(self):
+        for file in self.files:
+            file.close()
+
+
+def run(jobs, parallel, say, keep=()):
+    """Run all jobs, `parallel` at a time: {name: exit code}. `keep` are file descriptors that they inherit.
+
+    Raises Stopped after SIGINT or SIGTERM, when those that were at work have ended; ValueError where a command is not there.
+    """
+    waiting, working, codes = list(jobs), [], {}
+    with catching() as caught:
+        told = 0
+        while working or (waiting and not caught):
+            while waiting and len(working) < parallel and not caught:
+                working.append(_start(waiting.pop(0), say, keep))
+            for signum in caught[told:]:
+                if not told:
+                    say(f"stopping: {len(working)} at work save their state; once more Ctrl-C does not wait for that")
+                for each in working:
+                    each.process.send_signal(signum)
+                told += 1
+            for each in [each for each in working if each.ended() is not None]:
+                working.remove(each)
+                codes[each.job.name] = each.ended()
+                _tell(each, bool(caught), say)
+            time.sleep(POLL if working else 0)
+    if caught:
+        raise Stopped(caught[0])
+    return codes
+
+
+def _start(job, say, keep):
+    process = _Process(job, keep)
+    say(f"started {job.name}" + (f", see {job.workdir / ERR}" if job.workdir is not None else ""))
+    return process
+
+
+def _tell(each, stopping, say):
+    code, seconds = each.ended(), time.monotonic() - each.begun
+    if code == 0:
+        say(f"done {each.job.name} in {seconds:.0f} s", 1)
+    elif stopping and code in (130, 143):
+        say(f"stopped {each.job.name}")
+    else:
+        said = each.told()
+        say(f"failed {each.job.name}: exit code {code}" + (f": {said}" if said else ""))
+
+
+@contextlib.contextmanager
+def catching():
+    """Collect SIGINT and SIGTERM in a list while the block runs."""
+    caught = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    old = [signal.signal(number, lambda signum, frame: caught.append(signum)) for number in numbers]
+    try:
+        yield caught
+    finally:
+        for number, handler in zip(numbers, old):
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def progress(total, done):
+    """`say(line, ended=0)`: lines on stderr; on a terminal with a bar of the runs below them."""
+    import rich.console
+    import rich.progress
+
+    console = rich.console.Console(stderr=True)
+    with rich.progress.Progress(
+        rich.progress.TextColumn("runs"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("runs", total=total, completed=done)
+
+        def say(line, ended=0):
+            console.print(f"sweep: {line}", markup=False, highlight=False, soft_wrap=True)
+            bar.advance(task, ended)
+
+        yield say

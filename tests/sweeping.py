@@ -1,0 +1,76 @@
+"""A sweep of the tiny config whose main is a stub: for tests of the sweep."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+from launch import hyper, sweep_plan
+from tests import tiny
+from tsdfm_jax import workspace
+
+ROOT = pathlib.Path(__file__).parent.parent
+STUB = [sys.executable, str(ROOT / "tests/stub_main.py")]
+
+
+def make(root, entries, main=None, given=None):
+    """A sweep of the tiny config whose main is the stub."""
+    root.mkdir(exist_ok=True)
+    file = root / "swept.py"
+    file.write_text(f"from tests import tiny\nget_config = tiny.get_config\nget_hyper = lambda hyper: {entries!r}\n")
+    config = tiny.get_config()
+    config.update_from_flattened_dict(given or {})
+    made = sweep_plan.Sweep(str(file), config, given or {}, root, main=main or STUB)
+    control(root, made)
+    return made
+
+
+def control(root, made, **what):
+    """Tell the stubs what to do: see tests/stub_main.py."""
+    marks = {stage: workspace.fingerprint(made.common.config, stage) for stage in made.shared}
+    (root / "control.json").write_text(json.dumps({"fingerprints": marks, **what}))
+
+
+def log(root):
+    """What the stubs did: (run, "begins", "saved" or "ends"), in order."""
+    file = root / "log"
+    return [tuple(json.loads(line)[:2]) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+class Said(list):
+    """Takes the sweep's lines."""
+
+    def __call__(self, line, ended=0):
+        self.append(line)
+
+
+TWO = hyper.sweep("shaping.candidates", [2, 4])
+
+
+# The command line itself, with the stub in main's place.
+DRIVER = f"""
+import sys
+from absl import app
+from launch import sweep, sweep_plan
+sweep_plan.MAIN = {STUB!r}
+app.run(sweep.main, flags_parser=sweep.parse)
+"""
+
+
+def start(root, *flags, **env):
+    """The command line, in a session of its own."""
+    command = [sys.executable, "-c", DRIVER, f"--config={root / 'swept.py'}", f"--workdir={root}", *flags]
+    return subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **env}, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def wait_for(root, number, what):
+    """Return when so many stubs have said so."""
+    deadline = time.monotonic() + 60
+    while sum(event == what for _, event in log(root)) < number:
+        assert time.monotonic() < deadline, log(root)
+        time.sleep(0.02)

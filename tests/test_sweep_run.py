@@ -1,0 +1,253 @@
+"""A sweep at work, with a stub for main: started, stopped, resumed, handed out; and what its command line refuses."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import time
+
+import pytest
+
+from launch import hyper, sweep_jobs, sweep_runs
+from tests.cluster import assert_one_line
+from tests.sweeping import STUB, TWO, Said, control, log, make, start, wait_for
+
+
+def test_what_is_constant_goes_to_the_common_run(tmp_path):
+    """An override that every run has, and the command line's, are the common run's too; one that some runs have is not."""
+    entries = [{"teacher.batch": 32, "student.batch": 32}, {"teacher.batch": 32}]
+    made = make(tmp_path, entries, given={"judges.batch": 32})
+    assert made.common.arguments[2:] == [
+        "--stage=tokenizer,data,judges,teacher,compass,trajectories", "--config.judges.batch=32", "--config.teacher.batch=32",
+    ]  # fmt: skip
+    assert made.common.config.teacher.batch == 32 and made.runs[1].arguments[-2:] == made.common.arguments[-2:]
+
+
+def test_a_sweep_runs_once(tmp_path):
+    """First what is shared, then each run with links to it; a second call starts nothing; a moved sweep still has its links."""
+    said, made = Said(), make(tmp_path / "s", TWO)
+    assert made.run(1, said) == 0 and said[-1] == "2 of 2 runs finished"
+    names = ["common", "candidates=2", "candidates=4"]
+    assert log(made.root) == [(name, what) for name in names for what in ("begins", "ends")]
+    (tmp_path / "s").rename(tmp_path / "t")
+    for run in made.runs:
+        for stage in made.shared:
+            link = tmp_path / "t" / run.name / stage
+            assert link.is_symlink() and link.resolve() == tmp_path / "t/common" / stage
+        assert not (tmp_path / "t" / run.name / "compass").exists()
+    again = make(tmp_path / "t", TWO)
+    assert again.run(1, said) == 0 and len(log(again.root)) == 6
+
+
+def test_a_failed_run_does_not_stop_the_others(tmp_path):
+    """Exit code 1 names it, with its own last line; what it said is kept; the next call runs that one alone."""
+    said, made = Said(), make(tmp_path, TWO)
+    control(tmp_path, made, fail=["candidates=2"])
+    assert made.run(1, said) == 1
+    assert "failed candidates=2: exit code 3: the loss is not a number" in said
+    assert said[-1] == "1 of 2 runs finished; failed: candidates=2"
+    control(tmp_path, made, die=["candidates=2"])
+    assert made.run(1, said) == 1 and "failed candidates=2: exit code 137" in said  # and no line of the time before
+    control(tmp_path, made)
+    assert made.run(1, said) == 0 and log(tmp_path)[-2:] == [("candidates=2", "begins"), ("candidates=2", "ends")]
+    assert log(tmp_path).count(("candidates=4", "begins")) == 1
+    assert "the loss is not a number" in (tmp_path / "candidates=2/stderr.txt").read_text()
+
+
+def test_nothing_starts_without_what_is_shared(tmp_path):
+    """Where the shared stages fail, the runs wait, and the line says for what."""
+    said, made = Said(), make(tmp_path, TWO)
+    control(tmp_path, made, fail=["common"])
+    assert made.run(2, said) == 1 and log(tmp_path) == [("common", "begins")]
+    assert "tokenizer, data, judges, teacher" in said[-1]
+
+
+def test_what_is_shared_must_be_of_this_config(tmp_path):
+    """Shared stages count as there when each is done, and was made with the values that the sweep has now."""
+    made = make(tmp_path, TWO)
+    assert not made.ready() and made.run(2, Said()) == 0 and made.ready()
+    file = tmp_path / "common/teacher/done.json"
+    file.write_text(file.read_text().replace('"heldout": 32', '"heldout": 64'))
+    assert not made.ready()
+
+
+def test_runs_at_a_time(tmp_path):
+    """With parallel=2 two runs are at work together, and never three."""
+    made = make(tmp_path, hyper.sweep("shaping.candidates", [2, 4, 5, 6]))
+    control(tmp_path, made, seconds=0.5)
+    assert made.run(2, Said()) == 0
+    at_work = most = 0
+    for _, what in log(tmp_path)[2:]:
+        at_work += {"begins": 1, "ends": -1}[what]
+        most = max(most, at_work)
+    assert most == 2
+
+
+@pytest.mark.parametrize("change", ["config", "report", "sample"])
+def test_what_counts_as_finished(tmp_path, change):
+    """Another config, a report of another config, a sample older than the report: the run is not finished."""
+    made = make(tmp_path, TWO)
+    assert made.run(2, Said()) == 0 and not made.left()
+    where = tmp_path / "candidates=2"
+    if change == "sample":
+        os.utime(where / "samples/sample.jsonl", (1, 1))
+    else:
+        file = where / {"config": "config.json", "report": "report/report.json"}[change]
+        file.write_text(file.read_text().replace('"heldout": 16', '"heldout": 17'))
+        os.utime(where / "samples/sample.jsonl")
+    assert [run.name for run in made.left()] == ["candidates=2"]
+
+
+def test_links_give_way_to_what_a_run_made(tmp_path):
+    """A run's own directory is kept; a link whose stage is gone is taken away, where the run would write through it."""
+    made = make(tmp_path, TWO)
+    made.run(1, Said())
+    run = made.runs[0]
+    (run.workdir / "teacher").unlink()
+    (run.workdir / "teacher").mkdir()
+    (tmp_path / "common/judges/done.json").unlink()
+    sweep_runs.link(run, ["tokenizer", "data", "teacher"], tmp_path / "common")
+    assert not (run.workdir / "teacher").is_symlink() and not (run.workdir / "judges").exists()
+    assert (run.workdir / "tokenizer").is_symlink() and (tmp_path / "common/judges").is_dir()
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_sweep_goes_on(tmp_path, number, code):
+    """A signal to the group, as from a terminal, reaches each run once; they save and are waited for; the next call ends them."""
+    made = make(tmp_path, TWO)
+    made.run(1, Said())
+    for run in made.runs:
+        (run.workdir / "config.json").write_text("{}")
+    control(tmp_path, made, hang=["candidates=2", "candidates=4"])
+    (tmp_path / "log").unlink()
+    running = start(tmp_path, "--parallel=2")
+    wait_for(tmp_path, 2, "begins")
+    os.killpg(running.pid, number)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == code and said.splitlines()[-1] == "sweep: stopped; the same command goes on from there", said
+    events = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert sorted(event[:3] for event in events[2:]) == [[run.name, "saved", [number.name]] for run in made.runs]
+    assert "stopping: 2 at work" in said and said.count("sweep: stopped candidates=") == 2
+    control(tmp_path, made)
+    again = start(tmp_path)
+    assert again.wait(timeout=60) == 0 and "2 of 2 runs finished" in again.communicate()[1]
+
+
+def test_what_a_killed_sweep_left_is_not_run_twice(tmp_path):
+    """While a run of a killed sweep is at work, another sweep of the directory refuses in one line; then it may."""
+    made = make(tmp_path, TWO)
+    made.run(1, Said())
+    (tmp_path / "candidates=2/config.json").write_text("{}")
+    control(tmp_path, made, hang=["candidates=2"])
+    (tmp_path / "log").unlink()
+    first = start(tmp_path)
+    wait_for(tmp_path, 1, "begins")
+    first.kill()
+    first.wait()
+    orphan = json.loads((tmp_path / "log").read_text().splitlines()[0])[3]
+    second = start(tmp_path)
+    _, said = second.communicate(timeout=60)
+    assert second.returncode == 2
+    assert_one_line(said, "another sweep, or a run that it left, is at work in", str(tmp_path))
+    os.kill(orphan, signal.SIGTERM)
+    wait_for(tmp_path, 1, "saved")
+    control(tmp_path, made)
+    deadline = time.monotonic() + 30
+    while (code := start(tmp_path).wait(timeout=60)) == 2:  # the run has said that it saved, and ends in a moment
+        assert time.monotonic() < deadline
+    assert code == 0
+
+
+@pytest.mark.parametrize("flags, said", [
+    (["--config=nowhere.py"], "nowhere.py"),
+    (["--config=tests/tiny.py"], "tests/tiny.py has no get_hyper"),
+    (["--worker=x"], "worker"),
+    (["--parallel=0"], "parallel"),
+    (["--config.shaping.tua=1"], "no such config key: 'tua'"),
+    (["stray"], "'stray' is not a flag"),
+    (["--launcher=/no/such/command"], "cannot run '/no/such/command'"),
+])  # fmt: skip
+def test_the_command_line_refuses_in_one_line(tmp_path, flags, said):
+    """A wrong flag, file or launcher costs one line and exit code 2."""
+    make(tmp_path, hyper.sweep("seed", [1, 2]))
+    running = start(tmp_path, *flags)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 2 and not log(tmp_path)
+    assert_one_line("\n".join(line for line in err.splitlines() if "sweep: started" not in line), said)
+
+
+def test_an_interrupt_before_anything_runs(tmp_path):
+    """Ctrl-C while the sweep is still being looked at is one line, too."""
+    (tmp_path / "swept.py").write_text(
+        "from tests import tiny\nget_config = tiny.get_config\ndef get_hyper(_): raise KeyboardInterrupt\n"
+    )
+    running = start(tmp_path)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert_one_line(err, "the same command goes on from there")
+
+
+def test_help_and_mistyped_flags_do_not_wait_for_jax(tmp_path):
+    """--help and a flag that is none are answered without importing JAX."""
+    make(tmp_path, TWO)
+    (tmp_path / "jax.py").write_text("raise SystemExit('jax was imported')")
+    for flag, code in (("--help", 1), ("--worker=x", 2)):
+        running = start(tmp_path, flag, PYTHONPATH=str(tmp_path))
+        out, err = running.communicate(timeout=60)
+        assert running.returncode == code and "jax was imported" not in out + err
+    assert "jax was imported" in start(tmp_path, PYTHONPATH=str(tmp_path)).communicate(timeout=60)[1]
+
+
+def test_a_dry_run_prints_what_a_run_starts(tmp_path, monkeypatch, capfd):
+    """A dry run starts nothing and makes nothing; finished runs are comments; a launcher stands in main's place."""
+    made, ran = make(tmp_path, TWO), []
+    made.print_commands("")
+    lines = [shlex.split(line) for line in capfd.readouterr().out.splitlines()]
+    assert not log(tmp_path) and not (tmp_path / "common").exists()
+    run_jobs = sweep_jobs.run
+    monkeypatch.setattr(sweep_jobs, "run", lambda jobs, *rest: ran.extend(jobs) or run_jobs(jobs, *rest))
+    made.run(1, Said())
+    assert [["python", *job.command[1:]] for job in ran] == lines
+    (tmp_path / "candidates=4/config.json").unlink()
+    made.print_commands("sbatch 'a b.sbatch'")
+    finished, left = capfd.readouterr().out.splitlines()
+    assert finished == "# finished: candidates=2" and shlex.split(left) == ["sbatch", "a b.sbatch", *made.runs[1].arguments]
+
+
+LAUNCHER = """#!/bin/sh
+printf '%s\\n' "$@" >>"{root}/handed"
+[ ! -e "{root}/refuse" ] || exit 7
+"""
+
+
+def test_handing_out(tmp_path):
+    """First what is shared, and nothing more until that is done; then each run once; a refused one again."""
+    made, said = make(tmp_path, TWO), Said()
+    launcher = tmp_path / "launcher"
+    launcher.write_text(LAUNCHER.format(root=tmp_path))
+    launcher.chmod(0o755)
+    handed = lambda: (tmp_path / "handed").read_text().splitlines()
+    assert made.hand_out(str(launcher), said) == 1 and handed() == made.common.arguments
+    assert "2 runs wait for what they share" in said[-1]
+    assert made.hand_out(str(launcher), said) == 1 and handed() == made.common.arguments
+    assert any("common was handed out and is not finished: wait for it, or delete" in line for line in said)
+    assert made.run(1, said) == 1 and not log(tmp_path)
+    subprocess.run([*STUB, *made.common.arguments], check=True)
+    (tmp_path / "refuse").touch()
+    assert made.hand_out(str(launcher), said) == 1 and said[-1] == "the launcher refused candidates=2, candidates=4"
+    (tmp_path / "refuse").unlink()
+    (tmp_path / "handed").unlink()
+    assert made.hand_out(str(launcher), said) == 0
+    assert handed() == [argument for run in made.runs for argument in run.arguments]
+    assert (made.runs[0].workdir / "teacher").resolve() == tmp_path / "common/teacher"
+    assert made.hand_out(str(launcher), said) == 0 and len(handed()) == sum(len(run.arguments) for run in made.runs)
+    before = log(tmp_path)
+    assert made.run(1, said) == 1 and log(tmp_path) == before
+
+
+def test_a_launcher_that_waits(tmp_path):
+    """A launcher that returns when its command has ended, as gpu_node.sh does, is given everything in one call."""
+    made = make(tmp_path, TWO)
+    assert made.hand_out(shlex.join(STUB), Said()) == 0 and not made.left()
+    assert [name for name, what in log(tmp_path) if what == "ends"] == ["common", "candidates=2", "candidates=4"]
