@@ -151,11 +151,11 @@ def test_stopped_and_resumed_is_never_stopped(finished, copy, stage, output, sig
 
 @pytest.mark.parametrize("changes", [
     {"flow.source": "mask", "compass.kind": "nce", "student.target": "mixed", "rounds": 2, "shaping.policy": "sequence_to_token", "trajectories.chain": "classical", "student.evaluator": "teacher", "shaping.tau": 0.5, "model.dtype": "bfloat16"},
-    {"shaping.candidates": 1, "compass.kind": "distilled", "compass.score": "entropy", "student.target": "chain", "flow.jump": "cumulative", "teacher.loss": "kl", "student.loss": "kl"},
-], ids=["mask-nce-mixed-rounds-bf16", "k1-distilled-chain"])  # fmt: skip
+    {"shaping.candidates": 1, "compass.kind": "distilled", "compass.score": "entropy", "student.target": "chain", "flow.jump": "cumulative", "teacher.loss": "kl", "student.loss": "kl", "mesh.fsdp": 2, "mesh.tensor": 2},
+], ids=["mask-nce-mixed-rounds-bf16", "k1-distilled-chain-mesh"])  # fmt: skip
 def test_other_ways_through(finished, tmp_path, changes):
-    """The other source, compass, targets, chains, jumps and rounds run through every stage, to a report."""
-    for shared in ("tokenizer", "data") if "model.dtype" in changes else ("tokenizer", "data", "judges"):
+    """The other source, compass, targets, chains, jumps, rounds and mesh run through every stage, to a report."""
+    for shared in ("tokenizer", "data"):
         shutil.copytree(finished / shared, tmp_path / shared)
     main.run(config(**changes), tmp_path)
     report = json.loads((tmp_path / "report/report.json").read_text())

@@ -34,7 +34,8 @@ def takes(number):
 def start(coordinator, processes, process, heartbeat):
     """Join the other processes of a run; empty or negative values are left to what the cluster tells of itself.
 
-    A process that is silent for `heartbeat` seconds is taken for dead, and JAX ends the others. Raises ValueError where neither the flags nor the cluster say who the others are.
+    A process that is silent for `heartbeat` seconds is taken for dead, and JAX ends the others. Raises ValueError where
+    neither the flags nor the cluster say who the others are.
     """
     given = {"coordinator_address": coordinator or None, "num_processes": processes, "process_id": process}
     given = {name: value for name, value in given.items() if value not in (None, -1)}

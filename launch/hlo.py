@@ -1,0 +1,272 @@
+"""What a compiled program says of itself, read from its HLO text: loops, matrix products, exchanges between devices.
+
+XLA's own cost analysis counts the body of a `while` once, however often it runs. Here every instruction is counted as often
+as its loops run: by `known_trip_count`, which CPU and GPU print, or, on TPU, which does not, by the loop's condition.
+Shapes are those of one device. Sizes are of the elements, without the padding of a layout's tiles.
+"""
+
+import functools
+import math
+import re
+from typing import NamedTuple
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
+CALLED = re.compile(r"(calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
+BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](?:\{([^}]*)\})?")
+SAME_VALUE = ("copy", "bitcast", "convert", "copy-start", "copy-done")
+
+
+class Instruction(NamedTuple):
+    """One line: `name = shape opcode(arguments), rest`."""
+
+    name: str
+    shape: str
+    opcode: str
+    arguments: str
+    rest: str
+    root: bool
+
+    @property
+    def operands(self):
+        """The names among the arguments; text from before compilation has no % to mark them."""
+        return re.findall(r"%([\w.\-]+)" if "%" in self.arguments else r"[^\s,(){}]+", self.arguments)
+
+    @property
+    def called(self):
+        """The computations that it names, by what they are to it: body, condition, calls, to_apply."""
+        return dict(CALLED.findall(self.rest))
+
+    @property
+    def index(self):
+        """Which element a get-tuple-element takes; None for all others."""
+        found = self.opcode == "get-tuple-element" and re.search(r"index=(\d+)", self.rest)
+        return int(found[1]) if found else None
+
+
+class Run(NamedTuple):
+    """An instruction at work: in which computation, in which one around all fusions, and how often (None: not known)."""
+
+    instruction: Instruction
+    computation: str
+    holder: str
+    times: int | None
+
+
+class Collective(NamedTuple):
+    """An exchange between devices.
+
+    Attributes:
+      kind: one of KINDS.
+      shape: what one device holds of its result, as `bf16[8,128]`.
+      bytes: the whole array on one device: what all-gather makes, and what the others are given.
+      times: how often it runs; None below a loop whose length is not known.
+      group: how many devices exchange.
+    """
+
+    kind: str
+    shape: str
+    bytes: int
+    times: int | None
+    group: int
+
+    @property
+    def wire(self):
+        """Bytes that a device sends in one run, by a ring; all-reduce goes round twice."""
+        if self.kind in ("collective-permute", "collective-broadcast"):
+            return float(self.bytes)
+        return self.bytes * (2 if self.kind == "all-reduce" else 1) * (self.group - 1) / self.group
+
+
+def arrays(shape):
+    """(dtype, dimensions, layout) of every array of a shape, which may be a tuple's."""
+    return [(dtype, tuple(int(d.lstrip("<=")) for d in dims.split(",") if d), at) for dtype, dims, at in ARRAY.findall(shape)]
+
+
+def size(of):
+    """Bytes of arrays, as `arrays` gives them."""
+    return sum(math.prod(dims) * _bits(dtype) // 8 for dtype, dims, _ in of)
+
+
+def _bits(dtype):
+    number = re.search(r"\d+", dtype)
+    return 8 if dtype == "pred" else int(number[0]) if number else 0
+
+
+def _balanced(text):
+    """Length of the bracketed part that `text` begins with."""
+    depth = 0
+    for at, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return at + 1
+    raise ValueError(f"unbalanced brackets in HLO: {text[:80]}")
+
+
+def _instruction(line):
+    found = re.match(r"\s+(ROOT )?%?([\w.\-]+) = (.*)", line)
+    if not found:
+        return None
+    root, name, text = found.groups()
+    end = _balanced(text) if text.startswith("(") else text.index(" ")
+    shape, text = text[:end], text[end:].lstrip()
+    opcode, text = text.split("(", 1)[0], text[text.index("(") :]
+    end = _balanced(text)
+    return Instruction(name, shape, opcode, text[1 : end - 1], text[end:], bool(root))
+
+
+class Module:
+    """A parsed module: `computations`, name -> {name: Instruction}, and the name of the `entry` one."""
+
+    def __init__(self, text):
+        self.computations, self.entry, inside = {}, None, None
+        for line in text.splitlines():
+            if head := re.match(r"(ENTRY )?%?([\w.\-]+) (?:\(.*)?\{\s*$", line):
+                inside = self.computations[head[2]] = {}
+                self.entry = head[2] if head[1] else self.entry
+            elif inside is not None and (found := _instruction(line)):
+                inside[found.name] = found
+        if self.entry is None:
+            raise ValueError("this text is no HLO module: it has no ENTRY computation")
+
+    def root(self, computation):
+        """The instruction whose value a computation returns."""
+        return next(i for i in self.computations[computation].values() if i.root)
+
+    def parameter(self, computation, place):
+        """Name of a computation's parameter of that number."""
+        found = self.computations[computation].values()
+        return next(i.name for i in found if i.opcode == "parameter" and i.arguments == str(place))
+
+    def runs(self):
+        """Every instruction that is executed, as a `Run`; of a conditional, all branches."""
+        return self._within(self.entry, self.entry, 1)
+
+    def _within(self, computation, holder, times):
+        for found in self.computations[computation].values():
+            yield Run(found, computation, holder, times)
+            if found.opcode == "while":
+                trips, body = self.trips(found, computation), found.called["body"]
+                yield from self._within(body, body, None if times is None or trips is None else times * trips)
+            elif found.opcode == "fusion":
+                yield from self._within(found.called["calls"], holder, times)
+            elif found.opcode in ("call", "conditional", "async-start"):
+                named = re.findall(r"[\w.\-]+", "".join(BRANCHES.findall(found.rest))) or found.called.values()
+                for branch in named:
+                    yield from self._within(branch, branch, times)
+
+    def trips(self, loop, computation):
+        """How often the body of a `while` runs; None if the text does not tell."""
+        if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
+            return int(known[1])
+        around, inside = self.computations[computation], self.computations[loop.called["condition"]]
+        test, start = self.root(loop.called["condition"]), around.get(loop.operands[0])
+        if test.opcode != "compare" or "direction=LT" not in test.rest or start is None or start.opcode != "tuple":
+            return None
+        counter, bound = (inside[name] for name in test.operands)
+        if counter.index is None:
+            return None
+        carried = lambda found: self._constant(start.operands[found.index], around)  # what every turn hands on unchanged
+        first = carried(counter)
+        last = self._constant(bound.name, inside) if bound.index is None else carried(bound)
+        step = self._step(loop.called["body"], counter.index, carried)
+        return None if None in (first, last, step) or step < 1 else max(-(-(last - first) // step), 0)
+
+    def _step(self, body, place, carried):
+        """What the body of a loop adds to that place of its tuple in every turn; None if it does something else to it."""
+        inside, root = self.computations[body], self.root(body)
+        after = self._origin(root.operands[place], inside) if root.opcode == "tuple" else root
+        if after.opcode != "add":
+            return None
+        read = [self._origin(name, inside) for name in after.operands]
+        others = [found for found in read if found.index != place]
+        if len(others) != 1:
+            return None
+        return self._constant(others[0].name, inside) if others[0].index is None else carried(others[0])
+
+    def _origin(self, name, inside):
+        found = inside[name]
+        while found.opcode in SAME_VALUE:
+            found = inside[found.operands[0]]
+        return found
+
+    def _constant(self, name, inside):
+        found = self._origin(name, inside)
+        return int(found.arguments) if found.opcode == "constant" and re.fullmatch(r"-?\d+", found.arguments) else None
+
+    def flops(self, run):
+        """FLOPs of one run of a `dot` or a `convolution` (which a TPU's matrix product is), 2 a multiply-add; else 0."""
+        found = run.instruction
+        if found.opcode not in ("dot", "convolution"):
+            return 0.0
+        inside, ((_, out, _),) = self.computations[run.computation], arrays(found.shape)
+        left, right = (arrays(inside[name].shape)[0][1] for name in found.operands)
+        if found.opcode == "convolution":
+            return 2.0 * _convolved(out, left, right, found.rest)
+        summed = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", found.rest)[1]
+        return 2.0 * math.prod(out) * math.prod(left[int(d)] for d in summed.split(",") if d)
+
+
+def _convolved(out, left, right, rest):
+    """Multiply-adds of a convolution, those on padding and on holes left out."""
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", rest)
+    sizes = [dict(zip(names, dims)) for names, dims in zip(labels.groups(), (left, right, out))]
+    window = dict(re.findall(r"(\w+)=([\dx_\-]+)", (re.search(r"window=\{([^}]*)\}", rest) or [""])[0]))
+    total = sizes[0]["b"] * sizes[1]["i"] * sizes[2]["f"]
+    for at, name in enumerate(sorted(set(labels[1]) - {"b", "f"})):
+        part = lambda key, default: window[key].split("x")[at] if key in window else default
+        low = int(part("pad", "0_0").split("_")[0])
+        strides = (int(part(key, "1")) for key in ("stride", "lhs_dilate", "rhs_dilate"))
+        total *= _valid(sizes[2][name], sizes[1][name], sizes[0][name], low, *strides)
+    return total // int((re.search(r"batch_group_count=(\d+)", rest) or [0, 1])[1])
+
+
+@functools.cache
+def _valid(out, window, of, low, stride, hole, spread):
+    """How many (output, window) places of one dimension meet an element."""
+    at = (o * stride + w * spread - low for o in range(out) for w in range(window))
+    return sum(0 <= place <= (of - 1) * hole and place % hole == 0 for place in at)
+
+
+def collectives(text):
+    """Every exchange that a compiled program makes, a list of `Collective` (kind, shape, bytes, times, group).
+
+    An exchange that a TPU overlaps with other work stands, under one channel, in each of the fusions that it goes on
+    behind, even within loops: it counts once, as often as the fusion runs that starts it.
+    """
+    module, seen, found = Module(text), set(), []
+    for run in module.runs():
+        name = run.instruction.opcode.removesuffix("-start")
+        if name not in KINDS:
+            continue
+        channel = re.search(r"channel_id=(\d+)", run.instruction.rest)
+        place = channel[1] if channel and run.computation != run.holder else (run.holder, run.instruction.name)
+        if place not in seen:
+            seen.add(place)
+            found.append(_collective(module, run, name))
+    return found
+
+
+def _collective(module, run, kind):
+    one, inside = run.instruction, module.computations[run.computation]
+    given = [array for name in one.operands for array in arrays(inside[name].shape)]
+    made = arrays(one.shape)
+    if one.opcode.endswith("-start") and kind != "all-reduce":  # its shape is (operands, results, the device's own)
+        made = made[len(given) : 2 * len(given)]
+    whole = size(made if kind == "all-gather" else given)
+    shape = ", ".join(f"{dtype}[{','.join(map(str, dims))}]" for dtype, dims, _ in made)
+    return Collective(kind, shape, whole, run.times, _group(one.rest))
+
+
+def _group(rest):
+    """Devices in a group, from `{{0,1},{2,3}}`, from `[2,4]<=[8]`, or from a mesh's axes."""
+    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
+        return len(listed[1].split(","))
+    if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
+        return int(iota[2])
+    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\] *\{([^}]*)\}", rest):
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", mesh[2]))
+    if pairs := re.search(r"source_target_pairs=\{\{([\d,{}]*)\}\}", rest):
+        return len(set(re.findall(r"\d+", pairs[1])))
+    return 1

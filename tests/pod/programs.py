@@ -1,0 +1,96 @@
+"""The jitted programs of training and generation over several meshes, compiled once for the tests that look at them."""
+
+import functools
+
+import jax
+import numpy as np
+
+from tests import tiny
+from tsdfm_jax import settings, workspace
+from tsdfm_jax.runtime import mesh as meshes
+from tsdfm_jax.stages import student, teacher, trajectories
+
+# Sizes that no two axes share, so that a shape tells what it is; V is odd, as GPT-2's is.
+V, LENGTH, BATCH, WIDTH = 97, 24, 16, 32
+MESHES = {"one": (1, 1, 1), "data": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (2, 1, 4), "mixed": (2, 2, 2)}
+SMALL = {"data.length": LENGTH, "model.width": WIDTH, "model.heads": 4, "model.cond_width": 8, "shaping.candidates": 3}
+SMALL |= {f"{name}.batch": BATCH for name in ("teacher", "student", "trajectories")}
+SMALL |= {"student.target": "chain", "compass.score": "entropy", "trajectories.midpoints": 4, "compass.from_teacher": False}
+SMALL |= {"trajectories.chain": "heun"}  # the shortest to compile
+
+
+def config(**changes):
+    """The tiny config at these sizes."""
+    c = tiny.get_config()
+    with c.unlocked():
+        c.update_from_flattened_dict(SMALL | changes)
+    return c
+
+
+@functools.cache
+def mesh_of(name):
+    """One of MESHES, over the first devices alone."""
+    data, fsdp, tensor = MESHES[name]
+    return meshes.make_mesh(meshes.MeshConfig(data=data, fsdp=fsdp, tensor=tensor), jax.devices()[: data * fsdp * tensor])
+
+
+def drawn(tree, mesh=None):
+    """Random arrays in place of abstract ones, the same ones whatever the mesh: nothing is left at zero."""
+    rng = np.random.default_rng(0)
+
+    def draw(where, leaf):
+        values = rng.normal(size=leaf.shape) / np.sqrt(leaf.shape[-2] if leaf.ndim > 1 else 8)
+        values += where[-1].key == "scale"
+        return jax.device_put(values.astype(leaf.dtype), leaf.sharding)
+
+    return jax.tree_util.tree_map_with_path(draw, tree)
+
+
+def network(c, mesh):
+    """The teacher with random weights."""
+    unread = workspace.network(c, V, mesh, step_conditioned=False)
+    return unread, drawn(unread.params)
+
+
+def learner(c, name, mesh):
+    """A `state.Learner` of teacher or student; the student starts from the random teacher."""
+    if name == "teacher":
+        return teacher.learner(c, V, mesh)
+    net, params = network(c, mesh)
+    return student.learner(c, V, mesh, workspace.Network(apply=net.apply, params=params, hash=""), params)
+
+
+def batch(c, name, number):
+    """Rows of a batch, the same whatever the mesh."""
+    rng = np.random.default_rng(number)
+    x_1_BL = rng.integers(0, V, (BATCH, LENGTH), np.int32)
+    if name == "teacher":
+        return x_1_BL
+    fields = trajectories.schema(c, settings.path(c, V), "chain", c.shaping.candidates).fields
+    rows = {key: rng.integers(0, V, (BATCH, *shape)).astype(dtype) for key, (dtype, shape) in fields.items()}
+    return {"chain": rows | {"t": np.linspace(0, 0.5, BATCH, dtype=np.float32), "h": np.full(BATCH, 0.5, np.float32)}}
+
+
+def abstract(mesh, rows):
+    """Rows as ShapeDtypeStructs split over the batch."""
+    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=meshes.batch_sharding(mesh))
+    return jax.tree.map(place, rows)
+
+
+@functools.cache
+def update(name, mesh_name):
+    """(learner, compiled step) of teacher or student over a mesh."""
+    c, mesh = config(), mesh_of(mesh_name)
+    made = learner(c, name, mesh)
+    return made, made.lower(abstract(mesh, batch(c, name, 0))).compile()
+
+
+@functools.cache
+def generation(kind, mesh_name):
+    """(the network's weights, compiled program) that makes shaped records of a kind over a mesh."""
+    c, mesh = config(), mesh_of(mesh_name)
+    net, params = network(c, mesh)
+    program = trajectories.program(c, V, mesh, kind, "shaped", net.apply)
+    rows = abstract(mesh, batch(c, "teacher", 0))
+    weights = {"generator": params, "compass": None}
+    return weights, program.lower(weights, jax.ShapeDtypeStruct((), np.int32), rows).compile()

@@ -1,0 +1,203 @@
+"""Real processes on the loopback address, with real collectives: they get what one gets, and lose nothing to accidents."""
+
+import json
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from tests.pod import processes, small
+from tsdfm_jax import main, settings
+from tsdfm_jax.data import records
+from tsdfm_jax.runtime import mesh as meshes
+
+STAGES = "teacher,compass,trajectories,student,evaluate,report"
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A work directory with tokenizer, data and judges."""
+    where = tmp_path_factory.mktemp("prepared")
+    main.run(small.get_config(), where, ["tokenizer", "data", "judges"])
+    return where
+
+
+@pytest.fixture(scope="module")
+def alone(prepared, tmp_path_factory):
+    """Every stage by this one process and its eight devices."""
+    where = shutil.copytree(prepared, tmp_path_factory.mktemp("alone") / "run")
+    main.run(small.get_config(), where, STAGES.split(","))
+    return where
+
+
+@pytest.fixture(scope="module")
+def pair(prepared, tmp_path_factory):
+    """Every stage by two processes of four devices each, undisturbed."""
+    where = shutil.copytree(prepared, tmp_path_factory.mktemp("pair") / "run")
+    ended(processes.run(where, STAGES, 2), 0, 0)
+    return where
+
+
+@pytest.fixture
+def before(pair, tmp_path):
+    """A copy of the pair's directory as it was before a stage: `before(stage)`."""
+
+    def copied(stage):
+        where = shutil.copytree(pair, tmp_path / "run")
+        for later in STAGES.split(",")[STAGES.split(",").index(stage) :]:
+            shutil.rmtree(where / later, ignore_errors=True)
+        shutil.rmtree(where / "samples")
+        (where / "log.txt").unlink()
+        return where
+
+    return copied
+
+
+def ended(outcome, *codes):
+    """Every process ended with its code, or, where that is None, with any but 0; their messages."""
+    for (code, said), wanted in zip(outcome, codes, strict=True):
+        assert code == wanted if wanted is not None else code != 0, (code, said[-3000:])
+    return [said for _, said in outcome]
+
+
+def done(where, stage):
+    return json.loads((where / stage / "done.json").read_text())["figures"]
+
+
+def same_curve(where, other, stage="teacher"):
+    """Two runs' losses, update by update, to float32's tolerance."""
+    one, two = (np.array(done(at, stage)["curve"]) for at in (where, other))
+    np.testing.assert_allclose(one, two, rtol=1e-5)
+    assert len(one) == 12
+
+
+def model_hash(where, stage="teacher"):
+    return json.loads((where / stage / "model/meta.json").read_text())["hash"]
+
+
+def shards(where):
+    return {file.name: file.read_bytes() for file in sorted((where / "trajectories/round_0/shaped/whole").glob("*.array_record"))}
+
+
+def symbols(where, variant):
+    store = records.open_store(where / f"trajectories/round_0/{variant}/whole")
+    return np.stack([store[i]["states"] for i in range(len(store))])
+
+
+def checkpoints(where):
+    """The steps of the finished checkpoints."""
+    return sorted(int(path.name) for path in (where / "teacher/checkpoints").iterdir() if path.name.isdigit())
+
+
+def alike(where, alone):
+    """All that two runs of every stage leave: curves, records, texts and table."""
+    for stage in ("teacher", "student/shaped/round_0", "student/blind/round_0"):
+        same_curve(where, alone, stage)
+    for variant in ("shaped", "blind"):
+        np.testing.assert_array_equal(symbols(where, variant), symbols(alone, variant))
+    texts = {file.name: file.read_text() for file in (where / "samples").glob("*.jsonl")}
+    assert len(texts) == 5 and texts == {file.name: file.read_text() for file in (alone / "samples").glob("*.jsonl")}
+    tables = (json.loads((at / "report/report.json").read_text())["rows"] for at in (where, alone))
+    for row, other in zip(*tables, strict=True):
+        for name in row.keys() - {"tokens_per_second"}:
+            assert row[name] == (pytest.approx(other[name], rel=1e-4) if name.startswith("ppl") else other[name])
+
+
+def test_two_processes_get_what_one_gets(alone, pair):
+    """Curves to 1e-5; records, texts and the report's rows the same."""
+    alike(pair, alone)
+
+
+def test_four_processes_share_the_weights(alone, prepared, tmp_path):
+    """Four processes, weights split over them (fsdp = 4) and over each one's own devices (tensor = 2): the same again."""
+    where = shutil.copytree(prepared, tmp_path / "run")
+    flags = ("--config.mesh.data=1", "--config.mesh.fsdp=4", "--config.mesh.tensor=2")
+    shutil.copytree(alone / "compass", where / "compass")  # the look-ahead's has no weights
+    ended(processes.run(where, "teacher,trajectories", 4, *flags, devices=2), 0, 0, 0, 0)
+    same_curve(where, alone)
+    for variant in ("shaped", "blind"):
+        np.testing.assert_array_equal(symbols(where, variant), symbols(alone, variant))
+
+
+def test_killed_in_training(pair, before):
+    """kill -9 of one process: the other ends too, the finished checkpoints stay, and both go on to the same bits."""
+    where = before("teacher")
+    ended(processes.run(where, "teacher", 2, accident="killed_in_training", victim=1), None, -signal.SIGKILL)
+    assert 4 in checkpoints(where) and max(checkpoints(where)) <= 8 and not (where / "teacher/done.json").exists()
+    ended(processes.run(where, "teacher", 2), 0, 0)
+    assert model_hash(where) == model_hash(pair) and done(where, "teacher")["curve"] == done(pair, "teacher")["curve"]
+
+
+def test_killed_in_a_checkpoint_and_resumed_alone(alone, before):
+    """kill -9 with all arrays written and no name yet: that one does not count; a single process goes on from the one before."""
+    where = before("teacher")
+    ended(processes.run(where, "teacher", 2, accident="killed_in_a_checkpoint", victim=0), -signal.SIGKILL, None)
+    assert checkpoints(where) == [4]
+    main.run(small.get_config(), where, ["teacher"])
+    assert "going on from step 4 of 12" in (where / "log.txt").read_text()
+    same_curve(where, alone)
+
+
+def test_terminated_and_resumed_on_half_the_devices(alone, before, monkeypatch):
+    """SIGTERM to one process: both save, say so and exit with 143; four devices instead of eight go on."""
+    where = before("teacher")
+    told = ended(processes.run(where, "teacher", 2, accident="terminated", victim=1), 143, 143)
+    assert all("stopped at step 10 of 12; the same command goes on from there" in said for said in told)
+    assert checkpoints(where)[-1] == 10
+    half = meshes.make_mesh(meshes.MeshConfig(data=2, fsdp=2), jax.devices()[:4])
+    monkeypatch.setattr(settings, "mesh", lambda config: half)
+    main.run(small.get_config(), where, ["teacher"])
+    same_curve(where, alone)
+
+
+def test_a_full_disk_at_a_checkpoint_and_twice_the_devices(alone, before):
+    """No room for the next checkpoint: one line from each process, those there stay; with room, sixteen devices go on."""
+    where = before("teacher")
+    told = ended(processes.run(where, "teacher", 2, accident="full_at_a_checkpoint", victim=0), 2, 2)
+    assert all("no room" in said or "disk is full" in said for said in told), told
+    assert checkpoints(where)[-1] == 8
+    ended(processes.run(where, "teacher", 1, "--config.mesh.data=8", "--config.mesh.tensor=2", devices=16), 0)
+    same_curve(where, alone)
+
+
+def test_a_corrupted_newest_checkpoint(pair, before):
+    """One flipped byte: every process goes back to the checkpoint before, one line says so, and the bits are the same."""
+    where = before("teacher")
+    shutil.copytree(pair / "teacher", where / "teacher")
+    shutil.rmtree(where / "teacher/model")
+    (where / "teacher/done.json").unlink()
+    victim = max((where / "teacher/checkpoints/12/state").rglob("*"), key=lambda path: path.is_file() and path.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    ended(processes.run(where, "teacher", 2), 0, 0)
+    lines = [line for line in (where / "log.txt").read_text().splitlines() if "is damaged" in line]
+    assert len(lines) == 1 and "checkpoints/12" in lines[0] and "going back to the one before" in lines[0]
+    assert (where / "teacher/checkpoints.damaged/12").is_dir()
+    assert model_hash(where) == model_hash(pair)
+
+
+def test_killed_in_a_shard(pair, before):
+    """kill -9 in the middle of a shard: it has no name; the finished ones are kept, and all end the same to the bit."""
+    where = before("trajectories")
+    ended(processes.run(where, "trajectories", 2, accident="killed_in_a_shard", victim=1), None, -signal.SIGKILL)
+    first = shards(where)
+    assert "shard-00001.array_record" in first and "shard-00003.array_record" not in first
+    assert all(shards(pair)[name] == content for name, content in first.items())
+    stamp = (where / "trajectories/round_0/shaped/whole/shard-00001.array_record").stat().st_mtime_ns
+    ended(processes.run(where, "trajectories", 2), 0, 0)
+    assert shards(where) == shards(pair)
+    assert (where / "trajectories/round_0/shaped/whole/shard-00001.array_record").stat().st_mtime_ns == stamp
+
+
+def test_a_full_disk_at_a_shard(alone, before):
+    """No room for a shard in one process: it says so, the other leaves with it; what is finished is kept, the rest is made."""
+    where = before("trajectories")
+    told = ended(processes.run(where, "trajectories", 2, accident="full_at_a_shard", victim=1), 1, 2)
+    assert "another process of this run failed" in told[0] and "disk is full" in told[1]
+    assert "shard-00001.array_record" in shards(where) and "shard-00003.array_record" not in shards(where)
+    main.run(small.get_config(), where, ["trajectories"])
+    for variant in ("shaped", "blind"):
+        np.testing.assert_array_equal(symbols(where, variant), symbols(alone, variant))
