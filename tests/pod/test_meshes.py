@@ -13,8 +13,8 @@ from tsdfm_jax.runtime import mesh as meshes
 
 UPDATES = 4
 SPLIT = [name for name in programs.MESHES if name != "one"]
-# The longer programs over the two meshes that split most.
-UPDATES_OVER = [("teacher", name) for name in SPLIT] + [("student", "tensor"), ("student", "mixed")]
+# The longer programs over the mesh that splits most.
+UPDATES_OVER = [("teacher", name) for name in SPLIT] + [("student", "mixed")]
 RECORDS_OVER = [("whole", name) for name in SPLIT] + [("chain", "mixed")]
 # What a mesh's programs may exchange: gradients over a batch axis; besides, weights and what is as wide as D.
 KINDS = {"data": {"all-reduce"}} | dict.fromkeys(("fsdp", "tensor", "mixed"), {"all-reduce", "all-gather", "reduce-scatter"})

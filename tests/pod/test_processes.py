@@ -34,7 +34,7 @@ def alone(prepared, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pair(prepared, tmp_path_factory):
-    """Every stage by two processes of four devices each, undisturbed."""
+    """Every stage by two processes of two devices each, undisturbed."""
     where = shutil.copytree(prepared, tmp_path_factory.mktemp("pair") / "run")
     ended(processes.run(where, STAGES, 2), 0, 0)
     return where
@@ -111,11 +111,11 @@ def test_two_processes_get_what_one_gets(alone, pair):
 
 
 def test_four_processes_share_the_weights(alone, prepared, tmp_path):
-    """Four processes, weights split over them (fsdp = 4) and over each one's own devices (tensor = 2): the same again."""
+    """Four processes, the batch over all and the weights over pairs of them (data = fsdp = 2): the same again."""
     where = shutil.copytree(prepared, tmp_path / "run")
-    flags = ("--config.mesh.data=1", "--config.mesh.fsdp=4", "--config.mesh.tensor=2")
+    flags = ("--config.mesh.data=2", "--config.mesh.fsdp=2")
     shutil.copytree(alone / "compass", where / "compass")  # the look-ahead's has no weights
-    ended(processes.run(where, "teacher,trajectories", 4, *flags, devices=2), 0, 0, 0, 0)
+    ended(processes.run(where, "teacher,trajectories", 4, *flags, devices=1), 0, 0, 0, 0)
     same_curve(where, alone)
     for variant in ("shaped", "blind"):
         np.testing.assert_array_equal(symbols(where, variant), symbols(alone, variant))
@@ -141,24 +141,24 @@ def test_killed_in_a_checkpoint_and_resumed_alone(alone, before):
 
 
 def test_terminated_and_resumed_on_half_the_devices(alone, before, monkeypatch):
-    """SIGTERM to one process: both save, say so and exit with 143; four devices instead of eight go on."""
+    """SIGTERM to one process: both save, say so and exit with 143; two devices instead of four go on."""
     where = before("teacher")
     told = ended(processes.run(where, "teacher", 2, accident="terminated", victim=1), 143, 143)
     assert all("stopped at step 10 of 12; the same command goes on from there" in said for said in told)
     assert checkpoints(where)[-1] == 10
-    half = meshes.make_mesh(meshes.MeshConfig(data=2, fsdp=2), jax.devices()[:4])
+    half = meshes.make_mesh(meshes.MeshConfig(data=1, fsdp=2), jax.devices()[:2])
     monkeypatch.setattr(settings, "mesh", lambda config: half)
     main.run(small.get_config(), where, ["teacher"])
     same_curve(where, alone)
 
 
 def test_a_full_disk_at_a_checkpoint_and_twice_the_devices(alone, before):
-    """No room for the next checkpoint: one line from each process, those there stay; with room, sixteen devices go on."""
+    """No room for the next checkpoint: one line from each process, those there stay; with room, eight devices go on."""
     where = before("teacher")
     told = ended(processes.run(where, "teacher", 2, accident="full_at_a_checkpoint", victim=0), 2, 2)
     assert all("no room" in said or "disk is full" in said for said in told), told
     assert checkpoints(where)[-1] == 8
-    ended(processes.run(where, "teacher", 1, "--config.mesh.data=8", "--config.mesh.tensor=2", devices=16), 0)
+    main.run(small.get_config(), where, ["teacher"])
     same_curve(where, alone)
 
 
