@@ -13,7 +13,7 @@ STEPS_A_CALL = 64
 
 
 class Sampler:
-    """Draws from networks of one architecture: one compiled program for any number of steps and any weights."""
+    """Draws from networks of one architecture: one compiled program, `advance`, for any number of steps and any weights."""
 
     def __init__(self, apply, path, mesh, length, batch, cfg):
         self._mesh, self._path, self._length, self._batch = mesh, path, length, batch
@@ -29,7 +29,7 @@ class Sampler:
         scalars = meshes.replicated(mesh)
         self._born = jax.jit(born, in_shardings=(scalars, scalars, split, split), out_shardings=split)
         shardings = (None, split, split, scalars, scalars, scalars, split, split)
-        self._advance = jax.jit(advance, in_shardings=shardings, out_shardings=split, donate_argnums=2)
+        self.advance = meshes.jit(mesh, advance, in_shardings=shardings, out_shardings=split, donate_argnums=2)
 
     def __call__(self, params, seed, number, steps, *, given_L=None, advanced=lambda jumps: None):
         """`number` texts [N, L] int32 and the seconds they took, the compilation left out.
@@ -51,7 +51,7 @@ class Sampler:
         x_BL, key_B = self._born(np.uint32(seed), np.int32(first), given_BL, fixed_BL)
         for i in range(0, steps, STEPS_A_CALL):
             last = min(i + STEPS_A_CALL, steps)
-            x_BL = self._advance(params, key_B, x_BL, np.int32(i), np.int32(last), np.int32(steps), given_BL, fixed_BL)
+            x_BL = self.advance(params, key_B, x_BL, np.int32(i), np.int32(last), np.int32(steps), given_BL, fixed_BL)
             jax.block_until_ready(x_BL)
             if signals.stop_agreed():
                 raise signals.Interrupted("sampling: stopped; the same command goes on from there")

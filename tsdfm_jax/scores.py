@@ -2,7 +2,6 @@
 
 import functools
 
-import jax
 import numpy as np
 
 from tsdfm_jax.data import windows
@@ -11,9 +10,11 @@ from tsdfm_jax.runtime import hosts, mesh as meshes
 
 
 @functools.lru_cache(maxsize=None)
-def _jitted(cfg, bos, mesh):
+def program(cfg, bos, mesh):
+    """The jitted `(params, x_BL) -> nll_BL` of a judge over a mesh."""
     split = meshes.batch_sharding(mesh)
-    return jax.jit(lambda params, x_BL: causal.token_nll(cfg, params, x_BL, bos), in_shardings=(None, split), out_shardings=split)
+    nll = lambda params, x_BL: causal.token_nll(cfg, params, x_BL, bos)
+    return meshes.jit(mesh, nll, in_shardings=(None, split), out_shardings=split)
 
 
 def perplexity(judge, bos, x_NL, batch, mesh):
@@ -26,7 +27,7 @@ def perplexity(judge, bos, x_NL, batch, mesh):
     for first in range(0, len(x_NL), batch):
         part = x_NL[first : first + batch]
         padded = np.concatenate([part, np.zeros((batch - len(part), part.shape[1]), part.dtype)])
-        nll_NL.append(hosts.gather(_jitted(cfg, bos, mesh)(params, meshes.put_whole(mesh, padded)))[: len(part)])
+        nll_NL.append(hosts.gather(program(cfg, bos, mesh)(params, meshes.put_whole(mesh, padded)))[: len(part)])
     nll_N = np.concatenate(nll_NL).astype(np.float64).mean(axis=1)
     return {"ppl_token": float(np.exp(nll_N.mean())), "ppl_sample": float(np.exp(nll_N).mean())}
 

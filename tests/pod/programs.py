@@ -6,7 +6,8 @@ import jax
 import numpy as np
 
 from tests import tiny
-from tsdfm_jax import settings, workspace
+from tsdfm_jax import sampling, scores, settings, workspace
+from tsdfm_jax.models import causal
 from tsdfm_jax.runtime import mesh as meshes
 from tsdfm_jax.stages import student, teacher, trajectories
 
@@ -83,6 +84,30 @@ def update(name, mesh_name):
     c, mesh = config(), mesh_of(mesh_name)
     made = learner(c, name, mesh)
     return made, made.lower(abstract(mesh, batch(c, name, 0))).compile()
+
+
+@functools.cache
+def sampling_program(mesh_name):
+    """The sampler's program over a mesh, compiled."""
+    c, mesh = config(), mesh_of(mesh_name)
+    net, params = network(c, mesh)
+    cfg, path = settings.sampler_config(c, c.evaluate), settings.path(c, V)
+    draw = sampling.Sampler(net.apply, path, mesh, LENGTH, BATCH, cfg)
+    split = meshes.batch_sharding(mesh)
+    key_B = jax.eval_shape(lambda: workspace.sample_keys(0, 0, BATCH))
+    key_B = jax.ShapeDtypeStruct(key_B.shape, key_B.dtype, sharding=split)
+    x_BL, number = abstract(mesh, batch(c, "teacher", 0)), jax.ShapeDtypeStruct((), np.int32)
+    fixed_BL = jax.ShapeDtypeStruct(x_BL.shape, bool, sharding=split)
+    return draw.advance.lower(params, key_B, x_BL, number, number, number, x_BL, fixed_BL).compile()
+
+
+@functools.cache
+def judging_program(mesh_name):
+    """A judge's program over a mesh, compiled."""
+    c, mesh = config(**{"judges.widths": (WIDTH,), "judges.blocks": (1,), "judges.heads": (4,)}), mesh_of(mesh_name)
+    cfg = settings.judge(c, 0, V)
+    params = meshes.abstract(mesh, lambda: causal.init(jax.random.key(0), cfg))
+    return scores.program(cfg, 0, mesh).lower(params, abstract(mesh, batch(c, "teacher", 0))).compile()
 
 
 @functools.cache

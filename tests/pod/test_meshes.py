@@ -61,9 +61,11 @@ def test_the_same_records_on_every_mesh(kind, mesh_name):
         np.testing.assert_array_equal(other[name], array, err_msg=name)
 
 
-def exchanged(name, mesh_name):
-    compiled = programs.generation(name, mesh_name)[1] if name in ("whole", "chain") else programs.update(name, mesh_name)[1]
-    return hlo.collectives(compiled.as_text())
+# Where each compiled program comes from.
+COMPILED = dict.fromkeys(("teacher", "student"), lambda name, mesh_name: programs.update(name, mesh_name)[1])
+COMPILED |= dict.fromkeys(("whole", "chain"), lambda name, mesh_name: programs.generation(name, mesh_name)[1])
+COMPILED |= {"sampler": lambda name, mesh_name: programs.sampling_program(mesh_name)}
+COMPILED |= {"judge": lambda name, mesh_name: programs.judging_program(mesh_name)}
 
 
 def dims(shape):
@@ -71,10 +73,13 @@ def dims(shape):
     return [tuple(int(n) for n in found.split(",") if n) for found in re.findall(r"\w+\[([\d,]*)\]", shape)]
 
 
-@pytest.mark.parametrize("name, mesh_name", UPDATES_OVER + RECORDS_OVER)
+@pytest.mark.parametrize("name, mesh_name", UPDATES_OVER + RECORDS_OVER + [("sampler", "mixed"), ("judge", "mixed")])
 def test_what_a_step_exchanges(name, mesh_name):
-    """Nothing as wide as V but a table or its gradient; of the batch's own arrays nothing wider than D; known kinds alone."""
-    found = exchanged(name, mesh_name)
+    """Nothing as wide as V but a table or its gradient; never the whole batch; known kinds alone.
+
+    Generation over `data` exchanges nothing: each device draws and scores the K candidates of its own texts.
+    """
+    found = hlo.collectives(COMPILED[name](name, mesh_name).as_text())
     generates = name in ("whole", "chain")
     assert {one.kind for one in found} <= (set() if generates and mesh_name == "data" else KINDS[mesh_name])
     assert found or (generates and mesh_name == "data")
@@ -141,11 +146,6 @@ def test_bfloat16_computes_and_float32_keeps():
     state, figures = learner.step(learner.create(), rows)
     assert all(leaf.dtype in (jnp.float32, jnp.int32) for leaf in jax.tree.leaves(state))
     np.testing.assert_allclose(float(figures["loss"]), plain[0, 0], rtol=2e-2)
-
-
-def test_candidates_stay_where_their_text_is():
-    """Of K candidates of a batch each device draws and scores those of its own texts: no exchange at all over `data`."""
-    assert not exchanged("whole", "data")
 
 
 def test_a_window_that_does_not_split_is_refused():

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 
 import flax.linen as nn
@@ -187,6 +188,17 @@ def require_positions(length, mesh, key):
     parts = mesh.shape[dict(RULES)["positions"]]
     if length % parts:
         raise ValueError(f"{key}={length} is not divisible by mesh.tensor={parts}: take a multiple, or another mesh")
+
+
+def jit(mesh, function, **options):
+    """`jax.jit` with the same options of a function whose networks pin what they compute to `mesh`; see `constraints`."""
+
+    @functools.wraps(function)
+    def pinned(*arguments):
+        with constraints(mesh):
+            return function(*arguments)
+
+    return jax.jit(pinned, **options)
 
 
 @contextlib.contextmanager

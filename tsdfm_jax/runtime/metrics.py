@@ -11,6 +11,8 @@ import time
 
 import jax
 
+from tsdfm_jax.runtime import hosts
+
 LOG = logging.getLogger("tsdfm_jax")
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -24,9 +26,9 @@ class Metrics:
     def __init__(self, workdir, stage):
         self.stage = stage
         self._writer = self._file = None
-        LOG.setLevel(logging.INFO if jax.process_index() == 0 else logging.WARNING)
+        LOG.setLevel(logging.INFO if hosts.is_first() else logging.WARNING)
         _console_once()
-        if jax.process_index() == 0:
+        if hosts.is_first():
             workdir = pathlib.Path(workdir)
             workdir.mkdir(parents=True, exist_ok=True)
             self._file = logging.FileHandler(workdir / "log.txt")
@@ -122,7 +124,7 @@ def progress(description, total, unit, done=0):
     from rich import progress as rich_progress
 
     console = rich_console.Console(stderr=True)
-    if jax.process_index() != 0 or not console.is_terminal:
+    if not hosts.is_first() or not console.is_terminal:
         yield _Progress(description, total, unit, done, None)
         return
     columns = (

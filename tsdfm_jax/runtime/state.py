@@ -199,7 +199,8 @@ def make_step(loss_fn, optimiser, cfg, mesh, shardings, seed, frozen=None, pass_
         after = TrainState(step=state.step + 1, params=params, ema=average, opt_state=opt_state)
         return after, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), metrics)
 
-    jitted = jax.jit(
+    jitted = mesh_lib.jit(
+        mesh,
         step,
         in_shardings=(None, shardings, mesh_lib.batch_sharding(mesh)),  # None: wherever the frozen arrays already are
         out_shardings=(shardings, mesh_lib.replicated(mesh)),
@@ -223,8 +224,7 @@ def _gradients(loss_fn, accumulate, mesh):
     """`loss_fn`'s value and gradient, as the mean over `accumulate` microbatches, run one after the other."""
 
     def scalars(key, params, batch, *extra):
-        with mesh_lib.constraints(mesh):
-            loss, aux = loss_fn(key, params, batch, *extra)
+        loss, aux = loss_fn(key, params, batch, *extra)
         return loss.astype(jnp.float32), jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), aux)
 
     of_one = jax.value_and_grad(scalars, argnums=1, has_aux=True)

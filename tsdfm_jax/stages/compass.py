@@ -128,7 +128,7 @@ def account(config, workdir, job, mesh, path, teacher, params):
         return energy(found[1], found[3]), energy(found[0], found[3]), found[3], reference
 
     shardings = dict(in_shardings=(None, None, meshes.batch_sharding(mesh), None), out_shardings=meshes.batch_sharding(mesh))
-    jitted, rows = jax.jit(measure, **shardings), []
+    jitted, rows = meshes.jit(mesh, measure, **shardings), []
     for k, h in enumerate(settings.STEP_SIZES):
         for i in range(0, len(x_1_NL) - c.batch + 1, c.batch):
             x_1_BL = meshes.put_whole(mesh, x_1_NL[i : i + c.batch])
@@ -181,7 +181,7 @@ def steered(config, workdir, job, mesh, path, teacher, params):
         for name, change in kinds.items():
             texts = []
             make = functools.partial(steer, config, path, teacher.apply, build, settings.shaped(config, **change))
-            jitted = jax.jit(make, in_shardings=None, out_shardings=meshes.batch_sharding(mesh))
+            jitted = meshes.jit(mesh, make, out_shardings=meshes.batch_sharding(mesh))
             for first in range(0, c.steered_samples, c.batch):
                 if signals.stop_agreed():
                     raise signals.Interrupted("compass: stopped; the same command goes on from there")

@@ -31,7 +31,7 @@ def bound(apply, path, mesh, x_1_NL, batch):
         key = jax.random.fold_in(jax.random.key(0), number)
         return losses.bound(key, path, functools.partial(apply, params), x_1_BL).mean()
 
-    jitted = jax.jit(of_batch, out_shardings=meshes.replicated(mesh))
+    jitted = meshes.jit(mesh, of_batch, out_shardings=meshes.replicated(mesh))
     parts = [x_1_NL[i : i + batch] for i in range(0, len(x_1_NL) - batch + 1, batch)]
     put = [meshes.put_whole(mesh, part) for part in parts]
     return lambda params: float(

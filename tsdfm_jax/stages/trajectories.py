@@ -102,10 +102,9 @@ def program(config, symbols, mesh, kind, variant, generator, round_number=0):
 
     def generate_batch(weights, first, x_1_BL):
         key_B = workspace.sample_keys(config.seed + 2000 + round_number, first, config.trajectories.batch)
-        with meshes.constraints(mesh):
-            return make(weights, jax.lax.with_sharding_constraint(key_B, split), x_1_BL)
+        return make(weights, jax.lax.with_sharding_constraint(key_B, split), x_1_BL)
 
-    return jax.jit(generate_batch, in_shardings=(None, None, split), out_shardings=split)
+    return meshes.jit(mesh, generate_batch, in_shardings=(None, None, split), out_shardings=split)
 
 
 def shaped(config, variant):
