@@ -24,7 +24,9 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from launch import chips
+from tsdfm_jax import command_line
 
+parse, fail = functools.partial(command_line.parse, "aot_compile"), functools.partial(command_line.fail, "aot_compile")
 PROGRAMS = ("teacher", "trajectories", "student")
 ONCE_A_WINDOW = {"conditioning", "adaLN_modulation", "condition_fuser"}  # matrices that see a window's time, not its symbols
 
@@ -252,18 +254,14 @@ def define():
 
 def main(argv):
     given = flags.FLAGS
-    if len(argv) > 1:
-        return fail(f"'{argv[1]}' is not a flag: options are written --name=value")
-    if given.config is None:
-        return fail("--config is missing: try --config=configs/fineweb_170m.py")
-    flag = given["config"]
-    file = config_flags.get_config_filename(flag)
-    if not pathlib.Path(file.split(":")[0]).is_file():
-        return fail(f"no config file '{file}': try --config=configs/fineweb_170m.py")
+    try:
+        file = command_line.config_file(argv, "configs/fineweb_170m.py")
+    except ValueError as error:
+        return fail(error)
     if unknown := [name for name in given.program if name not in PROGRAMS]:
         return fail(f"--program={unknown[0]} is not one of {', '.join(PROGRAMS)}")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    overrides = as_flags(config_flags.get_override_values(flag))
+    overrides = as_flags(config_flags.get_override_values(given["config"]))
     key = lambda program: " ".join(filter(None, [pathlib.Path(file).stem, overrides, given.topology, program]))
     kept = {}
 
@@ -294,23 +292,6 @@ def show(title, outcome, way):
     for what, value in ([("fits with", as_flags(way))] if way else []) + list(chips.described(outcome.found)):
         table.add_row(what, value)
     console.print(table)
-
-
-def parse(argv):
-    """Flags, or one line for one that does not exist."""
-    try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
-        sys.exit(fail(error))
-
-
-def fail(error, code=2):
-    """Say it in one line on stderr; returns the exit code."""
-    while isinstance(error, Exception) and error.args and isinstance(error.args[0], Exception):
-        error = error.args[0]  # ml_collections wraps the KeyError of an unknown key in another error
-    text = f"no such config key: {error.args[0]}" if isinstance(error, KeyError) and error.args else str(error)
-    print("aot_compile: " + " ".join(text.split()), file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

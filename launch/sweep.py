@@ -8,14 +8,16 @@ The exit code is 0 if all runs are finished (or handed out), 1 if some are not, 
 and the signal if it was stopped.
 """
 
+import functools
 import pathlib
-import sys
 
 from absl import app, flags
 from ml_collections import config_flags
 
 from launch import sweep_jobs, sweep_plan, sweep_table
+from tsdfm_jax import command_line
 
+parse, fail = functools.partial(command_line.parse, "sweep"), functools.partial(command_line.fail, "sweep")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A config file with a get_hyper, such as configs/sweeps/shaping.py.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Where the runs are; runs/ and the config's name by default.")
 _DRY_RUN = flags.DEFINE_bool("dry-run", False, "Print the commands that are left to run, and run nothing.")
@@ -26,17 +28,10 @@ _TABLE = flags.DEFINE_bool("table", False, "Gather what is finished into a table
 
 def main(argv):
     """Look at the whole sweep, then do what the flags ask for; the exit code."""
-    if len(argv) > 1:
-        return fail(f"'{argv[1]}' is not a flag: options are written --name=value")
-    if _CONFIG.value is None:
-        return fail("--config is missing: try --config=configs/sweeps/shaping.py")
-    flag = flags.FLAGS["config"]
-    file = config_flags.get_config_filename(flag)
-    if not pathlib.Path(file.split(":")[0]).is_file():
-        return fail(f"no config file '{file}': try --config=configs/sweeps/shaping.py")
-    root = pathlib.Path(_WORKDIR.value or f"runs/{pathlib.Path(file.split(':')[0]).stem}")
     try:
-        sweep = sweep_plan.Sweep(file, _CONFIG.value, config_flags.get_override_values(flag), root)
+        file = command_line.config_file(argv, "configs/sweeps/shaping.py")
+        root = pathlib.Path(_WORKDIR.value or f"runs/{pathlib.Path(file.split(':')[0]).stem}")
+        sweep = sweep_plan.Sweep(file, _CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]), root)
         return act(sweep, root)
     except (ValueError, FileNotFoundError) as error:
         return fail(error)
@@ -61,23 +56,6 @@ def act(sweep, root):
         return 0
     with sweep_jobs.progress(len(sweep.runs), len(sweep.runs) - len(sweep.left())) as say:
         return sweep.hand_out(_LAUNCHER.value, say) if _LAUNCHER.value else sweep.run(_PARALLEL.value, say)
-
-
-def parse(argv):
-    """Flags, or one line for one that does not exist."""
-    try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
-        sys.exit(fail(error))
-
-
-def fail(error, code=2):
-    """Say it in one line on stderr; returns the exit code."""
-    while isinstance(error, Exception) and error.args and isinstance(error.args[0], Exception):
-        error = error.args[0]  # ml_collections wraps the KeyError of an unknown key in another error
-    text = f"no such config key: {error.args[0]}" if isinstance(error, KeyError) else str(error)
-    print("sweep: " + " ".join(text.split()), file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

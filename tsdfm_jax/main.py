@@ -1,16 +1,19 @@
 """Runs the stages: `python -m tsdfm_jax.main --config=configs/quickstart.py [--stage=teacher] [--workdir=runs/mine]`."""
 
 import errno
+import functools
 import importlib
 import pathlib
-import sys
 import traceback
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from tsdfm_jax import command_line
+
 ORDER = ("tokenizer", "data", "judges", "teacher", "compass", "trajectories", "student", "evaluate", "report", "sample")
 ROUNDS = ("trajectories", "student")
+parse, fail = functools.partial(command_line.parse, "tsdfm_jax"), functools.partial(command_line.fail, "tsdfm_jax")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration file, such as configs/quickstart.py.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Where everything is written; runs/ and the config's name by default.")
@@ -56,13 +59,10 @@ def run(config, workdir, stages=()):
 
 
 def main(argv):
-    if len(argv) > 1:
-        return fail(f"'{argv[1]}' is not a flag: options are written --name=value")
-    if _CONFIG.value is None:
-        return fail("--config is missing: try --config=configs/quickstart.py")
-    file = config_flags.get_config_filename(flags.FLAGS["config"])
-    if not pathlib.Path(file.split(":")[0]).is_file():
-        return fail(f"no config file '{file}': try --config=configs/quickstart.py")
+    try:
+        command_line.config_file(argv, "configs/quickstart.py")
+    except ValueError as error:
+        return fail(error)
     logging.set_verbosity(logging.WARNING)  # the libraries' own; ours go to the run's log
     workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else default_workdir()
     if _MULTIHOST.value:
@@ -110,23 +110,6 @@ def explain(error, workdir):
                 log.write("".join(traceback.format_exception(error)))
         return fail(error, 1)
     raise error
-
-
-def parse(argv):
-    """Flags, or one line for one that does not exist."""
-    try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
-        sys.exit(fail(error))
-
-
-def fail(error, code=2):
-    """Say it in one line on stderr; returns the exit code."""
-    while isinstance(error, Exception) and error.args and isinstance(error.args[0], Exception):
-        error = error.args[0]  # ml_collections wraps the KeyError of an unknown key in another error
-    text = f"no such config key: {error.args[0]}" if isinstance(error, KeyError) and error.args else str(error)
-    print("tsdfm_jax: " + " ".join(text.split()), file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -1,0 +1,36 @@
+"""What every command does with its flags: whatever is wrong with them is one line on stderr, and an exit code."""
+
+import pathlib
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+
+def parse(name, argv):
+    """The arguments that are no flags; leaves with one line, in the command's `name`, for a flag that does not exist."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
+        sys.exit(fail(name, error))
+
+
+def config_file(argv, example):
+    """The file that --config names. Raises ValueError where it, or what else was given, is none; `example` is the remedy."""
+    if len(argv) > 1:
+        raise ValueError(f"'{argv[1]}' is not a flag: options are written --name=value")
+    if flags.FLAGS.config is None:
+        raise ValueError(f"--config is missing: try --config={example}")
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    if not pathlib.Path(file.split(":")[0]).is_file():
+        raise ValueError(f"no config file '{file}': try --config={example}")
+    return file
+
+
+def fail(name, error, code=2):
+    """Say it in one line on stderr; returns the exit code."""
+    while isinstance(error, Exception) and error.args and isinstance(error.args[0], Exception):
+        error = error.args[0]  # ml_collections wraps the KeyError of an unknown key in another error
+    text = f"no such config key: {error.args[0]}" if isinstance(error, KeyError) and error.args else str(error)
+    print(f"{name}: " + " ".join(text.split()), file=sys.stderr)
+    return code
