@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 
+from tsdfm_jax import measures
 from tsdfm_jax.data import windows
 from tsdfm_jax.models import causal
 from tsdfm_jax.runtime import hosts, mesh as meshes
@@ -20,7 +21,7 @@ def program(cfg, bos, mesh):
 def perplexity(judge, bos, x_NL, batch, mesh):
     """Both formulas of a judge's perplexity (method: judging): `ppl_token` and `ppl_sample`.
 
-    `judge` is (cfg, params, hash). ppl_token = exp(mean token NLL); ppl_sample = mean over texts of exp(mean NLL).
+    `judge` is (cfg, params, hash).
     """
     cfg, params, _ = judge
     nll_NL = []
@@ -28,27 +29,21 @@ def perplexity(judge, bos, x_NL, batch, mesh):
         part = x_NL[first : first + batch]
         padded = np.concatenate([part, np.zeros((batch - len(part), part.shape[1]), part.dtype)])
         nll_NL.append(hosts.gather(program(cfg, bos, mesh)(params, meshes.put_whole(mesh, padded)))[: len(part)])
-    nll_N = np.concatenate(nll_NL).astype(np.float64).mean(axis=1)
-    return {"ppl_token": float(np.exp(nll_N.mean())), "ppl_sample": float(np.exp(nll_N).mean())}
+    return measures.perplexity(np.concatenate(nll_NL))
 
 
 def entropy_nats(x_NL):
     """Mean over texts of the entropy of each one's own histogram of symbols, in nats."""
-    total = 0.0
-    for x_L in x_NL:
-        p = np.unique(x_L, return_counts=True)[1] / len(x_L)
-        total -= float((p * np.log(p)).sum())
-    return total / len(x_NL)
-
-
-def distinct(x_NL, n=2):
-    """Different n-grams over all n-grams of a set of texts."""
-    grams = np.stack([x_NL[:, i : x_NL.shape[1] - n + 1 + i] for i in range(n)], axis=-1).reshape(-1, n)
-    return len(np.unique(grams, axis=0)) / len(grams)
+    return float(measures.entropy_nats_N(x_NL).mean())
 
 
 def text_scores(x_NL, tok, lexicon):
     """The scores that need no judge."""
     nats = entropy_nats(x_NL)
     shares = windows.lexical_share((tok.decode_pretty(x) for x in x_NL), lexicon)
-    return {"entropy_nats": nats, "entropy_bits": nats / float(np.log(2)), "distinct_2": distinct(x_NL), "lexical": shares}
+    return {
+        "entropy_nats": nats,
+        "entropy_bits": nats / float(np.log(2)),
+        "distinct_2": measures.distinct(x_NL, 2),
+        "lexical": shares,
+    }

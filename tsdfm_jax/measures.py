@@ -1,0 +1,295 @@
+"""What an evaluation says of texts, in numbers: pure functions of arrays, float64, without JAX.
+
+Letters: N texts of L symbols, D features, K buckets. Of the texts themselves: `entropy_nats_N`, `distinct`, `repetition_N`.
+Of a judge's verdict: `perplexity`, `bits_per_byte`. Of two sets of texts, by their features: `frechet`, `mauve`. Of one
+model at several temperatures: `frontier`, `at_entropy`.
+"""
+
+import warnings
+
+import numpy as np
+import scipy.cluster.vq
+import scipy.optimize
+import scipy.special
+
+LLOYD = 30  # updates of the k-means
+EQUAL = 1e-12  # squared distance of two rows of length 1 that differ by the rounding of float32 alone
+VARIANCE = 0.9  # share that the principal components keep
+SET_KEYS = {"temperature", "entropy_N", "nll_N", "tokens_N"}
+
+
+def entropy_nats_N(x_NL, valid_NL=None):
+    """Entropy of each text's own histogram of symbols, in nats: [N]; 0 for a text without a symbol.
+
+    `valid_NL` says which positions belong to the text (all, if None). ValueError where its shape is another.
+    """
+    x_NL, valid_NL = _texts(x_NL, valid_NL)
+    entropy_N = np.zeros(len(x_NL))
+    for i, (x_L, valid_L) in enumerate(zip(x_NL, valid_NL)):
+        count = np.unique(x_L[valid_L], return_counts=True)[1]
+        entropy_N[i] = scipy.special.entr(count / max(count.sum(), 1)).sum()
+    return entropy_N
+
+
+def distinct(x_NL, n, valid_NL=None):
+    """Different n-grams over all n-grams of a set of texts (distinct-n, arXiv 1510.03055).
+
+    An n-gram lies within one text and on valid positions alone. ValueError where there is no n-gram at all.
+    """
+    gram_MN, _ = _grams(x_NL, n, valid_NL)
+    if not len(gram_MN):
+        raise ValueError(f"no text has {n} valid symbols in a row: distinct-{n} needs longer texts or a smaller n")
+    return len(np.unique(gram_MN, axis=0)) / len(gram_MN)
+
+
+def repetition_N(x_NL, n=4, valid_NL=None):
+    """Share of each text's n-grams that have stood in it before: 1 - different / all (seq-rep-n, arXiv 1908.04319): [N].
+
+    An n-gram lies on valid positions alone. 0 for a text that is too short to have one.
+    """
+    gram_MN, text_M = _grams(x_NL, n, valid_NL)
+    all_N = np.bincount(text_M, minlength=len(x_NL))
+    different = np.unique(np.column_stack([text_M, gram_MN]), axis=0)[:, 0]
+    first_N = np.bincount(different, minlength=len(x_NL))
+    return (all_N - first_N) / np.maximum(all_N, 1)
+
+
+def perplexity(nll_NL, valid_NL=None):
+    """Both formulas of a judge's perplexity: {"ppl_token", "ppl_sample"}.
+
+    `nll_NL` in nats a token; only valid positions count. ppl_token = exp(mean over all tokens of all texts); ppl_sample = mean
+    over texts of exp(mean over the text's own tokens), the formula of FS-DFM (arXiv 2509.20624). ValueError for a text without a
+    token and for an NLL that is no finite number.
+    """
+    nll_NL, valid_NL = _verdict(nll_NL, valid_NL)
+    tokens_N = valid_NL.sum(axis=1)
+    if not tokens_N.all():
+        raise ValueError(
+            f"text {int(np.argmin(tokens_N))} has no token to judge: give every text one at least, such as an end symbol"
+        )
+    nll_N = nll_NL.sum(axis=1)
+    return {"ppl_token": float(np.exp(nll_N.sum() / tokens_N.sum())), "ppl_sample": float(np.exp(nll_N / tokens_N).mean())}
+
+
+def bits_per_byte(nll_NL, valid_NL, bytes_N):
+    """What a judge needs for a byte of the texts: sum of NLL / ln 2 / sum of bytes.
+
+    `nll_NL` in nats, at valid positions; `bytes_N` of the decoded texts in UTF-8. ValueError where the texts have no byte
+    together, and for an NLL that is no finite number.
+    """
+    nll_NL, _ = _verdict(nll_NL, valid_NL)
+    if (size := np.sum(bytes_N)) <= 0 or np.shape(bytes_N) != (len(nll_NL),):
+        raise ValueError(
+            f"{len(nll_NL)} texts with bytes {np.asarray(bytes_N).tolist()[:3]}…: give each its length in UTF-8, one above 0"
+        )
+    return float(nll_NL.sum() / np.log(2) / size)
+
+
+def frechet(a_ND, b_ND):
+    """Fréchet distance of the Gaussians fitted to two sets of features (arXiv 1706.08500): |m_a - m_b|² + tr(A + B - 2 (A B)^½).
+
+    tr (A B)^½ is the sum of the singular values of R_a R_bᵀ, where R_aᵀ R_a = A: real and at least 0, also where N < D and A and
+    B are singular. The estimate is too high: by s² D (D + 5) / (2 N) for two sets of N >> D rows of one law with covariance s² 1
+    [D]. So only distances of equal N compare. ValueError for fewer than 2 rows, different D, and values that are not finite.
+    """
+    a_ND, b_ND = _features(a_ND, b_ND)
+    root_a, root_b = (np.linalg.qr(x - x.mean(axis=0), mode="r") / np.sqrt(len(x) - 1) for x in (a_ND, b_ND))
+    shift = ((a_ND.mean(axis=0) - b_ND.mean(axis=0)) ** 2).sum()
+    shared = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
+    return float(max(0.0, shift + (root_a**2).sum() + (root_b**2).sum() - 2 * shared))
+
+
+def mauve(a_ND, b_ND, seed, buckets=None, repeats=5):
+    """Area under the divergence frontier of two sets of features (arXiv 2102.01454): (mean, sample standard deviation) over k-means.
+
+    Rows are brought to length 1, reduced to the principal components that hold 90 % of the variance of both sets together, and
+    put into `buckets` buckets by one k-means of both sets; `frontier_area` compares the two histograms. The k-means is done
+    `repeats` times, each with a seed of its own. `buckets` is a tenth of the smaller set's rows, from 2 to 500, if None. The
+    histograms are not smoothed: each is only compared with mixtures of both, which are above 0 wherever it is.
+
+    0.004 for sets that share no bucket, 1 for equal sets. Few rows make it too high: compare equal numbers of rows. ValueError
+    for fewer than 2 rows, different D, values that are not finite, fewer than 2 buckets, and no repeat.
+    """
+    a_ND, b_ND = _features(a_ND, b_ND)
+    buckets = max(2, min(500, min(len(a_ND), len(b_ND)) // 10)) if buckets is None else buckets
+    if buckets < 2 or repeats < 1:
+        raise ValueError(f"{buckets} buckets and {repeats} repeats: 2 buckets and 1 repeat are the least")
+    z_ND, areas = _reduced(np.concatenate([a_ND, b_ND])), []
+    for rng in np.random.default_rng(seed).spawn(repeats):
+        bucket_N = _buckets(rng, z_ND, buckets)
+        p_K, q_K = (np.bincount(part, minlength=buckets) / len(part) for part in np.split(bucket_N, [len(a_ND)]))
+        areas.append(frontier_area(p_K, q_K))
+    return float(np.mean(areas)), float(np.std(areas, ddof=1)) if repeats > 1 else 0.0
+
+
+def frontier_area(p_K, q_K, scale=5.0, weights=1001):
+    """Area under the curve (exp(-c KL(q|r)), exp(-c KL(p|r))) of the mixtures r = w p + (1 - w) q (arXiv 2102.01454, section 2).
+
+    `p_K` and `q_K` are probabilities; c is `scale`; w runs over `weights` values from 0 to 1, joined by straight lines, and the
+    end points (1, 0) and (0, 1) are added. Symmetric; c B(c + 1, c) = 1/252 for histograms that share no bucket, 1 for equal
+    ones. The authors' program takes 25 values of w, which changes the area by up to 0.002. ValueError for what is no pair of
+    laws on the same buckets.
+    """
+    p_K, q_K = np.asarray(p_K, np.float64), np.asarray(q_K, np.float64)
+    for law in (p_K, q_K):
+        if law.shape != p_K.shape or law.ndim != 1 or not (law >= 0).all() or abs(law.sum() - 1) > 1e-6:
+            raise ValueError(f"{law.tolist()[:5]} is no law on {p_K.shape} buckets: give two histograms that sum to 1")
+    weight_W1 = np.linspace(0, 1, weights)[:, None]
+    r_WK = weight_W1 * p_K + (1 - weight_W1) * q_K
+    x_W, y_W = (np.exp(-scale * scipy.special.rel_entr(law, r_WK).sum(axis=1)) for law in (q_K, p_K))
+    x_W, y_W = np.concatenate([[1], x_W, [0]]), np.concatenate([[0], y_W, [1]])
+    return float(np.clip(-np.trapezoid(y_W, x_W), 0, 1))
+
+
+def frontier(sets, draws=1000, seed=0):
+    """Perplexity against entropy, one point a temperature, with 95 % percentile intervals of a bootstrap over texts.
+
+    `sets`: dicts of `temperature`, `entropy_N` (nats), `nll_N` (nats, sums over a text's tokens under one judge) and `tokens_N`.
+    Returns dicts {temperature, entropy_nats, entropy_low, entropy_high, ppl_token, ppl_low, ppl_high} in order of temperature.
+    ValueError for a set that lacks something, has no finite number, or stands at the temperature of another. [D]
+    """
+    points = []
+    for one, rng in _with_rng(sets, seed):
+        entropy_R, log_ppl_R = _resampled(one, draws, rng)
+        point = {"temperature": one["temperature"]}
+        point |= dict(zip(("entropy_nats", "entropy_low", "entropy_high"), _interval(entropy_R)))
+        point |= dict(zip(("ppl_token", "ppl_low", "ppl_high"), np.exp(_interval(log_ppl_R)).tolist()))
+        points.append(point)
+    return points
+
+
+def at_entropy(sets, entropy, draws=1000, seed=0):
+    """Perplexity at a given entropy (nats) between the temperatures of `sets` (as in `frontier`): {ppl_token, low, high, reached}.
+
+    The logarithm of ppl_token is linear in entropy between neighbouring temperatures, and never continued beyond the ends:
+    `ppl_token`, `low` and `high` are None where the entropy is not reached. Where entropy does not rise with temperature,
+    neighbours are pooled until it does: their entropies and their log perplexities are averaged, weighted by their texts
+    (isotonic regression). `low` and `high` are the 95 % percentiles of a bootstrap over texts within each temperature, of the
+    draws that reach the entropy: `reached` is their share. The entropy itself is taken as known. ValueError as in `frontier`. [D]
+    """
+    size_T, *parts = zip(*((len(one["entropy_N"]), *_resampled(one, draws, rng)) for one, rng in _with_rng(sets, seed)))
+    entropy_RT, log_ppl_RT = (np.stack(columns, axis=1) for columns in parts)
+    size_T = np.array(size_T, np.float64)
+    found_R = np.array([_interpolated(e_T, l_T, size_T, entropy) for e_T, l_T in zip(entropy_RT, log_ppl_RT)])
+    drawn = found_R[1:][~np.isnan(found_R[1:])]
+    told = {"ppl_token": None, "low": None, "high": None, "reached": len(drawn) / draws}
+    if not np.isnan(found_R[0]):
+        told["ppl_token"] = float(np.exp(found_R[0]))
+        if len(drawn):
+            told |= dict(zip(("low", "high"), np.exp(np.percentile(drawn, [2.5, 97.5])).tolist()))
+    return told
+
+
+def _texts(x_NL, valid_NL):
+    x_NL = np.asarray(x_NL)
+    valid_NL = np.ones(x_NL.shape, bool) if valid_NL is None else np.asarray(valid_NL, bool)
+    if x_NL.ndim != 2 or valid_NL.shape != x_NL.shape or not len(x_NL):
+        raise ValueError(
+            f"texts of shape {x_NL.shape} with valid positions of shape {valid_NL.shape}: both must be [N, L], N at least 1"
+        )
+    return x_NL, valid_NL
+
+
+def _grams(x_NL, n, valid_NL):
+    """All n-grams on valid positions, and the text that each stands in: ([M, n], [M])."""
+    x_NL, valid_NL = _texts(x_NL, valid_NL)
+    if n < 1:
+        raise ValueError(f"n-grams of {n} symbols: n must be at least 1")
+    if n > x_NL.shape[1]:
+        return np.zeros((0, n), x_NL.dtype), np.zeros(0, np.int64)
+    window = lambda array_NL: np.lib.stride_tricks.sliding_window_view(array_NL, n, axis=1)
+    whole = window(valid_NL).all(axis=-1)
+    return window(x_NL)[whole], np.nonzero(whole)[0]
+
+
+def _verdict(nll_NL, valid_NL):
+    """NLL in float64, 0 at positions that are not valid; and which are."""
+    nll_NL, valid_NL = _texts(np.asarray(nll_NL, np.float64), valid_NL)
+    nll_NL = np.where(valid_NL, nll_NL, 0.0)
+    if not (finite_N := np.isfinite(nll_NL).all(axis=1)).all():
+        raise ValueError(f"the judge's NLL of text {int(np.argmin(finite_N))} is not finite: look at its weights and precision")
+    return nll_NL, valid_NL
+
+
+def _features(*sets):
+    sets = [np.asarray(x_ND, np.float64) for x_ND in sets]
+    shapes = [x_ND.shape for x_ND in sets]
+    if any(len(shape) != 2 or shape[0] < 2 for shape in shapes) or len({shape[1] for shape in shapes}) > 1:
+        raise ValueError(f"features of shapes {shapes[0]} and {shapes[1]}: both must be [N, D] with N of at least 2 and one D")
+    if not all(np.isfinite(x_ND).all() for x_ND in sets):
+        raise ValueError("a feature is not finite: look at the judge's weights and precision")
+    return sets
+
+
+def _reduced(x_ND):
+    """Rows of length 1 on the fewest principal components that hold VARIANCE of their variance."""
+    length_N1 = np.linalg.norm(x_ND, axis=1, keepdims=True)
+    x_ND = x_ND / np.where(length_N1 > 0, length_N1, 1)
+    x_ND = x_ND - x_ND.mean(axis=0)
+    variance_D, axes_DD = np.linalg.eigh(x_ND.T @ x_ND)
+    held_D = np.cumsum(variance_D[::-1])
+    kept = int(np.searchsorted(held_D, VARIANCE * held_D[-1])) + 1
+    return x_ND @ axes_DD[:, ::-1][:, :kept]
+
+
+def _buckets(rng, z_ND, buckets):
+    """The bucket of each row, by k-means from k-means++ (Arthur and Vassilvitskii, 2007): [N]; fewer where rows are equal."""
+    chosen = [z_ND[rng.integers(len(z_ND))]]
+    distance_N = np.full(len(z_ND), np.inf)
+    while len(chosen) < buckets:
+        distance_N = np.minimum(distance_N, ((z_ND - chosen[-1]) ** 2).sum(axis=1))
+        apart_N = np.where(distance_N > EQUAL, distance_N, 0)
+        if not apart_N.any():
+            break
+        chosen.append(z_ND[rng.choice(len(z_ND), p=apart_N / apart_N.sum())])
+    with warnings.catch_warnings(action="ignore"):  # of buckets that end empty: they are 0 in both histograms
+        return scipy.cluster.vq.kmeans2(z_ND, np.array(chosen), iter=LLOYD, minit="matrix")[1]
+
+
+def _with_rng(sets, seed):
+    """The sets in order of temperature, checked, their arrays in float64; each with a generator of its own."""
+    if not sets:
+        raise ValueError("a frontier of no set: give one for each temperature")
+    for one in sets:
+        if lacking := sorted(SET_KEYS - set(one)):
+            raise ValueError(f"a set of the frontier lacks {', '.join(lacking)}")
+    sets = [{k: np.asarray(v, np.float64) if k.endswith("_N") else v for k, v in one.items()} for one in sets]
+    for one in sets:
+        shapes = {one[key].shape for key in ("entropy_N", "nll_N", "tokens_N")}
+        if len(shapes) > 1 or not one["nll_N"].ndim == 1 or not one["nll_N"].size:
+            raise ValueError(
+                f"temperature {one['temperature']}: entropy_N, nll_N and tokens_N must be [N] alike, not {sorted(shapes)}"
+            )
+        if not (one["tokens_N"] > 0).all() or not np.isfinite(one["nll_N"]).all() or not np.isfinite(one["entropy_N"]).all():
+            raise ValueError(f"temperature {one['temperature']}: every text needs a token, a finite NLL and a finite entropy")
+    sets = sorted(sets, key=lambda one: one["temperature"])
+    for left, right in zip(sets, sets[1:]):
+        if left["temperature"] == right["temperature"]:
+            raise ValueError(f"temperature {left['temperature']} stands twice in a frontier: put its texts into one set")
+    return zip(sets, np.random.default_rng(seed).spawn(len(sets)))
+
+
+def _resampled(one, draws, rng):
+    """Mean entropy and log ppl_token of the texts (first) and of `draws` draws of as many of them: ([1 + draws], the same)."""
+    if draws < 1:
+        raise ValueError(f"{draws} draws of the bootstrap: at least 1")
+    number = len(one["entropy_N"])
+    index_RN = np.concatenate([np.arange(number)[None], rng.integers(number, size=(draws, number))])
+    take = lambda name: one[name][index_RN].sum(axis=1)
+    return take("entropy_N") / number, take("nll_N") / take("tokens_N")
+
+
+def _interval(value_R):
+    """What the texts give (first), and the 95 % percentile interval of the draws (the rest)."""
+    return [float(value_R[0]), *np.percentile(value_R[1:], [2.5, 97.5]).tolist()]
+
+
+def _interpolated(entropy_T, log_ppl_T, size_T, entropy):
+    """log ppl at an entropy along the temperatures, as `at_entropy` says; nan where it is not reached."""
+    if (np.diff(entropy_T) <= 0).any():
+        starts = scipy.optimize.isotonic_regression(entropy_T, weights=size_T).blocks[:-1]
+        pooled = lambda value_T: np.add.reduceat(value_T * size_T, starts) / np.add.reduceat(size_T, starts)
+        entropy_T, log_ppl_T = pooled(entropy_T), pooled(log_ppl_T)
+    if not entropy_T[0] <= entropy <= entropy_T[-1]:
+        return np.nan
+    return np.interp(entropy, entropy_T, log_ppl_T)
