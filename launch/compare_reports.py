@@ -1,0 +1,235 @@
+"""Reports of several runs: read, refused where they are no comparison, and brought under one another."""
+
+import dataclasses
+import difflib
+import json
+import math
+import pathlib
+import statistics
+
+SCHEMA = 2
+KEYS = ("config", "tokenizer", "formulas", "rows")
+PER_TEXT = (
+    "entropy_nats",
+    "entropy_bits",
+    "distinct_1",
+    "distinct_2",
+    "distinct_3",
+    "repetition_4",
+    "lexical",
+    "tokens_per_second",
+)
+PER_JUDGE = ("ppl_token", "ppl_sample", "bits_per_byte", "mauve", "mauve_spread", "frechet")
+OF_ROW = ("length", "samples", "top_p")
+OF_JUDGE = ("judge_hash", "judge_parameters", "judge_tokenizer", "judge_bos", "judge_context")
+ROW_KEYS = {"model", "steps", "seed", "judge", "temperature", "ppl_token", *OF_ROW, *OF_JUDGE}
+MATCHED_AT = ("judge", "entropy_of", "model", "steps")
+MATCHED_KEYS = {*MATCHED_AT, "entropy_nats", "ppl_token", "low", "high"}
+
+_JUDGES = "judge both with the same ones"
+REMEDIES = {  # what must be the same, in the order in which it is looked at; and what to do where it is not
+    "length": "evaluate both at one data.length",
+    "judges": _JUDGES,
+    "judge_hash": "local judges are trained by each run: judge one run's samples in the other with --config.evaluate.text=FILE, "
+    "or both with one pretrained judge",
+    "judge_parameters": _JUDGES,
+    "judge_tokenizer": _JUDGES,
+    "judge_bos": _JUDGES,
+    "judge_context": _JUDGES,
+    "formulas": "make both reports with the same code",
+    "samples": "evaluate both with one evaluate.samples",
+    "temperature": "evaluate both with one evaluate.temperature",
+    "top_p": "evaluate both with one evaluate.top_p",
+    "tokenizer": "give both runs one tokenizer.path",
+    "corpus": "give both runs the same data",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """A report and where it was read; `rows` are those of the table, at the report's own temperature."""
+
+    name: str
+    file: pathlib.Path
+    body: dict
+
+    @property
+    def temperature(self):
+        return self.body["config"]["evaluate"]["temperature"]
+
+    @property
+    def rows(self):
+        # text that was not sampled here has no temperature
+        return [row for row in self.body["rows"] if row["temperature"] in (None, self.temperature)]
+
+
+def read_all(arguments):
+    """The runs that files or work directories hold, each with a name of its own. ValueError for what is no report."""
+    if len(arguments) < 2:
+        raise ValueError(f"{len(arguments)} reports given: give two at least, such as python -m launch.compare runs/a runs/b")
+    files = [_file(pathlib.Path(argument)) for argument in arguments]
+    names = [
+        next((part for part in reversed(file.absolute().with_suffix("").parts) if part != "report"), "report") for file in files
+    ]
+    names = [str(file) if names.count(name) > 1 else name for file, name in zip(files, names)]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise ValueError(f"{name} is given twice: give the reports of different runs")
+    return [Run(name=name, file=file, body=read(file)) for name, file in zip(names, files)]
+
+
+def _file(path):
+    inside = (path / "report/report.json", path / "report.json")
+    return next((file for file in inside if file.exists()), inside[0]) if path.is_dir() else path
+
+
+def read(file):
+    """A report, every key that is read here in its place; ValueError where it is damaged, of another schema or no report."""
+    try:
+        body = json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise ValueError(f"no report {file}: give a report.json, or a run directory whose stage `report` is finished") from error
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error}): it is damaged, make it again with --stage=report") from error
+    if not isinstance(body, dict) or not isinstance(body.get("rows"), list) or "schema" not in body:
+        raise ValueError(f"{file} is no report: it has no schema and rows; give the report.json of the stage `report`")
+    if body["schema"] != SCHEMA:
+        raise ValueError(
+            f"{file} has schema {body['schema']}, not {SCHEMA}: make it again with --stage=evaluate,report of this code"
+        )
+    if lacking := [key for key in KEYS if key not in body]:
+        raise ValueError(f"{file} is no report: it has no {lacking[0]}; make it again with --stage=report")
+    try:
+        own = body["config"]["evaluate"]["temperature"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} is no report: its config has no evaluate.temperature; make it again with --stage=report"
+        ) from error
+    _check_rows(file, body, "rows", ROW_KEYS)
+    _check_rows(file, body, "matched", MATCHED_KEYS)
+    if not any(row["temperature"] in (None, own) for row in body["rows"]):
+        raise ValueError(f"{file} has no row at its evaluate.temperature {own}: there is nothing to compare")
+    return body
+
+
+def _check_rows(file, body, name, keys):
+    """Every row has its keys, and none stands twice."""
+    seen, again = set(), "make it again with --stage=evaluate,report"
+    for number, row in enumerate(body.get(name, [])):
+        if lacking := sorted(keys - set(row if isinstance(row, dict) else ())):
+            raise ValueError(f"{file}: number {number} of its {name} has no {lacking[0]}; {again}")
+        at = tuple(row.get(key) for key in (*MATCHED_AT, "seed", "temperature"))
+        if at in seen:
+            said = ", ".join(str(part) for part in at if part is not None)
+            raise ValueError(f"{file}: number {number} of its {name} ({said}) stands twice; {again}")
+        seen.add(at)
+
+
+def facts(run):
+    """What two runs must share: {field: {of what: value}}."""
+    found = {field: {} for field in REMEDIES}
+    for row in run.rows:
+        at = f"{row['model']} at {row['steps']} steps" if row["steps"] else row["model"]
+        for field in OF_ROW:
+            found[field].setdefault(at, set()).add(str(row[field]))
+        for field in OF_JUDGE:
+            found[field].setdefault(row["judge"], set()).add(str(row[field]))
+    found = {field: {of: ", ".join(sorted(values)) for of, values in parts.items()} for field, parts in found.items()}
+    found["judges"] = {"": ", ".join(sorted(found["judge_hash"]))}
+    found["temperature"] = {"": str(run.temperature)}
+    found["formulas"] = run.body["formulas"]
+    found["tokenizer"] = {"": str(run.body["tokenizer"])}
+    if heldout := run.body.get("stages", {}).get("data", {}).get("splits", {}).get("heldout"):
+        found["corpus"] = {"": f"{heldout.get('bytes')} held-out bytes of {heldout.get('documents')} documents"}
+    return found
+
+
+def differences(first, other):
+    """What differs between two runs, {field: [line, …]}; each line names what it is of, and both values."""
+    ours, theirs, found = facts(first), facts(other), {}
+    for field in REMEDIES:
+        pairs = {of: (ours[field][of], theirs[field][of]) for of in ours[field] if of in theirs[field]}
+        if field in OF_ROW and not pairs:  # no row in common: all together must be alike
+            pairs["all rows"] = tuple(", ".join(sorted(set(side[field].values()))) for side in (ours, theirs))
+        for of, (a, b) in pairs.items():
+            if a != b:
+                line = f"{field}{f' of {of}' if of else ''} ({a} in {first.name}, {b} in {other.name})"
+                found.setdefault(field, []).append(line)
+    return found
+
+
+def check(runs, allow=()):
+    """The lines of what differs and is allowed to. ValueError for the first difference that is not, and for an unknown field."""
+    for field in allow:
+        if field not in REMEDIES:
+            near = difflib.get_close_matches(field, REMEDIES, 1)
+            raise ValueError(
+                f"--allow={field}: no such field{f', did you mean {near[0]}?' if near else ''}; there are {', '.join(REMEDIES)}"
+            )
+    allowed = []
+    for other in runs[1:]:
+        found = differences(runs[0], other)
+        refused = [field for field in found if field not in allow]
+        if refused:
+            more = f", and so do {', '.join(refused[1:])}" if refused[1:] else ""
+            how = f"{REMEDIES[refused[0]]}; --allow={','.join([*allow, *refused])} compares all the same"
+            raise ValueError(f"not comparable: {found[refused[0]][0]} differs{more}: {how}")
+        allowed += [lines[0] + (f" and {len(lines) - 1} more" if lines[1:] else "") for lines in found.values()]
+    return allowed
+
+
+def judges(runs):
+    """Parameters of every judge, {name: number}, the smallest first."""
+    sizes = {row["judge"]: row["judge_parameters"] for run in runs for row in run.rows}
+    return dict(sorted(sizes.items(), key=lambda item: item[1]))
+
+
+def table(runs):
+    """One row for each model, number of steps and run: means over seeds, `_std` where there are several, `_ratio` to the first run.
+
+    Figures of a judge end in its name: ppl_token_<judge>. Runs stand under one another; what one lacks is left out.
+    """
+    grouped = [{} for _ in runs]
+    for groups, run in zip(grouped, runs):
+        for row in run.rows:
+            groups.setdefault((row["model"], row["steps"]), []).append(row)
+    out = []
+    for at in dict.fromkeys(at for groups in grouped for at in groups):
+        here = [_averaged(run, at, groups[at]) for run, groups in zip(runs, grouped) if at in groups]
+        first = here[0] if at in grouped[0] else {}
+        for line in here:
+            for judge in judges(runs):
+                both = line.get(f"ppl_token_{judge}"), first.get(f"ppl_token_{judge}")
+                line[f"ppl_token_{judge}_ratio"] = both[0] / both[1] if all(both) and line is not first else None
+        out += here
+    return out
+
+
+def _averaged(run, at, rows):
+    """One row of the table, of a run's rows at one model and number of steps."""
+    seeds = {row["seed"]: row for row in reversed(rows)}  # of several judges, the first says what holds for the text
+    out = {"run": run.name, "model": at[0], "steps": at[1], "seeds": len(seeds), "temperature": rows[0]["temperature"]}
+    out |= {field: rows[0][field] for field in OF_ROW}
+    out["heldout_bits_per_byte"] = run.body.get("bounds", {}).get(at[0])
+    figures = {name: [row.get(name) for row in seeds.values()] for name in PER_TEXT}
+    for judge in dict.fromkeys(row["judge"] for row in rows):
+        figures |= {f"{name}_{judge}": [row.get(name) for row in rows if row["judge"] == judge] for name in PER_JUDGE}
+    for name, values in figures.items():
+        values = [value for value in values if value is not None]
+        out[name] = statistics.fmean(values) if values else None
+        out[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else None
+    return out
+
+
+def matched(runs):
+    """What all reports have at matched entropy, runs under one another; `ratio` to the first run's, where the entropy is the same."""
+    found = [{tuple(row[key] for key in MATCHED_AT): row for row in run.body.get("matched", [])} for run in runs]
+    out = []
+    for at in dict.fromkeys(at for rows in found for at in rows):
+        first = found[0].get(at)
+        for run, rows in zip(runs, found):
+            if row := rows.get(at):
+                both = first and row is not first and first["ppl_token"] and row["ppl_token"]
+                same = both and math.isclose(first["entropy_nats"], row["entropy_nats"], rel_tol=1e-9)
+                out.append({"run": run.name, **row, "ratio": row["ppl_token"] / first["ppl_token"] if same else None})
+    return out
