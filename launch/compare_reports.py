@@ -26,6 +26,7 @@ ROW_KEYS = {"model", "steps", "seed", "judge", "temperature", "ppl_token", *OF_R
 MATCHED_AT = ("judge", "entropy_of", "model", "steps")
 MATCHED_KEYS = {*MATCHED_AT, "entropy_nats", "ppl_token", "low", "high"}
 
+AGAIN = "delete the run's evaluate/ and make both again with --stage=evaluate,report"
 _JUDGES = "judge both with the same ones"
 REMEDIES = {  # what must be the same, in the order in which it is looked at; and what to do where it is not
     "length": "evaluate both at one data.length",
@@ -94,9 +95,7 @@ def read(file):
     if not isinstance(body, dict) or not isinstance(body.get("rows"), list) or "schema" not in body:
         raise ValueError(f"{file} is no report: it has no schema and rows; give the report.json of the stage `report`")
     if body["schema"] != SCHEMA:
-        raise ValueError(
-            f"{file} has schema {body['schema']}, not {SCHEMA}: make it again with --stage=evaluate,report of this code"
-        )
+        raise ValueError(f"{file} has schema {body['schema']}, not {SCHEMA}: {AGAIN}")
     if lacking := [key for key in KEYS if key not in body]:
         raise ValueError(f"{file} is no report: it has no {lacking[0]}; make it again with --stage=report")
     try:
@@ -114,14 +113,14 @@ def read(file):
 
 def _check_rows(file, body, name, keys):
     """Every row has its keys, and none stands twice."""
-    seen, again = set(), "make it again with --stage=evaluate,report"
+    seen = set()
     for number, row in enumerate(body.get(name, [])):
         if lacking := sorted(keys - set(row if isinstance(row, dict) else ())):
-            raise ValueError(f"{file}: number {number} of its {name} has no {lacking[0]}; {again}")
+            raise ValueError(f"{file}: number {number} of its {name} has no {lacking[0]}: {AGAIN}")
         at = tuple(row.get(key) for key in (*MATCHED_AT, "seed", "temperature"))
         if at in seen:
             said = ", ".join(str(part) for part in at if part is not None)
-            raise ValueError(f"{file}: number {number} of its {name} ({said}) stands twice; {again}")
+            raise ValueError(f"{file}: number {number} of its {name} ({said}) stands twice: {AGAIN}")
         seen.add(at)
 
 

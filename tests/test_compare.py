@@ -137,7 +137,7 @@ DAMAGED = [
     ('{"schema": 2, "rows"', "is not JSON"),
     ("[1, 2]", "has no schema and rows"),
     ('{"stage": "teacher"}', "has no schema and rows"),
-    (BASE | {"schema": 1}, "has schema 1, not 2: make it again with --stage=evaluate,report"),
+    (BASE | {"schema": 1}, "has schema 1, not 2: delete the run's evaluate/"),
     (BASE | {"schema": 3}, "has schema 3, not 2"),
     ({key: value for key, value in BASE.items() if key != "tokenizer"}, "has no tokenizer"),
     (BASE | {"config": {}}, "has no evaluate.temperature"),

@@ -199,6 +199,9 @@ def test_at_entropy_by_hand():
     bent = curve((0.5, 1, 10), (0.7, 3, 16, 3), (0.9, 2, 256, 1), (1.1, 4, 90))
     assert measures.at_entropy(bent, 2.75, draws=5)["ppl_token"] == pytest.approx(32)
     assert measures.at_entropy(bent, 1 + 1.75 / 2, draws=5)["ppl_token"] == pytest.approx(np.sqrt(320))
+    # 3 and 1 pool to 2.5, by their texts, which is above 2.2: all three are one point at entropy 2.35
+    chain = curve((0.5, 1, 10), (0.7, 3, 16, 3), (0.9, 1, 16, 1), (1.1, 2.2, 64, 4), (1.3, 4, 90))
+    assert measures.at_entropy(chain, 2.35, draws=5)["ppl_token"] == pytest.approx(32)
     falling = curve((0.5, 3, 16), (0.7, 1, 64))
     assert measures.at_entropy(falling, 2, draws=5)["ppl_token"] == pytest.approx(32)
     assert measures.at_entropy(falling, 2.5, draws=5)["ppl_token"] is None
