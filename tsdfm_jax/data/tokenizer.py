@@ -214,6 +214,11 @@ def adopt(given: str, path: pathlib.Path) -> None:
     _store(data, path, names[source.suffix])
 
 
+def read(path: pathlib.Path) -> Tokenizer:
+    """The tokenizer in a file of the name tokenizer.model or tokenizer.json; raises ValueError where it is damaged."""
+    return _parse(path.read_bytes(), path.name, path)
+
+
 def load(path: pathlib.Path) -> Tokenizer:
     """The tokenizer in directory `path`.
 
@@ -221,7 +226,7 @@ def load(path: pathlib.Path) -> Tokenizer:
     """
     for name in _KINDS:
         if (path / name).is_file():
-            return _parse((path / name).read_bytes(), name, path / name)
+            return read(path / name)
     raise FileNotFoundError(f"no tokenizer in {path}: run --stage=tokenizer first")
 
 
@@ -239,7 +244,7 @@ def _parse(data: bytes, name: str, path: pathlib.Path) -> Tokenizer:
         raise ValueError(f"{path} needs the package 'tokenizers': pip install tokenizers") from None
     except Exception as error:  # the two libraries raise bare Exception and RuntimeError
         reason = str(error).split("\n")[0]
-        raise ValueError(f"{path} cannot be read as a tokenizer ({reason}): delete it and make it again") from None
+        raise ValueError(f"{path} cannot be read as a tokenizer ({reason}): delete it, and make or fetch it again") from None
 
 
 def _check_unicode(text: str) -> None:

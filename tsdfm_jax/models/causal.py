@@ -1,4 +1,4 @@
-"""The judges: causal transformers of GPT-2's architecture."""
+"""The judges: GPT-2's architecture, and what is asked of any causal transformer."""
 
 import dataclasses
 
@@ -6,18 +6,23 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tsdfm_jax.models import transformer
+from tsdfm_jax.models import llama, transformer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CausalConfig:
-    """Shape of a judge: `vocab` symbols, `length` positions at most, and GPT-2's blocks, width and heads."""
+    """Shape of a judge: `vocab` symbols, `length` positions at most, and GPT-2's blocks, width and heads.
+
+    `mlp_width` is the hidden width of the MLP, four times the width where it is 0; `epsilon` is that of the norms.
+    """
 
     vocab: int
     length: int
     blocks: int
     width: int
     heads: int
+    mlp_width: int = 0
+    epsilon: float = 1e-5
     dropout: float = 0.0
     dtype: str = "float32"
     remat: str = "none"
@@ -32,10 +37,10 @@ class CausalConfig:
             raise ValueError(f"judges.dropout {self.dropout} must be in [0, 1)")
 
 
-def _norm(name):
+def _norm(cfg, name):
     part = nn.with_logical_partitioning
     ones, zeros = part(nn.initializers.ones, ("features",)), part(nn.initializers.zeros, ("features",))
-    return nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32, name=name, scale_init=ones, bias_init=zeros)
+    return nn.LayerNorm(epsilon=cfg.epsilon, dtype=jnp.float32, name=name, scale_init=ones, bias_init=zeros)
 
 
 class CausalBlock(nn.Module):
@@ -50,7 +55,7 @@ class CausalBlock(nn.Module):
         normal = nn.initializers.normal(0.02)
         into_residual = nn.initializers.normal(0.02 / (2 * cfg.blocks) ** 0.5)
 
-        y_BLD = _norm("ln_1")(x_BLD).astype(dtype)
+        y_BLD = _norm(cfg, "ln_1")(x_BLD).astype(dtype)
         q, k, v = (
             transformer.dense(d, "embed", "heads", name=n, dtype=dtype, kernel_init=normal)(y_BLD).reshape(b, length, cfg.heads, -1)
             for n in ("q", "k", "v")
@@ -59,8 +64,8 @@ class CausalBlock(nn.Module):
         y_BLD = transformer.dense(d, "heads", "embed", name="attn_out", dtype=dtype, kernel_init=into_residual)(y_BLD)
         x_BLD = x_BLD + nn.Dropout(cfg.dropout, deterministic=deterministic)(y_BLD)
 
-        y_BLD = transformer.dense(4 * d, "embed", "mlp", name="mlp_in", dtype=dtype, kernel_init=normal)(
-            _norm("ln_2")(x_BLD).astype(dtype)
+        y_BLD = transformer.dense(cfg.mlp_width or 4 * d, "embed", "mlp", name="mlp_in", dtype=dtype, kernel_init=normal)(
+            _norm(cfg, "ln_2")(x_BLD).astype(dtype)
         )
         y_BLD = nn.gelu(y_BLD, approximate=True)
         y_BLD = transformer.dense(d, "mlp", "embed", name="mlp_out", dtype=dtype, kernel_init=into_residual)(y_BLD)
@@ -69,7 +74,7 @@ class CausalBlock(nn.Module):
 
 
 class Causal(nn.Module):
-    """Next-symbol logits: `apply({"params": p}, x_BL)` -> float32 logits_BLV, position i predicting i + 1."""
+    """`apply({"params": p}, x_BL)` -> float32 h_BLD after the last norm, and the head that makes logits of it, [D, V]."""
 
     cfg: CausalConfig
 
@@ -84,26 +89,48 @@ class Causal(nn.Module):
         )
         where = nn.with_logical_partitioning(nn.initializers.normal(0.01), (None, "embed"))
         position_LD = self.param("wpe", where, (cfg.length, cfg.width))
-        x_BLD = transformer.pin(transformer.look_up(token, x_BL) + position_LD[None, : x_BL.shape[1]])
+        x_BLD = transformer.look_up(token, x_BL) + position_LD[None, : x_BL.shape[1]]
+        x_BLD = transformer.pin(x_BLD.astype(jnp.float32))
         x_BLD = nn.Dropout(cfg.dropout, deterministic=deterministic)(x_BLD)
         x_BLD, _ = transformer.stack(CausalBlock, cfg, name="blocks")(x_BLD, None, deterministic)
-        dtype = jnp.dtype(cfg.dtype)
         # The head is the embedding, transposed before the dot: its gradient then needs no transpose of [B, L, V].
-        dims = (((2,), (0,)), ((), ()))
-        logits_BLV = transformer.head_dot(_norm("ln_f")(x_BLD).astype(dtype), token.embedding.T.astype(dtype), dims)
-        return logits_BLV.astype(jnp.float32)
+        return _norm(cfg, "ln_f")(x_BLD), token.embedding.T
+
+
+NETWORKS = {CausalConfig: Causal, llama.LlamaConfig: llama.Llama}
 
 
 def init(key, cfg):
-    """Fresh parameters, boxed with their logical axes."""
-    return Causal(cfg).init(key, jnp.zeros((1, cfg.length), jnp.int32))["params"]
+    """Fresh parameters of the network that the class of `cfg` names, boxed with their logical axes."""
+    return NETWORKS[type(cfg)](cfg).init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+
+
+def hidden(cfg, params, x_BL):
+    """What the last norm leaves at every position: float32 h_BLD.
+
+    Raises ValueError where x_BL is longer than the network's context, as do `logits` and `token_nll`.
+    """
+    return _apply(cfg, params, x_BL, None)[0]
+
+
+def logits(cfg, params, x_BL, dropout_key=None):
+    """Logits of the symbol after each position, given all up to it: float32 logits_BLV."""
+    h_BLD, head_DV = _apply(cfg, params, x_BL, dropout_key)
+    dtype, dims = jnp.dtype(cfg.dtype), (((2,), (0,)), ((), ()))
+    return transformer.head_dot(h_BLD.astype(dtype), head_DV.astype(dtype), dims).astype(jnp.float32)
 
 
 def token_nll(cfg, params, x_BL, bos, dropout_key=None):
     """-log p(x^i | x^{<i}) in nats at every position, the first one given the document mark `bos`: nll_BL."""
-    rngs = None if dropout_key is None else {"dropout": dropout_key}
     context_BL = jnp.concatenate([jnp.full_like(x_BL[:, :1], bos), x_BL[:, :-1]], axis=1)
-    logits_BLV = Causal(cfg).apply({"params": params}, context_BL, dropout_key is None, rngs=rngs)
+    logits_BLV = logits(cfg, params, context_BL, dropout_key)
     # A masked sum, not a gather, whose gradient would be a scatter into [B, L, V].
     at_x_BL = jnp.where(jnp.arange(cfg.vocab)[None, None] == x_BL[..., None], logits_BLV, 0.0).sum(axis=-1)
     return jax.nn.logsumexp(logits_BLV, axis=-1) - at_x_BL
+
+
+def _apply(cfg, params, x_BL, dropout_key):
+    if x_BL.shape[1] > cfg.length:
+        raise ValueError(f"{x_BL.shape[1]} symbols are more than the {cfg.length} of the judge's context: cut the text shorter")
+    rngs = None if dropout_key is None else {"dropout": dropout_key}
+    return NETWORKS[type(cfg)](cfg).apply({"params": params}, x_BL, dropout_key is None, rngs=rngs)

@@ -125,10 +125,11 @@ def sinusoids(t_B):
     return jnp.concatenate([jnp.cos(angle_BF), jnp.sin(angle_BF)], axis=-1)
 
 
-def rotate(x_BLHd):
-    """Rotary position embedding over the whole head size, its halves rotated together."""
+def rotate(x_BLHd, freq_d=None):
+    """Rotary position embedding over the whole head size, its halves rotated together by `freq_d` radians a position."""
     half = x_BLHd.shape[-1] // 2
-    freq_d = ROTARY_BASE ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    if freq_d is None:
+        freq_d = ROTARY_BASE ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angle_Ld = jnp.arange(x_BLHd.shape[1], dtype=jnp.float32)[:, None] * freq_d[None, :]
     cos, sin = jnp.cos(angle_Ld)[None, :, None, :], jnp.sin(angle_Ld)[None, :, None, :]
     a, b = jnp.split(x_BLHd.astype(jnp.float32), 2, axis=-1)

@@ -1,0 +1,1 @@
+"""Our networks beside other implementations of the same."""

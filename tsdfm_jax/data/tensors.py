@@ -1,0 +1,101 @@
+"""Published weights: the tensors of `model.safetensors`, or of the shards that an index lists, read a part at a time."""
+
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+TYPES = ("F32", "F16", "BF16")
+_CHUNK = 2**24
+
+
+def read_json(path: pathlib.Path) -> dict:
+    """The object in a JSON file; raises ValueError where there is no such file, or no object in it."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: copy or download it")
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:  # of decoding bytes, or JSON
+        raise ValueError(f"{path} cannot be read as JSON ({error}): download it again") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds {type(value).__name__}, not a JSON object: download it again")
+    return value
+
+
+class Tensors:
+    """The tensors of one directory, none of them read yet.
+
+    Attributes:
+        files: the files, in the order of their names.
+        path: name of a tensor to the file that holds it.
+        shapes: name of a tensor to its shape.
+
+    Errors: ValueError, one line, for a file that is missing, truncated or not as the index says, for tensors that are no
+    float32, float16 or bfloat16 once they are read, and where the package `safetensors` is missing.
+    """
+
+    def __init__(self, directory: pathlib.Path):
+        listed = _listed(directory)
+        self.files = sorted(directory / file for file in listed)
+        self.path, self.shapes, self._open = {}, {}, {}
+        for path in self.files:
+            self._open[path] = handle = _open(path)
+            held = set(handle.keys())
+            wanted = held if listed[path.name] is None else listed[path.name]
+            for name in sorted(wanted ^ held):
+                where = f"{path} does not hold it" if name in wanted else f"it does not say that {path} holds it"
+                raise ValueError(f"{directory / INDEX} and its shards differ in '{name}', {where}: download the directory again")
+            for name in held:
+                self.path[name], self.shapes[name] = path, tuple(handle.get_slice(name).get_shape())
+
+    def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        """A part of a tensor, in the type that it has in the file; nothing else of the file is read."""
+        part = self._open[self.path[name]].get_slice(name)
+        if part.get_dtype() not in TYPES:
+            raise ValueError(
+                f"{self.path[name]}: '{name}' is of type {part.get_dtype()}, not of {', '.join(TYPES)}: "
+                f"take weights that are not quantised"
+            )
+        # The library takes no span that reaches beyond the end.
+        return part[tuple(slice(*at.indices(size)[:2]) for at, size in zip(index, self.shapes[name]))]
+
+    def hash(self) -> str:
+        """sha256 of the files' bytes, one file after the other, in hex."""
+        digest = hashlib.sha256()
+        for path in self.files:
+            with path.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+
+def _listed(directory):
+    """File name -> the names of its tensors as the index lists them, or None where there is no index."""
+    if (directory / SINGLE).is_file() or not (directory / INDEX).is_file():
+        return {SINGLE: None}
+    listed = {}
+    weights = read_json(directory / INDEX).get("weight_map")
+    if not isinstance(weights, dict) or not weights:
+        raise ValueError(f"{directory / INDEX} has no weight_map: download it again")
+    for name, file in weights.items():
+        if not isinstance(file, str) or pathlib.PurePath(file).name != file:
+            raise ValueError(f"{directory / INDEX} puts '{name}' into {file!r}, which is no file name: download it again")
+        listed.setdefault(file, set()).add(name)
+    return listed
+
+
+def _open(path):
+    try:
+        import safetensors  # only where such a file is read
+    except ImportError:
+        raise ValueError(f"{path} needs the package 'safetensors': pip install 'tsdfm_jax[eval]'") from None
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: copy or download it")
+    try:
+        return safetensors.safe_open(path, framework="np")  # maps the file, and reads its header alone
+    except Exception as error:  # the library raises an exception of its own, or OSError
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"{path} cannot be read as safetensors ({reason}): it may be truncated, download it again") from None

@@ -1,0 +1,212 @@
+"""What published models call things: `config.json` to the shape of a network, names of tensors to its parameters."""
+
+import dataclasses
+import numbers
+import re
+from collections.abc import Callable
+
+from tsdfm_jax.models import causal, llama
+
+# Stored beside the weights by some versions, but no parameters: masks, and frequencies that the config implies.
+IGNORED = re.compile(r"\.attn\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
+
+# Keys of config.json that change the numbers, and the values that are implemented; the first is what a missing key means.
+ANY = {"quantization_config": (None,), "is_causal": (True,)}
+GPT2 = ANY | {
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"),  # three names of one function
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+    "tie_word_embeddings": (True,),
+}
+LLAMA = ANY | {"hidden_act": ("silu", "swish"), "partial_rotary_factor": (1.0, None)}
+MISTRAL_WINDOW = 4096  # what a Mistral config means by leaving sliding_window out
+MISTRAL_KV_HEADS = 8
+
+# A module of ours -> the published one. `{}` stands for the number of the block.
+GPT2_NAMES = {
+    "wte": "wte",
+    "wpe": "wpe",
+    "blocks/ln_1": "h.{}.ln_1",
+    "blocks/q": "h.{}.attn.c_attn",
+    "blocks/k": "h.{}.attn.c_attn",
+    "blocks/v": "h.{}.attn.c_attn",
+    "blocks/attn_out": "h.{}.attn.c_proj",
+    "blocks/ln_2": "h.{}.ln_2",
+    "blocks/mlp_in": "h.{}.mlp.c_fc",
+    "blocks/mlp_out": "h.{}.mlp.c_proj",
+    "ln_f": "ln_f",
+}
+LLAMA_NAMES = {
+    "embed": "embed_tokens",
+    "blocks/norm_1": "layers.{}.input_layernorm",
+    "blocks/q": "layers.{}.self_attn.q_proj",
+    "blocks/k": "layers.{}.self_attn.k_proj",
+    "blocks/v": "layers.{}.self_attn.v_proj",
+    "blocks/attn_out": "layers.{}.self_attn.o_proj",
+    "blocks/norm_2": "layers.{}.post_attention_layernorm",
+    "blocks/gate": "layers.{}.mlp.gate_proj",
+    "blocks/up": "layers.{}.mlp.up_proj",
+    "blocks/down": "layers.{}.mlp.down_proj",
+    "norm": "norm",
+    "head": "lm_head",
+}
+THIRDS = {"blocks/q": 0, "blocks/k": 1, "blocks/v": 2}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a parameter comes from: a published name, whether it is stored transposed, and which third of its last axis it is."""
+
+    name: str
+    transposed: bool = False
+    third: int | None = None
+
+    def shape(self, shape):
+        """The shape in the file of what has `shape` (without blocks) here."""
+        shape = shape[::-1] if self.transposed else shape
+        return shape if self.third is None else (*shape[:-1], 3 * shape[-1])
+
+    def read(self, tensors, name, index, shape):
+        """The part `index` of an array of `shape` (both without blocks), from the tensor `name` of a directory."""
+        spans = [at.indices(size)[:2] for at, size in zip(index, shape)]
+        if self.third is not None:
+            spans[-1] = tuple(self.third * shape[-1] + at for at in spans[-1])
+        index = tuple(slice(*span) for span in spans)
+        return tensors.read(name, index[::-1]).T if self.transposed else tensors.read(name, index)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One model_type: `config(where, c)` gives the network's, `sources` says where its parameters come from."""
+
+    config: Callable
+    prefix: str  # of names, where they have it
+    names: dict
+    table: str  # path of the embedding
+    joined: bool  # GPT-2 stores [in, out], with q, k and v side by side; Llama [out, in], each by itself
+
+    def source(self, path):
+        """The Source of the parameter at `path`, as "blocks/q/kernel"."""
+        module, _, leaf = path.rpartition("/")
+        if path in self.names:
+            module, leaf = path, "kernel" if path == "head" else "table"
+        third = THIRDS.get(module) if self.joined else None
+        name = f"{self.names[module]}.{'bias' if leaf == 'bias' else 'weight'}"
+        return Source(name=name, transposed=leaf == "kernel" and not self.joined, third=third)
+
+
+def network(where, c, dtype):
+    """(Kind, static config) of a model from its config.json `c`; `where` names the file in errors.
+
+    Raises ValueError, one line, for another architecture, for a missing or impossible size, and for any value that would
+    change the numbers in a way that is not implemented.
+    """
+    if c.get("model_type") not in KINDS:
+        raise ValueError(f"{where}: model_type {c.get('model_type')!r} is not one of {', '.join(KINDS)}: take a model of these")
+    kind = KINDS[c["model_type"]]
+    try:
+        return kind, kind.config(where, c, dtype)
+    except ValueError as error:
+        said = str(error)
+        raise ValueError(said if said.startswith(str(where)) else f"{where}: {said}") from None
+
+
+def _gpt2(where, c, dtype):
+    _accept(where, c, GPT2)
+    width, heads = _size(where, c, "n_embd"), _size(where, c, "n_head")
+    if width % heads:
+        raise ValueError(f"{where}: n_embd {width} is no multiple of n_head {heads}: download it again")
+    return causal.CausalConfig(
+        vocab=_size(where, c, "vocab_size"),
+        length=_size(where, c, "n_positions"),
+        blocks=_size(where, c, "n_layer"),
+        width=width,
+        heads=heads,
+        mlp_width=_size(where, c, "n_inner", 4 * width),
+        epsilon=_number(where, c, "layer_norm_epsilon", 1e-5),
+        dtype=dtype,
+    )
+
+
+def _llama(where, c, dtype):
+    _accept(where, c, LLAMA)
+    width, heads = _size(where, c, "hidden_size"), _size(where, c, "num_attention_heads")
+    length, mistral = _size(where, c, "max_position_embeddings"), c["model_type"] == "mistral"
+    window = _size(where, c, "sliding_window", length) if "sliding_window" in c or not mistral else MISTRAL_WINDOW
+    if window < length:
+        raise ValueError(
+            f"{where}: sliding_window {window} is not implemented below the context of {length}: take a model without one"
+        )
+    if "head_dim" not in c and width % heads:
+        raise ValueError(f"{where}: hidden_size {width} is no multiple of num_attention_heads {heads}: download it again")
+    return llama.LlamaConfig(
+        vocab=_size(where, c, "vocab_size"),
+        length=length,
+        blocks=_size(where, c, "num_hidden_layers"),
+        width=width,
+        heads=heads,
+        kv_heads=_size(where, c, "num_key_value_heads", MISTRAL_KV_HEADS if mistral else heads),
+        head_size=_size(where, c, "head_dim", width // heads),
+        mlp_width=_size(where, c, "intermediate_size"),
+        tied=_flag(where, c, "tie_word_embeddings"),
+        attention_bias=_flag(where, c, "attention_bias"),
+        mlp_bias=_flag(where, c, "mlp_bias"),
+        epsilon=_number(where, c, "rms_norm_eps", 1e-6),
+        **_rotary(where, c, length),
+        dtype=dtype,
+    )
+
+
+def _rotary(where, c, length):
+    """Base and scaling: under `rope_parameters`, or as older files have it under `rope_theta` and `rope_scaling`."""
+    rope = c.get("rope_scaling") or c.get("rope_parameters") or {}
+    if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
+        raise ValueError(f"{where}: rope_parameters {rope!r} differ by layer or are no object, which is not implemented")
+    _accept(where, rope, {"partial_rotary_factor": LLAMA["partial_rotary_factor"]})
+    theta = _number(where, rope if "rope_theta" in rope else c, "rope_theta", 10_000.0)
+    name = rope.get("rope_type", rope.get("type", "default"))
+    if name not in ("default", "llama3"):
+        raise ValueError(f"{where}: rope_type {name!r} of rope_scaling is not implemented: take a model with default or llama3")
+    if name == "default":
+        return dict(rope_theta=theta)
+    original = c if "original_max_position_embeddings" in c else rope
+    scaling = llama.Llama3Scaling(
+        factor=_number(where, rope, "factor"),
+        low=_number(where, rope, "low_freq_factor"),
+        high=_number(where, rope, "high_freq_factor"),
+        original=_size(where, original, "original_max_position_embeddings", length),
+    )
+    return dict(rope_theta=theta, rope_scaling=scaling)
+
+
+def _accept(where, c, accepted):
+    for key, values in accepted.items():
+        if key in c and c[key] not in values:
+            raise ValueError(f"{where}: {key} {c[key]!r} is not implemented: take a model with {key} {values[0]!r}")
+
+
+def _size(where, c, key, default=None):
+    if c.get(key) is None and default is not None:
+        return default
+    if type(c.get(key)) is not int or c[key] < 1:
+        raise ValueError(f"{where}: {key} {c.get(key)!r} must be a whole number, at least 1: download it again")
+    return c[key]
+
+
+def _number(where, c, key, default=None):
+    value = c.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < float("inf"):
+        raise ValueError(f"{where}: {key} {value!r} must be a number above 0: download it again")
+    return float(value)
+
+
+def _flag(where, c, key):
+    if type(value := c.get(key, False)) is not bool:
+        raise ValueError(f"{where}: {key} {value!r} must be true or false: download it again")
+    return value
+
+
+_GPT2 = Kind(config=_gpt2, prefix="transformer.", names=GPT2_NAMES, table="wte/embedding", joined=True)
+_LLAMA = Kind(config=_llama, prefix="model.", names=LLAMA_NAMES, table="embed/embedding", joined=False)
+KINDS = {"gpt2": _GPT2, "llama": _LLAMA, "mistral": _LLAMA}
