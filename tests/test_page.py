@@ -1,0 +1,214 @@
+"""The page: every part is there where its data is, nothing comes from elsewhere, no text becomes markup, the same bytes twice."""
+
+import copy
+import html.parser
+import json
+import pathlib
+import re
+
+import pytest
+
+from tests import showing
+from tsdfm_jax.report import cells, page, svg
+
+HOSTILE = '</script><script>alert(1)</script><img src="http://x/" onerror="alert(2)"><!--'
+EVERY = ["table", "perplexity", "training", "compass", "energies", "viewer", "students", "making"]
+
+
+class Read(html.parser.HTMLParser):
+    """What a browser would find: elements, links to elsewhere, ids, and the text of each section."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.links, self.ids, self.sections, self.data, self.handlers, self._at, self._data = (
+            [],
+            [],
+            [],
+            {},
+            "",
+            [],
+            None,
+            False,
+        )
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append(tag)
+        self.links += [v for k, v in attrs.items() if k in ("src", "href", "action", "data", "srcset") and not v.startswith("#")]
+        self.handlers += [k for k in attrs if k.startswith("on")]
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        if tag == "section":
+            self._at = attrs["id"]
+        self._data = attrs.get("id") == "traces"
+
+    def handle_data(self, text):
+        self.data += text if self._data else ""
+        if self._at:
+            self.sections[self._at] = self.sections.get(self._at, "") + text
+
+    def handle_endtag(self, tag):
+        if tag == "section":
+            self._at = None
+        self._data = False
+
+
+def written(folder, report, traces):
+    page.write(folder / "index.html", report, traces)
+    return (folder / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return written(tmp_path_factory.mktemp("page"), showing.report(), showing.traces())
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Empty drawings that are told as the real ones are: for tests that need no figures, which take most of the time."""
+    empty = (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><g><path d=""/><text/><use/><rect/><clipPath/><defs/></g></svg>'
+    )
+    monkeypatch.setattr(svg, "draw", lambda name, paint, said: svg.adapt(empty, said))
+
+
+def test_every_part_is_there(whole):
+    """A whole report gives every section, the sentence, a line for each model and steps, and a figure for each judge and curve."""
+    found = Read(whole)
+    assert list(found.sections) == EVERY
+    assert "×0.78" in whole and "2 seeds" in whole
+    assert len(re.findall("<tr>", whole.split('id="table"')[1].split("</table>")[0])) == 1 + 3 + 3 + 4 + 4
+    assert found.tags.count("figure") == 2 + 2 + 3 + 3 + 2 + 1
+    assert len(found.ids) == len(set(found.ids))
+    assert (
+        "shaped student at 8 steps 402.2 (380.0 to 431.9), blind student at 8 steps does not reach it"
+        in found.sections["perplexity"]
+    )
+
+
+def test_nothing_comes_from_elsewhere(whole):
+    """No link leaves the page, the browser is told to fetch nothing, and no figure brings colours, fonts or styles of its own."""
+    found = Read(whole)
+    assert found.links == []
+    assert "default-src 'none'" in whole and "http" not in re.sub(r"http-equiv|http://www.w3.org/2000/svg", "", whole)
+    drawings = re.findall("<svg.*?</svg>", whole, re.S)
+    assert not any(re.search("#[0-9a-f]{6}|font-family|<style|<metadata", drawing) for drawing in drawings)
+    assert any("var(--shaped)" in drawing for drawing in drawings)
+
+
+def test_the_table_is_of_one_temperature():
+    """A line is the mean over seeds at the config's temperature; a row of a frontier is no part of it."""
+    report = showing.report(seeds=(0, 1, 2))
+    found = next(c for c in cells.gather(report) if (c.model, c.steps) == ("student_shaped", 8))
+    own = [
+        r["ppl_token"]
+        for r in report["rows"]
+        if (r["model"], r["steps"], r["judge"], r["temperature"]) == ("student_shaped", 8, "judge_1", 1.0)
+    ]
+    assert found.seeds == 3 and found.ppl["judge_1"].value == pytest.approx(sum(own) / 3)
+    assert (found.ppl["judge_1"].low, found.ppl["judge_1"].high) == (min(own), max(own))
+
+
+def test_hostile_text_is_inert(tmp_path, whole, undrawn):
+    """Text that looks like markup stays text: in the sentence, the names, the config and the symbols."""
+    report, traces = showing.report(), showing.traces()
+    report["verdict"] = report["command"] = report["config"]["data"]["files"] = HOSTILE
+    report["environment"]["device"] = HOSTILE
+    report["compass"]["kind"] = report["compass"]["steered"][0]["selection"] = HOSTILE
+    for row in report["rows"]:
+        row["model"] = f"text:{HOSTILE}" if row["model"] == "text:a peer" else row["model"]
+        row["judge_hash"] = HOSTILE
+    traces["vocabulary"]["0"] = HOSTILE
+    text = written(tmp_path, report, traces)
+    found, plain = Read(text), Read(whole)
+    assert found.links == found.handlers == [] and sorted(set(found.tags)) == sorted(set(plain.tags))
+    assert found.tags.count("script") == plain.tags.count("script")
+    assert not re.search("[<>&]", re.search(r'id="traces">(.*?)</script>', text, re.S)[1])
+    assert json.loads(found.data)["vocabulary"]["0"] == HOSTILE
+    assert HOSTILE in found.sections["making"] and HOSTILE in found.sections["table"]
+
+
+@pytest.mark.parametrize(
+    "leave_out, gone",
+    [
+        (("rows", "frontiers", "matched"), {"table", "perplexity"}),
+        (("bounds", "stages"), {"training"}),
+        (("compass",), {"compass"}),
+        (("shaping",), {"energies"}),
+        (("traces",), {"viewer", "students"}),
+        (("config", "commit", "command", "environment", "stages", "rows", "bounds"), {"making", "table", "perplexity", "training"}),
+    ],
+)
+def test_a_part_without_data_is_left_out(tmp_path, undrawn, leave_out, gone):
+    """What the report does not tell has no section, and the others stay."""
+    report = {key: value for key, value in showing.report().items() if key not in leave_out}
+    found = Read(written(tmp_path, report, None if "traces" in leave_out else showing.traces(length=4, midpoints=2, candidates=2)))
+    assert set(found.sections) == set(EVERY) - gone
+
+
+def test_what_earlier_reports_lack_is_no_error(tmp_path):
+    """A report of schema 1 has its page; K = 1 has no energies to show, and no candidates' comparison."""
+    first = json.loads((pathlib.Path(__file__).parent.parent / "results/quickstart.json").read_text())
+    assert list(Read(written(tmp_path, first | {"rows": first["rows"][:9]}, None)).sections) == [
+        "table",
+        "perplexity",
+        "training",
+        "compass",
+        "making",
+    ]
+    traces = showing.traces(candidates=1)
+    for m in (m for t in traces["trajectories"] for m in t["midpoints"]):
+        m.update(energy=None, token_energy=None, shaped=False)
+    report = {"schema": 2, "compass": {"kind": "nce", "steered": []}, "shaping": None, "frontiers": [], "matched": [], "bounds": {}}
+    found = Read(written(tmp_path, report, traces))
+    assert list(found.sections) == ["viewer", "students"]
+    assert json.loads(found.data)["trajectories"][0]["midpoints"][0]["energy"] is None
+
+
+def test_differences_give_the_states_back(whole):
+    """The states that the page's differences build are the traces', and each energy is that of the symbol it stands with."""
+    traces, packed = showing.traces(), json.loads(Read(whole).data)
+    for t, p in zip(traces["trajectories"], packed["trajectories"], strict=True):
+        state = list(p["start"])
+        for m, q in zip(t["midpoints"], p["midpoints"], strict=True):
+            for k, c in enumerate(q["candidates"]):
+                assert [new if (new := dict(zip(c["at"], c["to"])).get(i)) is not None else s for i, s in enumerate(state)] == m[
+                    "candidates"
+                ][k]
+                assert c["energy"] == [m["token_energy"][k][i] for i in c["at"]]
+            assert all(state[i] != s for i, s in zip(q["state"]["at"], q["state"]["to"]))
+            for i, symbol in zip(q["state"]["at"], q["state"]["to"]):
+                state[i] = symbol
+            assert state == m["state"]
+    assert packed["students"][0]["steps"][-1]["time"] == 1.0
+
+
+def test_a_state_mixed_from_candidates_has_their_energies(tmp_path):
+    """Under a policy that takes symbols from several candidates, a symbol has the energy of one that has it."""
+    traces = showing.traces(length=8, midpoints=1, candidates=2)
+    m = traces["trajectories"][0]["midpoints"][0]
+    start = traces["trajectories"][0]["start"]
+    m.update(kept=0, candidates=[[1] * 8, [2] * 8], state=[1] * 4 + [2] * 4, token_energy=[[0.25] * 8, [0.75] * 8])
+    traces["trajectories"][0]["start"] = [9] * len(start)
+    told = json.loads(Read(written(tmp_path, {"schema": 2}, traces)).data)["trajectories"][0]["midpoints"][0]["state"]
+    assert told["energy"] == [0.25] * 4 + [0.75] * 4
+
+
+def test_the_same_bytes_twice(tmp_path, whole):
+    """The page is a function of the report and the traces, which it leaves as they were, and keeps no half-written file."""
+    report, traces = showing.report(), showing.traces()
+    before = copy.deepcopy((report["rows"], traces))
+    assert written(tmp_path, report, traces) == whole
+    assert before == (report["rows"], traces)
+    assert [f.name for f in tmp_path.iterdir()] == ["index.html"]
+
+
+def test_what_cannot_be_shown_is_one_line(tmp_path):
+    """Another schema, or a state that is too short, is refused before anything is written."""
+    traces = showing.traces(length=8, midpoints=2, candidates=2)
+    traces["trajectories"][0]["midpoints"][1]["state"].pop()
+    for report, found, said in (({"schema": 3}, None, "schema 3"), ({"schema": 2}, traces, "7 symbols")):
+        with pytest.raises(ValueError) as caught:
+            page.write(tmp_path / "index.html", report, found)
+        assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())

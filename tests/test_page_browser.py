@@ -1,0 +1,179 @@
+"""The page in headless Chromium: nothing goes wrong, the viewer shows what the data say, light and dark, and fits a phone."""
+
+import shutil
+
+import pytest
+
+from tests import showing
+from tsdfm_jax.report import page
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install -e '.[test]')")
+from selenium.webdriver.common.keys import Keys  # noqa: E402  only where there is a selenium
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+PROGRAMS = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+pytestmark = pytest.mark.skipif(
+    not all(PROGRAMS.values()), reason="chromium or chromedriver is not installed (apt-get install chromium chromium-driver)"
+)
+FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+--disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars""".split()
+HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
+TRACES = showing.traces(length=32, midpoints=4, candidates=3)
+TRACES["vocabulary"]["0"] = HOSTILE
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    where = tmp_path_factory.mktemp("page") / "index.html"
+    page.write(where, showing.report() | {"verdict": HOSTILE}, TRACES)
+    return where.as_uri()
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = PROGRAMS["chromium"]
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(PROGRAMS["chromedriver"]))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def browser(chromium, address):
+    """The page as first opened on a desktop in light colours; no test may leave an error in the console."""
+    look(chromium, 1280, "light")
+    chromium.get(address)
+    yield chromium
+    chromium.execute_script("localStorage.clear()")
+    assert chromium.get_log("browser") == []
+    assert "taken" not in chromium.title
+
+
+def look(browser, width, scheme):
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+
+
+def part(browser, name, viewer="trajectory"):
+    return browser.find_element("css selector", f"#{viewer} [data-part={name}]")
+
+
+def text_of(ids):
+    return "".join(TRACES["vocabulary"][str(i)] for i in ids)
+
+
+def content(browser, node):
+    return browser.execute_script("return arguments[0].textContent", node)
+
+
+SHOWN = """
+const all = (node, selector) => [...node.querySelectorAll(selector)], root = document.getElementById("trajectory");
+const state = root.querySelector("[data-part=state]"), cards = all(root, ".card");
+return {
+  status: root.querySelector("[data-part=status]").textContent, state: state.textContent,
+  marked: all(state, "mark").map((n) => n.textContent), cards: cards.map((n) => n.textContent),
+  words: all(root, ".card .words").map((n) => n.textContent), kept: cards.flatMap((n, k) => n.classList.contains("kept") ? [k] : []),
+};"""
+
+
+def shows(browser, step, record=0):
+    """Whether the viewer shows this step: its time, its state, the symbols that changed, and the candidates."""
+    t, seen = TRACES["trajectories"][record], browser.execute_script(SHOWN)
+    before, m = ([t["start"]] + [m["state"] for m in t["midpoints"]])[max(step - 1, 0)], t["midpoints"][step - 1] if step else None
+    state = m["state"] if m else t["start"]
+    assert seen["status"].split(",")[0] == f"time {m['time'] if m else 0:g}"
+    assert seen["state"] == text_of(state)
+    assert seen["marked"] == [TRACES["vocabulary"][str(b)] for a, b in zip(before, state) if a != b]
+    assert seen["kept"] == ([m["kept"]] if m else [])
+    assert seen["words"] == ([text_of(c) for c in m["candidates"]] if m else [])
+    assert all(f"energy {e}" in card for e, card in zip(m["energy"] if m else [], seen["cards"]))
+    return True
+
+
+def test_stepping(browser):
+    """Buttons, slider, arrow keys and the map of energies each lead to the state that the data have, and stop at the ends."""
+    assert shows(browser, 1)
+    part(browser, "next").click()
+    assert shows(browser, 2)
+    part(browser, "back").click()
+    assert shows(browser, 1)
+    part(browser, "first").click()
+    assert shows(browser, 0) and not part(browser, "back").is_enabled()
+    viewer = browser.find_element("id", "trajectory")
+    viewer.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    assert shows(browser, 3)
+    viewer.send_keys(Keys.ARROW_LEFT)
+    assert shows(browser, 2)
+    viewer.send_keys(Keys.END, Keys.ARROW_RIGHT)
+    assert shows(browser, 4) and not part(browser, "next").is_enabled()
+    part(browser, "slider").send_keys(Keys.ARROW_LEFT)
+    assert shows(browser, 3) and "time 0.75" in part(browser, "slider").get_attribute("aria-valuetext")
+    browser.find_elements("css selector", "#trajectory [data-part=choose] option")[1].click()
+    assert shows(browser, 3, record=1)
+    browser.find_elements("css selector", "#trajectory .energy-map .won")[1].click()
+    assert shows(browser, 2, record=1)
+
+
+def test_colours_say_the_energy(browser):
+    """A symbol that changed is coloured by its own energy: the order of the colours is that of the energies."""
+    marks = part(browser, "state").find_elements("css selector", "mark")
+    told = [(float(m.get_attribute("title").split()[-1]), int(m.get_attribute("style").split(":")[1].strip(" %;"))) for m in marks]
+    m = TRACES["trajectories"][0]["midpoints"][0]
+    pairs = zip(TRACES["trajectories"][0]["start"], m["state"], m["token_energy"][m["kept"]])
+    assert [energy for energy, _ in told] == [e for a, b, e in pairs if a != b] and len(told) > 3
+    assert [share for _, share in sorted(told)] == sorted(share for _, share in told)
+    assert browser.find_elements("css selector", "#trajectory .state .raw")
+
+
+def test_the_students_steps(browser):
+    """Both students' texts stand side by side at the same step, what the step changed is marked, and play reaches the end."""
+    of = {s["model"]: s for s in TRACES["students"] if s["index"] == 0}
+    for step in (1, 2):
+        boxes = browser.find_elements("css selector", "#student .text")
+        for box, model in zip(boxes, ("student_shaped", "student_blind"), strict=True):
+            before, state = of[model]["states"][step - 1 : step + 1]
+            assert content(browser, box) == text_of(state)
+            assert len(box.find_elements("css selector", "mark")) == sum(a != b for a, b in zip(before, state))
+        part(browser, "next", "student").click()
+    browser.execute_script("setInterval = ((own) => (f, ms) => own(f, ms / 100))(setInterval)")  # the page's pace, faster
+    part(browser, "play", "student").click()
+    WebDriverWait(browser, 10).until(lambda b: b.find_element("id", "student").get_attribute("data-step") == "8")
+    assert part(browser, "play", "student").get_attribute("aria-pressed") == "false"
+
+
+def test_light_and_dark(browser):
+    """The system's colours at first, the other ones by the button, figures too, and the choice outlives a reload."""
+    colours = lambda: browser.execute_script(
+        "const of = (s) => getComputedStyle(document.querySelector(s));"
+        "return [of('body').backgroundColor, of('body').color, of('figure svg text').fill, of('figure svg path[style*=shaped]').stroke]"
+    )
+    light = colours()
+    browser.find_element("id", "theme").click()
+    dark = colours()
+    assert all(a != b for a, b in zip(light, dark))
+    browser.refresh()
+    assert colours() == dark
+    browser.execute_script("localStorage.clear()")
+    browser.refresh()
+    assert colours() == light
+    look(browser, 1280, "dark")
+    assert colours() == dark
+
+
+@pytest.mark.parametrize("width", [360, 768])
+def test_it_fits_a_phone(browser, width):
+    """The page is no wider than the screen, also in mid-step and with everything unfolded; the table scrolls in its own box."""
+    look(browser, width, "light")
+    browser.refresh()
+    part(browser, "next").click()
+    browser.execute_script("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+    assert browser.execute_script("return document.documentElement.scrollWidth") == width
+    assert browser.execute_script("return innerWidth") == width
+    inside, box = browser.execute_script(
+        "const b = document.querySelector('#table .scroll'); return [b.scrollWidth, b.clientWidth]"
+    )
+    assert inside > box

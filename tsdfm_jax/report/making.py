@@ -1,0 +1,102 @@
+"""How the report was made, as HTML: command, commit, environment, stages, judges and config."""
+
+from html import escape
+
+from tsdfm_jax.report import cells, sections
+
+
+def made(report):
+    """Everything that one needs to make it again; each part only where the report tells it."""
+    parts = (sources(report), stages(report), judges(report), config(report))
+    return "".join(parts)
+
+
+def sources(report):
+    """Command, commit and environment."""
+    facts = {key: report.get(key) for key in ("command", "commit")} | (report.get("environment") or {})
+    facts = {key: " ".join(map(str, v)) if isinstance(v, (list, tuple)) else v for key, v in facts.items() if v is not None}
+    if not facts:
+        return ""
+    lines = "".join(f"<div><dt>{escape(str(key))}</dt><dd>{escape(str(v))}</dd></div>" for key, v in facts.items())
+    return f'<dl class="facts">{lines}</dl>'
+
+
+def duration(seconds):
+    """Seconds as a reader says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def stages(report):
+    """Time, its share, speed and memory of every stage."""
+    told = report.get("stages") or {}
+    if not told:
+        return ""
+    lines = []
+    for name, f in told.items():
+        seconds, share, speed, memory = (f.get(k) for k in ("seconds", "share_of_time", "tokens_per_second", "peak_memory_bytes"))
+        found = (
+            duration(seconds) if cells.number(seconds) else "–",
+            f"{share:.0%}" if cells.number(share) else "–",
+            f"{speed:,.0f}" if cells.number(speed) else "–",
+            f"{memory / 2**30:.1f} GiB" if cells.number(memory) else "–",
+        )
+        lines.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{v}</td>" for v in found)}</tr>')
+    return folded("Stages", grid("Stages", ("stage", "time", "share", "symbols/s", "most memory"), lines))
+
+
+def judges(report):
+    """What each judge is and how it reads a text."""
+    lines = []
+    for name, row in cells.judges(report).items():
+        size, bos = row.get("judge_parameters"), row.get("judge_bos")
+        found = (
+            f"{size:,}" if cells.number(size) else "–",
+            short(row.get("judge_tokenizer")),
+            "–" if bos is None else escape(str(bos)),
+            "–" if row.get("judge_context") is None else escape(str(row["judge_context"])),
+            short(row.get("judge_hash")),
+        )
+        lines.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{v}</td>" for v in found)}</tr>')
+    return folded("Judges", grid("Judges", ("judge", "parameters", "tokenizer", "BOS", "context", "hash"), lines)) if lines else ""
+
+
+def short(value):
+    """A hash by its first characters, the whole of it on hovering."""
+    if value is None:
+        return "–"
+    value = str(value)
+    return f'<code title="{escape(value)}">{escape(value[:10])}</code>' if len(value) > 12 else f"<code>{escape(value)}</code>"
+
+
+def config(report):
+    """Every key and its value."""
+    flat = dict(flatten(report.get("config") or {}))
+    if not flat:
+        return ""
+    lines = [
+        f'<tr><th scope="row"><code>{escape(key)}</code></th><td><code>{escape(v)}</code></td></tr>' for key, v in flat.items()
+    ]
+    return folded("Config", grid("Config", ("key", "value"), lines, kind="keys"))
+
+
+def flatten(value, at=""):
+    """Dotted keys and their values, as text."""
+    for key, v in value.items():
+        if isinstance(v, dict):
+            yield from flatten(v, f"{at}{key}.")
+        else:
+            yield at + str(key), ", ".join(map(str, v)) if isinstance(v, (list, tuple)) else "''" if v == "" else str(v)
+
+
+def grid(name, heads, lines, kind="small"):
+    """A plain table in a box of its own."""
+    head = "".join(f'<th scope="col">{h}</th>' for h in heads)
+    return sections.scroller(name, f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>')
+
+
+def folded(title, inside):
+    """A part that is closed until one asks for it."""
+    return f"<details><summary>{title}</summary>{inside}</details>"

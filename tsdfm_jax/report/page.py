@@ -1,0 +1,62 @@
+"""Writes the page: one HTML file with its styles, figures, data and viewer inside, which opens from disk without a network."""
+
+import pathlib
+import string
+
+from tsdfm_jax.report import making, pack, sections
+
+HERE = pathlib.Path(__file__).parent
+SECTIONS = {  # id → heading, what makes it
+    "table": ("What was measured", sections.table),
+    "perplexity": ("Perplexity", sections.perplexity),
+    "training": ("Training", sections.training),
+    "compass": ("The compass", sections.compass),
+    "energies": ("Looking before leaping", sections.energies),
+    "viewer": ("Trajectories", None),
+    "students": ("The student’s steps", None),
+    "making": ("How it was made", making.made),
+}
+
+
+def write(path, report, traces):
+    """Write the page of a report to `path`; the same report and traces give the same bytes.
+
+    `report` is the dict of report.json (schema 1 or 2), `traces` the dict of traces.json, or None. A part of the page
+    that has no data in them is left out. Raises ValueError for a report of another schema, or for traces whose states differ in length.
+    """
+    schema = report.get("schema")
+    if schema not in (1, 2):
+        raise ValueError(f"report.json has schema {schema!r}, the page knows 1 and 2: run the stage report again with this version")
+    path = pathlib.Path(path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(page(report, traces), encoding="utf-8")
+    partial.replace(path)
+
+
+def page(report, traces):
+    """The page as a string."""
+    packed = pack.pack(traces) if traces else {}
+    shown = {"viewer": packed.get("trajectories"), "students": packed.get("students")}
+    parts, links = [], []
+    for name, (heading, make) in SECTIONS.items():
+        inside = make(report) if make else read(f"{name}.html") if shown[name] else ""
+        if inside:
+            parts.append(
+                f'<section id="{name}" aria-labelledby="{name}-heading"><h2 id="{name}-heading">{heading}</h2>{inside}</section>'
+            )
+            links.append(f'<a href="#{name}">{heading}</a>')
+    viewing = any(shown.values())
+    data = pack.script_json(packed) if viewing else "null"
+    return string.Template(read("template.html")).substitute(
+        style=read("page.css"),
+        answer=sections.answer(report),
+        links="".join(links),
+        sections="\n".join(parts),
+        data=f'<script type="application/json" id="traces">{data}</script>' if viewing else "",
+        script=f"<script>{read('viewer.js')}</script>" if viewing else "",
+    )
+
+
+def read(name):
+    """One of the files beside this one."""
+    return (HERE / name).read_text(encoding="utf-8")

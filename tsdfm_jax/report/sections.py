@@ -1,0 +1,219 @@
+"""The parts of the page as HTML; each takes the report and gives "" where there is no data for it. All text is escaped."""
+
+import re
+from html import escape
+
+from tsdfm_jax.report import cells, figures, svg
+
+COLUMNS = {  # field → heading, decimals, what it is
+    "entropy_nats": ("entropy, nats", 2, "mean over texts of the entropy of each one's own histogram of symbols"),
+    "distinct_1": ("distinct-1", 2, "different symbols over all symbols"),
+    "distinct_2": ("distinct-2", 2, "different pairs over all pairs"),
+    "distinct_3": ("distinct-3", 2, "different triples over all triples"),
+    "repetition_4": ("repetition-4", 3, "share of 4-grams that stood in the same text before"),
+    "lexical": ("lexical", 2, "share of words that the training text has"),
+    "mauve": ("mauve", 3, "area under the divergence frontier against held-out text; 1 is best"),
+    "frechet": ("Fréchet", 2, "distance of a judge's features to held-out text; 0 is best"),
+    "tokens_per_second": ("symbols/s", 0, "symbols a second, compilation left out"),
+}
+
+
+def answer(report):
+    """The sentence, its numbers set off, and what it stands on."""
+    verdict = report.get("verdict")
+    if not verdict:
+        return ""
+    marked = re.sub(r"×\d+(\.\d+)?", lambda m: f"<b>{m[0]}</b>", escape(verdict))
+    return f'<p class="verdict">{marked}</p>{caveat(report)}'
+
+
+def caveat(report):
+    """What the sentence stands on: seeds, texts, and the entropies that a perplexity must be read with."""
+    table = cells.gather(report)
+    students = [c for c in table if c.model == "student_shaped"]
+    if not students:
+        return ""
+    one = next((c for c in students if c.steps == 8), students[-1])
+    beside = [c for c in table if c.model == "student_blind" and c.steps == one.steps] + [c for c in table if c.model == "data"]
+    seeds = "one seed" if one.seeds == 1 else f"{one.seeds} seeds"
+    each = "each" if one.seeds == 1 else "each seed,"
+    said = f"It stands on {seeds}: {one.samples:,} texts of {one.length} symbols for {each} model and number of steps."
+    known = [c for c in (one, *beside) if "entropy_nats" in c.fields]
+    if len(known) > 1 and known[0] is one:
+        told = ", ".join(f"{c.fields['entropy_nats'].value:.2f} nats ({cells.label(c.model)})" for c in known)
+        said += f" Entropy at {one.steps} step{'s' * (one.steps != 1)}: {told}. Where entropy is lower, a part of a lower perplexity is lower diversity."
+    return f'<p class="caveat">{escape(said)}</p>'
+
+
+def table(report):
+    """One line for each model and number of steps; real text and unigram draws stand apart."""
+    lines = cells.gather(report)
+    if not lines:
+        return ""
+    judges, known = cells.judges(report), [c.model for c in lines]
+    columns = {name: told for name, told in COLUMNS.items() if any(name in c.fields for c in lines)}
+    head = "".join(f'<th scope="col" title="{escape(what)}">{escape(title)}</th>' for title, _, what in columns.values())
+    head = (
+        "".join(f'<th scope="col" title="{escape(n)}">{escape("ppl, " + cells.judge_label(n, r))}</th>' for n, r in judges.items())
+        + head
+    )
+    bodies, last = [], None
+    for c in lines:
+        group = "text" if c.steps == 0 else c.model
+        bodies += ["</tbody>"] * (last is not None and group != last) + [
+            f'<tbody class="{"apart" if c.steps == 0 else "made"}">'
+        ] * (group != last)
+        last = group
+        bodies.append(line(c, judges, columns, known))
+    head = f'<tr><th scope="col">text</th><th scope="col">steps</th>{head}</tr>'
+    return scroller("The table", f"<table><thead>{head}</thead>{''.join(bodies)}</tbody></table>") + table_note(report, lines)
+
+
+def line(c, judges, columns, known):
+    """One row of the table."""
+    found = [value(c.ppl.get(name), 1) for name in judges]
+    for name, (_, decimals, _) in columns.items():
+        m = c.fields.get(name)
+        if name == "mauve" and m and m.spread is None and "mauve_spread" in c.fields:
+            m = m._replace(spread=c.fields["mauve_spread"].value)
+        found.append(value(m, decimals))
+    steps = f"{c.steps:,}" if c.steps else "–"
+    return f'<tr><th scope="row">{swatch(c.model, known)}</th><td>{steps}</td>{"".join(f"<td>{v}</td>" for v in found)}</tr>'
+
+
+def value(m, decimals):
+    """A mean with its spread."""
+    if m is None:
+        return "–"
+    spread = f' <span class="spread">± {m.spread:,.{decimals}f}</span>' if m.spread is not None else ""
+    return f"{m.value:,.{0 if m.value >= 1000 else decimals}f}{spread}"
+
+
+def table_note(report, lines):
+    """What all of its rows have in common."""
+    row = report["rows"][0]
+    facts = [
+        f"source {row.get('source')}",
+        f"jump {row.get('jump')}",
+        f"temperature {row.get('temperature')}",
+        f"{row.get('dtype')}",
+    ]
+    seeds = max(c.seeds for c in lines)
+    facts.append(f"means over {seeds} seeds ± their standard deviation" if seeds > 1 else "one seed")
+    return f'<p class="note">Generative perplexity is exp of the mean NLL of a judge\'s token (<code>ppl_token</code>); {escape(", ".join(facts))}.</p>'
+
+
+def swatch(model, known):
+    """A model's name behind its colour."""
+    kind = model if model in svg.MODELS else "other"
+    return f'<span class="swatch {kind}" style="--c: {svg.variable(model, known)}">{escape(cells.label(model))}</span>'
+
+
+def legend(report, models=None):
+    """The names of the models in their colours."""
+    known = list(dict.fromkeys(c.model for c in cells.gather(report)))
+    shown = [m for m in (models or known) if m != "unigram"]
+    return '<p class="legend">' + "".join(swatch(m, known) for m in shown) + "</p>"
+
+
+def panels(found):
+    """Figures beside one another, one below the other on a phone."""
+    one = "".join(f"<figure><figcaption>{escape(title)}</figcaption>{drawing}</figure>" for title, drawing in found)
+    return f'<div class="panels">{one}</div>'
+
+
+def scroller(name, inside):
+    """A box of its own for what is wider than a phone."""
+    return f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0">{inside}</div>'
+
+
+def perplexity(report):
+    """Perplexity against steps and against entropy, and what the frontiers say at matched entropy."""
+    steps, entropy = figures.against_steps(report), figures.against_entropy(report)
+    if not steps and not entropy:
+        return ""
+    out = legend(report)
+    if steps:
+        out += "<h3>against steps</h3>" + panels(steps)
+    if entropy:
+        frontiers = report.get("frontiers")
+        how = "Each curve is one model at one number of steps, over temperature; bars are bootstrap intervals." if frontiers else ""
+        how = how or "The number at each point is its steps."
+        matched = " The dashed line is the entropy at which the models are compared." if report.get("matched") else ""
+        out += f"<h3>against entropy</h3>{panels(entropy)}<p class='note'>{how}{matched}</p>{at_entropy(report)}"
+    return out
+
+
+def at_entropy(report):
+    """The sentences at matched entropy, one for each judge."""
+    named, out = cells.judges(report), {}
+    for m in report.get("matched") or []:
+        at = f"At the entropy of {m['entropy_of']} ({m['entropy_nats']:.2f} nats), by the {cells.judge_label(m['judge'], named.get(m['judge'], {}))}: "
+        who = f"{cells.label(m['model'])} at {m['steps']:,} step{'s' * (m['steps'] != 1)}"
+        interval = f" ({m['low']:.1f} to {m['high']:.1f})" if cells.number(m.get("low")) and cells.number(m.get("high")) else ""
+        reached = f"{who} {m['ppl_token']:.1f}{interval}" if cells.number(m.get("ppl_token")) else f"{who} does not reach it"
+        out.setdefault(at, []).append(reached)
+    return "".join(f'<p class="matched">{escape(at)}{escape(", ".join(told))}.</p>' for at, told in out.items())
+
+
+def training(report):
+    """Held-out bits per byte, and the losses."""
+    bounds = {name: v for name, v in (report.get("bounds") or {}).items() if cells.number(v)}
+    drawn = figures.losses(report)
+    out = ""
+    if bounds:
+        most = max(bounds.values())
+        bars = "".join(
+            f'<div class="bar" style="--c: {svg.variable(m)}; --w: {100 * v / most:.1f}%"><dt>{escape(cells.label(m))}</dt><dd>{v:.3f}</dd></div>'
+            for m, v in bounds.items()
+        )
+        out += f"<h3>held-out bound, bits per byte</h3><dl class='bars'>{bars}</dl>"
+    if drawn:
+        models = [m for m in ("teacher", "student_shaped", "student_blind") if m in bounds or not bounds]
+        out += f"<h3>training loss</h3>{legend(report, models)}{panels(drawn)}"
+    return out
+
+
+def compass(report):
+    """How well the compass tells good from bad, and where it leads."""
+    told, drawn = report.get("compass") or {}, figures.compass(report)
+    steered = told.get("steered") or []
+    facts = [f"{what} {told[key]:.2f}" for key, what in (("accuracy", "accuracy"), ("auc", "AUC")) if cells.number(told.get(key))]
+    out = ""
+    if drawn or facts:
+        pairs = f" over {told['pairs']:,} held-out pairs" if cells.number(told.get("pairs")) else ""
+        out += f"<p>Kind: <code>{escape(str(told.get('kind')))}</code>; {escape(', '.join(facts))}{pairs}.</p>"
+    if drawn:
+        out += '<p class="legend"><span class="swatch" style="--c: var(--accent)">accuracy</span><span class="swatch" style="--c: var(--soft)">AUC</span></p>'
+        out += panels(drawn)
+    if steered:
+        rows = "".join(
+            f'<tr><th scope="row">{escape(str(r["selection"]))}</th><td>{r["ppl_token"]:,.1f}</td><td>{r["entropy_nats"]:.2f}</td></tr>'
+            for r in steered
+        )
+        head = '<tr><th scope="col">the candidate taken</th><th scope="col">ppl, pilot judge</th><th scope="col">entropy, nats</th></tr>'
+        out += f"<h3>the teacher steered by it, {steered[0]['steps']} steps</h3>"
+        out += scroller("Where the compass leads", f'<table class="small"><thead>{head}</thead><tbody>{rows}</tbody></table>')
+    return out
+
+
+def energies(report):
+    """The energies of the candidates, and how often looking changed nothing."""
+    drawn = figures.energies(report)
+    if not drawn:
+        return ""
+    s = report["shaping"]
+    kept = [p["first_kept"] for p in s["midpoints"] if cells.number(p.get("first_kept")) and p.get("shaped", True)]
+    out = f"<p>{s['candidates']} candidates at each midpoint of {s['records']:,} trajectories. "
+    out += (
+        f"Where they were compared, the first draw would have won in <b>{sum(kept) / len(kept):.0%}</b> of cases.</p>"
+        if kept
+        else "</p>"
+    )
+    names = {
+        "teacher": ("var(--soft)", "all candidates: band, mean"),
+        "b": ("var(--blind)", "the first draw"),
+        "s": ("var(--shaped)", "the one kept"),
+    }
+    keys = "".join(f'<span class="swatch" style="--c: {c}">{said}</span>' for c, said in names.values())
+    return f'{out}<p class="legend">{keys}</p>{panels(drawn)}'
