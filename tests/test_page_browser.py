@@ -102,7 +102,7 @@ def test_stepping(browser):
     part(browser, "back").click()
     assert shows(browser, 1)
     part(browser, "first").click()
-    assert shows(browser, 0) and not part(browser, "back").is_enabled()
+    assert shows(browser, 0) and not part(browser, "back").is_enabled() and not part(browser, "cards").is_displayed()
     viewer = browser.find_element("id", "trajectory")
     viewer.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
     assert shows(browser, 3)
@@ -127,6 +127,20 @@ def test_colours_say_the_energy(browser):
     assert [energy for energy, _ in told] == [e for a, b, e in pairs if a != b] and len(told) > 3
     assert [share for _, share in sorted(told)] == sorted(share for _, share in told)
     assert browser.find_elements("css selector", "#trajectory .state .raw")
+
+
+def test_one_candidate_has_nothing_to_compare(browser, tmp_path):
+    """With K = 1 there are the states and their changes, and neither cards nor energies nor a scale of them."""
+    traces = showing.traces(length=16, midpoints=2, candidates=1)
+    for m in (m for t in traces["trajectories"] for m in t["midpoints"]):
+        m.update(energy=None, token_energy=None, shaped=False)
+    page.write(tmp_path / "index.html", {"schema": 2}, traces)
+    browser.get((tmp_path / "index.html").as_uri())
+    part(browser, "next").click()
+    state = traces["trajectories"][0]["midpoints"][1]["state"]
+    assert content(browser, part(browser, "state")) == "".join(traces["vocabulary"][str(i)] for i in state)
+    assert part(browser, "state").find_elements("css selector", "mark.untold")
+    assert not any(part(browser, name).is_displayed() for name in ("cards", "candidates-heading", "map-box", "scale"))
 
 
 def test_the_students_steps(browser):

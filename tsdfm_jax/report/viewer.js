@@ -126,121 +126,122 @@
     return { low: at(0.05), high: at(0.95), least: sorted[0], most: sorted.at(-1) };
   }
 
+  const place = (value, { low, high }) => (high > low ? Math.min(Math.max((value - low) / (high - low), 0), 1) : 0.5);
+
+  /* A mark in the colour of a symbol's energy, where the scale of energies is known. */
+  const energyMark = (scale) => (text, energy) => {
+    const node = element("mark", "changed", text);
+    if (known(energy) && scale) {
+      node.style.setProperty("--e", (100 * place(energy, scale)).toFixed(0) + "%");
+      node.title = "energy " + energy;
+    } else {
+      node.classList.add("untold");
+    }
+    return node;
+  };
+
+  /* One candidate: what it would change in the state before, beside its energy. */
+  function card(m, k, energies, before, touched, mark) {
+    const kept = k === m.kept, energy = m.energy ? m.energy[k] : null;
+    const node = element("li", kept ? "card kept" : "card"), head = element("header"), words = element("div", "words");
+    head.append(element("span", "name", k === 0 ? "First draw" : "Draw " + (k + 1)));
+    if (kept) head.append(element("span", "badge", "kept"));
+    head.append(element("span", "told", (known(energy) ? "energy " + energy + ", " : "") + m.candidates[k].at.length + " changed"));
+    node.append(head);
+    if (known(energy)) {
+      const meter = element("div", "meter"), bar = element("i");
+      bar.style.width = (4 + 96 * place(energy, { low: energies.least, high: energies.most })).toFixed(1) + "%";
+      meter.append(bar);
+      node.append(meter);
+    }
+    write(words, before, touched, m.candidates[k], mark);
+    node.append(words);
+    return node;
+  }
+
+  /* What is said of a step: its time first. */
+  function told(midpoints, step) {
+    if (!step) return ["time 0", "the noise it starts from", plural(midpoints.length, "midpoint") + " to come"];
+    const m = midpoints[step - 1];
+    const out = ["time " + time(m.time), "midpoint " + step + " of " + midpoints.length, plural(m.state.at.length, "symbol") + " changed"];
+    if (m.candidates.length > 1) {
+      const energy = m.energy && known(m.energy[m.kept]) ? " with energy " + m.energy[m.kept] : "";
+      out.push(m.shaped ? "candidate " + (m.kept + 1) + " of " + m.candidates.length + " kept" + energy : "the candidates are not compared here");
+    }
+    return out;
+  }
+
+  /* All candidates' energies over all midpoints; `here(step)` shows where one is, `at(event)` is the step of a click. */
+  function energyMap(svg, midpoints, energies) {
+    const WIDTH = 420, HEIGHT = 210, LEFT = 40, FLOOR = 184, wide = (WIDTH - LEFT - 6) / midpoints.length;
+    const column = (step) => LEFT + (step - 0.5) * wide;
+    const height = (energy) => FLOOR - 8 - ((energy - energies.least) / (energies.most - energies.least || 1)) * (FLOOR - 22);
+    const radius = Math.min(4.5, Math.max(1.6, wide / 4)), others = [], won = [];
+    midpoints.forEach((m, n) => (m.energy ?? []).forEach((energy, k) => {
+      if (!known(energy)) return;
+      const dot = { cx: column(n + 1), cy: height(energy) };
+      if (k === m.kept) won.push({ ...dot, r: radius * 1.15, class: "won" });
+      else others.push({ ...dot, r: radius, class: "other" });
+    }));
+    const path = won.map(({ cx, cy }, n) => (n ? "L" : "M") + cx.toFixed(1) + " " + cy.toFixed(1)).join("");
+    const words = [[(LEFT + WIDTH) / 2, HEIGHT - 6, "time", "middle"]];
+    for (const n of midpoints.length > 1 ? [0, midpoints.length - 1] : []) words.push([column(n + 1), HEIGHT - 6, time(midpoints[n].time), "middle"]);
+    for (const energy of [energies.least, energies.most]) words.push([LEFT - 8, height(energy) + 4, energy.toFixed(2), "end"]);
+    const here = drawing("rect", { class: "here", y: 4, width: wide, height: FLOOR, rx: 3 });
+    svg.setAttribute("viewBox", "0 0 " + WIDTH + " " + HEIGHT);
+    svg.replaceChildren(
+      here,
+      drawing("path", { class: "path", d: path }),
+      ...[...others, ...won].map((dot) => drawing("circle", dot)),
+      ...words.map(([x, y, text, anchor]) => drawing("text", { x, y, "text-anchor": anchor }, text)),
+    );
+    return {
+      here: (step) => here.setAttribute("x", step ? column(step) - wide / 2 : -WIDTH),
+      at: (event) => {
+        const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+        return Math.max(1, Math.ceil((at.x - LEFT) / wide));
+      },
+    };
+  }
+
   function trajectories(root) {
     const part = (name) => root.querySelector('[data-part="' + name + '"]');
-    let trajectory, told, symbols, energies;
-
-    const place = (value, { low, high }) => (high > low ? Math.min(Math.max((value - low) / (high - low), 0), 1) : 0.5);
-    function mark(text, energy) {
-      const node = element("mark", "changed", text);
-      if (known(energy) && symbols) {
-        node.style.setProperty("--e", (100 * place(energy, symbols)).toFixed(0) + "%");
-        node.title = "energy " + energy;
-      } else {
-        node.classList.add("untold");
-      }
-      return node;
-    }
+    let midpoints, replayed, energies, mark, map;
 
     function choose(number) {
-      trajectory = data.trajectories[number];
-      told = replay(trajectory.start, trajectory.midpoints.map((m) => m.state));
-      symbols = range(trajectory.midpoints.flatMap((m) => m.candidates.flatMap((c) => c.energy ?? [])));
-      energies = range(trajectory.midpoints.flatMap((m) => m.energy ?? []));
-      part("scale").hidden = !symbols;
-      if (symbols) {
-        part("low").textContent = symbols.low.toFixed(2);
-        part("high").textContent = symbols.high.toFixed(2);
-      }
+      const trajectory = data.trajectories[number];
+      midpoints = trajectory.midpoints;
+      replayed = replay(trajectory.start, midpoints.map((m) => m.state));
+      const scale = range(midpoints.flatMap((m) => m.candidates.flatMap((c) => c.energy ?? [])));
+      energies = range(midpoints.flatMap((m) => m.energy ?? []));
+      mark = energyMark(scale);
+      part("scale").hidden = !scale;
+      part("low").textContent = scale ? scale.low.toFixed(2) : "";
+      part("high").textContent = scale ? scale.high.toFixed(2) : "";
       part("map-box").hidden = !energies;
       root.querySelector(".stage").classList.toggle("alone", !energies);
-      if (energies) map();
-      return trajectory.midpoints.length;
-    }
-
-    /* All candidates' energies over all midpoints; a click goes there. */
-    const WIDTH = 420, HEIGHT = 210, LEFT = 40, FLOOR = 184;
-    const column = (step) => LEFT + ((step - 0.5) * (WIDTH - LEFT - 6)) / trajectory.midpoints.length;
-    const height = (energy) => FLOOR - 8 - ((energy - energies.least) / (energies.most - energies.least || 1)) * (FLOOR - 22);
-
-    function map() {
-      const svg = part("map"), count = trajectory.midpoints.length, wide = (WIDTH - LEFT - 6) / count;
-      const radius = Math.min(4.5, Math.max(1.6, wide / 4));
-      svg.setAttribute("viewBox", "0 0 " + WIDTH + " " + HEIGHT);
-      const dots = [], won = [];
-      trajectory.midpoints.forEach((m, n) => (m.energy ?? []).forEach((energy, k) => {
-        if (!known(energy)) return;
-        const dot = { cx: column(n + 1), cy: height(energy), r: k === m.kept ? radius * 1.15 : radius, class: k === m.kept ? "won" : "other" };
-        (k === m.kept ? won : dots).push(dot);
-      }));
-      const path = won.map(({ cx, cy }, n) => (n ? "L" : "M") + cx.toFixed(1) + " " + cy.toFixed(1)).join("");
-      const times = [0, count - 1].map((n) => [column(n + 1), HEIGHT - 6, time(trajectory.midpoints[n].time), "middle"]);
-      const words = [...times, [(LEFT + WIDTH) / 2, HEIGHT - 6, "time", "middle"]];
-      words.push([LEFT - 8, height(energies.most) + 4, energies.most.toFixed(2), "end"], [LEFT - 8, height(energies.least) + 4, energies.least.toFixed(2), "end"]);
-      svg.replaceChildren(
-        drawing("rect", { class: "here", x: 0, y: 4, width: wide, height: FLOOR, rx: 3 }),
-        drawing("path", { class: "path", d: path }),
-        ...[...dots, ...won].map((dot) => drawing("circle", dot)),
-        ...(count > 1 ? words : words.slice(1)).map(([x, y, text, anchor]) => drawing("text", { x, y, "text-anchor": anchor }, text)),
-      );
+      map = energies ? energyMap(part("map"), midpoints, energies) : null;
+      return midpoints.length;
     }
 
     function show(step) {
-      const m = step ? trajectory.midpoints[step - 1] : null;
-      const before = told.states[Math.max(step - 1, 0)], touched = told.touched[Math.max(step - 1, 0)];
+      const m = step ? midpoints[step - 1] : null, last = Math.max(step - 1, 0);
+      const before = replayed.states[last], touched = replayed.touched[last], cards = part("cards");
       write(part("state"), before, touched, m ? m.state : NOTHING, mark);
-      const said = status(step, m);
-      part("status").replaceChildren(...said.flatMap((words, n) => (n ? [", ", words] : [element("b", "", words)])));
       const drawn = m && m.candidates.length > 1 ? m.candidates : [];
-      part("candidates-heading").hidden = part("cards").hidden = !drawn.length;
-      part("cards").replaceChildren(...drawn.map((c, k) => card(m, c, k, before, touched)));
-      const kept = part("cards").querySelector(".kept");
-      if (kept) part("cards").scrollTo({ left: kept.offsetLeft - part("cards").offsetLeft - 16, top: 0 });
-      const here = part("map").querySelector(".here");
-      if (here) {
-        here.setAttribute("x", step ? column(step) - here.getAttribute("width") / 2 : -1000);
-      }
+      part("candidates-heading").hidden = cards.hidden = !drawn.length;
+      cards.replaceChildren(...drawn.map((_, k) => card(m, k, energies, before, touched, mark)));
+      const kept = cards.querySelector(".kept");
+      if (kept) cards.scrollTo({ left: kept.offsetLeft - cards.offsetLeft - 16, top: kept.offsetTop - cards.offsetTop - 4 });
+      if (map) map.here(step);
+      const said = told(midpoints, step);
+      part("status").replaceChildren(element("b", "", said[0]), ", " + said.slice(1).join(", "));
       root.dataset.step = step;
       return said.join(", ");
     }
 
-    function status(step, m) {
-      const count = trajectory.midpoints.length;
-      if (!m) return ["time 0", "the noise it starts from", plural(count, "midpoint") + " to come"];
-      const out = ["time " + time(m.time), "midpoint " + step + " of " + count, plural(m.state.at.length, "symbol") + " changed"];
-      if (m.candidates.length > 1) {
-        const energy = m.energy && known(m.energy[m.kept]) ? " with energy " + m.energy[m.kept] : "";
-        out.push(m.shaped ? "candidate " + (m.kept + 1) + " of " + m.candidates.length + " kept" + energy : "the candidates are not compared here");
-      }
-      return out;
-    }
-
-    function card(m, candidate, k, before, touched) {
-      const kept = k === m.kept, node = element("li", kept ? "card kept" : "card");
-      const head = element("header"), energy = m.energy ? m.energy[k] : null, words = element("div", "words");
-      head.append(element("span", "name", k === 0 ? "First draw" : "Draw " + (k + 1)));
-      if (kept) head.append(element("span", "badge", "kept"));
-      head.append(element("span", "told", (known(energy) ? "energy " + energy + ", " : "") + candidate.at.length + " changed"));
-      node.append(head);
-      if (known(energy) && energies) {
-        const meter = element("div", "meter"), bar = element("i");
-        bar.style.width = (4 + 96 * place(energy, { low: energies.least, high: energies.most })).toFixed(1) + "%";
-        meter.append(bar);
-        node.append(meter);
-      }
-      write(words, before, touched, candidate, mark);
-      node.append(words);
-      return node;
-    }
-
-    const names = data.trajectories.map((t) => "record " + t.record);
-    const by = walker(root, names, choose, show);
-    part("map").addEventListener("click", (event) => {
-      const box = part("map").getBoundingClientRect();
-      const scale = Math.min(box.width / WIDTH, box.height / HEIGHT), left = (box.width - WIDTH * scale) / 2;
-      const x = (event.clientX - box.left - left) / scale;
-      by(Math.max(1, Math.ceil(((x - LEFT) / (WIDTH - LEFT - 6)) * trajectory.midpoints.length)));
-    });
+    const by = walker(root, data.trajectories.map((t) => "record " + t.record), choose, show);
+    part("map").addEventListener("click", (event) => by(map.at(event)));
   }
 
   function students(root) {
@@ -264,7 +265,7 @@
     }
 
     function show(step) {
-      const told = texts.map((s) => {
+      const changed = texts.map((s) => {
         const n = Math.min(step, s.steps.length), difference = n ? s.steps[n - 1] : NOTHING;
         write(s.text, s.states[Math.max(n - 1, 0)], s.touched[Math.max(n - 1, 0)], difference, newMark);
         return (NAMES[s.model] ?? s.model) + " changed " + plural(difference.at.length, "symbol");
@@ -272,7 +273,7 @@
       const last = Math.max(...texts.map((s) => s.steps.length));
       const longest = texts.find((s) => s.steps.length === last);
       const when = "time " + time(step ? longest.steps[step - 1].time : longest.time);
-      const said = step ? [when, "step " + step + " of " + last, ...told] : [when, "the noise they start from"];
+      const said = step ? [when, "step " + step + " of " + last, ...changed] : [when, "the noise they start from"];
       part("status").replaceChildren(element("b", "", said[0]), ", " + said.slice(1).join(", "));
       root.dataset.step = step;
       return said.join(", ");
