@@ -136,10 +136,19 @@ def get_config():
     c.sample = ConfigDict()
     c.sample.model = "student_shaped"  # teacher, student_shaped or student_blind
     c.sample.steps = 8
-    c.sample.prompt = ""  # a beginning that stays as it is
-    c.sample.number = 4
+    c.sample.number = 4  # texts, of each prompt
     c.sample.temperature = 1.0
     c.sample.top_p = 1.0
-    c.sample.seed = 0
+    c.sample.seed = 0  # text i of a prompt is a function of the seed and of i
+    c.sample.prompt = ""  # a beginning that stays as it is
+    c.sample.suffix = ""  # an end that stays as it is
+    c.sample.infill = ""  # a whole text with markers where something is to be written: "The ____ of the Union"
+    c.sample.span = "____"  # that marker
+    c.sample.span_length = 8  # symbols that a marker stands for
+    c.sample.length = 0  # symbols of a text with its prompt and suffix, at most data.length; 0 is data.length
+    c.sample.prompts = ""  # a file: .txt with a prompt a line, or .jsonl with objects (fields: FIELDS in tsdfm_jax/prompts.py)
+    c.sample.states = False  # whether the JSONL gets the text of every step
+    c.sample.live = True  # whether a terminal shows the texts as they are refined
+    c.sample.batch = 64  # texts computed at once
 
     return c.lock()

@@ -1,3 +1,12 @@
-"""Trajectory-Shaped Discrete Flow Matching in JAX."""
+"""Trajectory-Shaped Discrete Flow Matching in JAX: `from tsdfm_jax import load`."""
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name):
+    """`load`, imported when it is asked for: what only wants the version or a flag should not wait for JAX."""
+    if name != "load":
+        raise AttributeError(f"module 'tsdfm_jax' has no attribute '{name}'")
+    from tsdfm_jax.loading import load
+
+    return load

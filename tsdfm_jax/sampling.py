@@ -1,11 +1,12 @@
 """Text from a trained network, batch by batch, in calls short enough to be stopped between."""
 
+import dataclasses
 import time
 
 import jax
 import numpy as np
 
-from tsdfm_jax import workspace
+from tsdfm_jax import prompts, settings, workspace
 from tsdfm_jax.flow import sampler
 from tsdfm_jax.runtime import hosts, mesh as meshes, signals
 
@@ -16,44 +17,165 @@ class Sampler:
     """Draws from networks of one architecture: one compiled program, `advance`, for any number of steps and any weights."""
 
     def __init__(self, apply, path, mesh, length, batch, cfg):
-        self._mesh, self._path, self._length, self._batch = mesh, path, length, batch
+        self._mesh, self._length, self._batch, self._compiled = mesh, length, batch, False
         split = meshes.batch_sharding(mesh)
 
-        def born(seed, first, given_BL, fixed_BL):
-            return sampler.start(workspace.sample_keys(seed, first, batch), path, given_BL, fixed_BL)
+        def born(seed_B, index_B, given_BL, fixed_BL):
+            key_B = jax.vmap(lambda seed, i: workspace.sample_keys(seed, i, 1)[0])(seed_B, index_B)
+            return sampler.start(key_B, path, given_BL, fixed_BL)
 
         def advance(params, key_B, x_BL, first, last, steps, given_BL, fixed_BL):
             posterior = lambda x_BL, t_B, h_B: apply(params, x_BL, t_B, h_B)
             return sampler.advance(key_B, path, posterior, x_BL, first, last, steps, given_BL, fixed_BL, cfg)
 
         scalars = meshes.replicated(mesh)
-        self._born = jax.jit(born, in_shardings=(scalars, scalars, split, split), out_shardings=split)
+        self._born = jax.jit(born, in_shardings=split, out_shardings=split)
         shardings = (None, split, split, scalars, scalars, scalars, split, split)
         self.advance = meshes.jit(mesh, advance, in_shardings=shardings, out_shardings=split, donate_argnums=2)
 
-    def __call__(self, params, seed, number, steps, *, given_L=None, advanced=lambda jumps: None):
-        """`number` texts [N, L] int32 and the seconds they took, the compilation left out.
+    def __call__(self, params, seed, number, steps, *, index_N=None, given_NL=None, advanced=lambda jumps: None, seen=None):
+        """`number` texts [N, L] int32 and the seconds they took, the first call's compilation left out.
 
-        Text i is a function of (seed, i): not of `number`, the batch or the devices. `given_L` holds symbols that stay
-        as they are, -1 where free. `advanced` hears of finished jumps. Raises signals.Interrupted when asked to stop.
+        `seed` is one for all or one a text, `index_N` the texts' own numbers, 0 … N - 1 unless given. A text is a function
+        of its seed, its number and its row of `given_NL` alone: not of `number`, the batch or the devices. `given_NL`
+        holds symbols that stay as they are, -1 where free. `advanced` hears of finished jumps; `seen(first, step, x_BL)`,
+        where there is one, of every state of the texts `first` …, x_0 (step 0) included, as numpy.
+        Raises signals.Interrupted when asked to stop.
         """
-        given_L = np.full(self._length, -1, np.int32) if given_L is None else given_L
-        given_BL = np.broadcast_to(np.maximum(given_L, 0), (self._batch, self._length)).astype(np.int32)
-        fixed_BL = np.broadcast_to(given_L >= 0, (self._batch, self._length))
-        given_BL, fixed_BL = meshes.put_whole(self._mesh, (given_BL, fixed_BL))
-        self._walk(params, seed, 0, 1, given_BL, fixed_BL, lambda jumps: None)  # compiles
+        seed_N = np.broadcast_to(np.asarray(seed, np.uint32), (number,))
+        index_N = np.arange(number) if index_N is None else np.asarray(index_N)
+        given_NL = np.broadcast_to(np.int32(prompts.FREE), (number, self._length)) if given_NL is None else given_NL
+
+        def rows(first):
+            at_B = np.minimum(np.arange(first, first + self._batch), number - 1)  # the last text fills up the last batch
+            given_BL = given_NL[at_B].astype(np.int32)
+            keyed = (seed_N[at_B], index_N[at_B].astype(np.int32))
+            fixed_BL = given_BL != prompts.FREE
+            return meshes.put_whole(self._mesh, (*keyed, np.where(fixed_BL, given_BL, 0), fixed_BL))
+
+        if not self._compiled:
+            self._walk(params, rows(0), 1, lambda jumps: None, None)
+            self._compiled = True
         begun, found = time.perf_counter(), []
         for first in range(0, number, self._batch):
-            found.append(self._walk(params, seed, first, steps, given_BL, fixed_BL, advanced))
+            watch = None if seen is None else lambda step, x_BL: seen(first, step, x_BL[: number - first])
+            found.append(self._walk(params, rows(first), steps, advanced, watch))
         return np.concatenate(found)[:number], time.perf_counter() - begun
 
-    def _walk(self, params, seed, first, steps, given_BL, fixed_BL, advanced):
-        x_BL, key_B = self._born(np.uint32(seed), np.int32(first), given_BL, fixed_BL)
-        for i in range(0, steps, STEPS_A_CALL):
-            last = min(i + STEPS_A_CALL, steps)
+    def _walk(self, params, rows, steps, advanced, seen):
+        _, _, given_BL, fixed_BL = rows
+        x_BL, key_B = self._born(*rows)
+        if seen is not None:
+            seen(0, np.array(hosts.gather(x_BL)))  # a copy: the next call takes the state's memory
+        every = STEPS_A_CALL if seen is None else 1
+        for i in range(0, steps, every):
+            last = min(i + every, steps)
             x_BL = self.advance(params, key_B, x_BL, np.int32(i), np.int32(last), np.int32(steps), given_BL, fixed_BL)
             jax.block_until_ready(x_BL)
             if signals.stop_agreed():
                 raise signals.Interrupted("sampling: stopped; the same command goes on from there")
             advanced(last - i)
+            if seen is not None:
+                seen(last, np.array(hosts.gather(x_BL)))
         return hosts.gather(x_BL)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class Sample:
+    """One text; `str` of it is the text alone.
+
+    Attributes:
+      text: what the symbols say, a document's end as an empty line.
+      tokens: the symbols.
+      given: positions of those that were given.
+      states: the text after every step, beginning with the noise; empty unless they were asked for.
+      ask: what was asked for.
+      index: which of the texts of that ask this is.
+    """
+
+    text: str
+    tokens: list[int]
+    given: list[int]
+    states: list[str]
+    ask: prompts.Ask
+    index: int
+
+    def __str__(self):
+        return self.text
+
+    def __repr__(self):
+        return f"Sample({self.text!r}, seed={self.ask.seed}, index={self.index})"
+
+
+def rows(requests):
+    """(request, index) of every text, in order."""
+    return [(request, i) for request in requests for i in range(request.ask.number)]
+
+
+class Writer:
+    """Answers requests from one trained network. Programs are kept, one for each temperature, top_p and batch size.
+
+    Attributes:
+      tokenizer: of the texts.
+      length: L, symbols that the network writes.
+      hash: content hash of its weights.
+    """
+
+    def __init__(self, config, mesh, tok, network):
+        self.tokenizer, self.length, self.hash = tok, config.data.length, network.hash
+        self._config, self._mesh, self._network, self._samplers = config, mesh, network, {}
+
+    def __call__(self, requests, steps, *, temperature=1.0, top_p=1.0, batch=64, states=False, seen=None):
+        """A Sample for every text of every request, in order, at most `batch` (rounded up to the devices) computed at once.
+
+        `states` keeps the text of every step; `seen` is as of `Sampler`. Raises ValueError for bad numbers.
+        """
+        wanted, kept = rows(requests), {}
+
+        def watch(first, step, x_BL):
+            if states:
+                kept.setdefault(step, []).extend(x_BL)
+            if seen is not None:
+                seen(first, step, x_BL)
+
+        draw = self._sampler(temperature, top_p, self._size(batch, len(wanted)))
+        x_NL, _ = draw(
+            self._network.params,
+            [request.ask.seed for request, _ in wanted],
+            len(wanted),
+            steps,
+            index_N=[i for _, i in wanted],
+            given_NL=np.stack([request.given_L for request, _ in wanted]),
+            seen=watch if states or seen is not None else None,
+        )
+        return [self.sample(row, x_NL[n], [kept[step][n] for step in sorted(kept)]) for n, row in enumerate(wanted)]
+
+    def sample(self, row, x_L, states=()):
+        """The Sample of a (request, index) and its symbols."""
+        request, index = row
+        text = lambda x_L: self.tokenizer.decode_pretty(x_L[: request.length])
+        told = dict(ask=request.ask, index=index, given=request.given, states=[text(x_L) for x_L in states])
+        return Sample(text=text(x_L), tokens=x_L[: request.length].tolist(), **told)
+
+    def _size(self, batch, number):
+        """A power of two of texts a device, so that other numbers need no other program; no more than `batch` asks for."""
+        parts = meshes.batch_devices(self._mesh)
+        size = parts
+        while size < number:
+            size *= 2
+        return min(size, -(-batch // parts) * parts)
+
+    def _sampler(self, temperature, top_p, size):
+        key = (temperature, top_p, size)
+        if key not in self._samplers:
+            cfg = sampler.SamplerConfig(jump=self._config.flow.jump, temperature=temperature, top_p=top_p)
+            path = settings.path(self._config, self.tokenizer.vocab_size)
+            self._samplers[key] = Sampler(self._network.apply, path, self._mesh, self.length, size, cfg)
+        return self._samplers[key]
+
+
+def writer(config, workdir, mesh, model):
+    """The Writer of a trained model: `teacher`, `student_shaped` or `student_blind`. Raises ValueError where it is unfinished."""
+    where = (config, workdir, mesh)
+    network = workspace.teacher(*where) if model == "teacher" else workspace.student(*where, model.removeprefix("student_"))
+    return Writer(config, mesh, workspace.tokenizer(config, workdir), network)

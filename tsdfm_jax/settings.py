@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from tsdfm_jax import prompts
 from tsdfm_jax.data import corpus, windows
 from tsdfm_jax.flow import chain, jump, lookahead, losses, path as paths, sampler, shaping
 from tsdfm_jax.models import causal, transformer
@@ -13,12 +14,13 @@ STEP_SIZES = tuple(2.0**-k for k in range(11))
 MODELS = ("teacher", "student_shaped", "student_blind")
 # Whole numbers are at least 1, but for these (by their full key, or its end), and at most LARGEST, but for those.
 LEAST = {"seed": 0, "evaluate.seeds": 0, "data.limit_bytes": 0, "shaping.chunk": 0, "judges.pilot": 0, "warmup": 0}
-LEAST |= {"mesh.data": -1, "mesh.fsdp": -1, "mesh.tensor": -1}
+LEAST |= {"mesh.data": -1, "mesh.fsdp": -1, "mesh.tensor": -1, "sample.length": 0}
 LARGEST = 2**31 - 1
 MOST = {"data.limit_bytes": 2**63 - 1, "tokenizer.train_bytes": 2**63 - 1}
 MOST |= {"rounds": 1000, "shaping.candidates": 2**15 - 1}  # a round has a seed of its own; an index is an int16
-MOST |= {"sample.number": 2**16}  # all in one batch
-FLAGS = ("compass.from_teacher",)
+MOST |= {"sample.number": prompts.BOUNDS["number"][1], "sample.batch": 2**16}
+FLAGS = ("compass.from_teacher", "sample.states", "sample.live")
+LINES = ("sample.prompt", "sample.suffix", "sample.infill")  # text that may have several
 TINY, HUGE = 1e-30, 1e30  # what float32 holds, with room to divide by
 
 
@@ -105,6 +107,7 @@ def validate(config):
         check_value(key, value)
     check_choices(config)
     check_trajectories(config)
+    check_sample(config)
     path(config, 2), network(config, 8), shaped(config), windows_config(config), corpus_config(config)
     sampler_config(config, config.evaluate), sampler_config(config, config.sample)
     for name in (*range(len(config.judges.widths)), "pilot"):
@@ -127,7 +130,7 @@ def check_value(key, value):
     """What holds of every key: it has a value, strings are one line, numbers are not out of reach."""
     if value is None:
         raise ValueError(f"{key} has no value: leave it out, and it has its default")
-    if isinstance(value, str) and key != "sample.prompt" and len(value.splitlines()) > 1:
+    if isinstance(value, str) and key not in LINES and len(value.splitlines()) > 1:
         raise ValueError(f"{key} {value!r} must be one line")
     if isinstance(value, str) or key in FLAGS:
         return
@@ -185,6 +188,19 @@ def check_trajectories(config):
         )
     if (size := 4 * (s + 1) * config.data.length) > LARGEST:
         raise ValueError(f"trajectories.midpoints {s} of data.length {config.data.length} make a record of {size:,} bytes")
+
+
+def check_sample(config):
+    """What is to be written can be asked for, as far as that is known before there is a tokenizer."""
+    c = config.sample
+    fill(prompts.Ask, c)
+    if c.length > config.data.length:
+        raise ValueError(f"sample.length {c.length} exceeds data.length {config.data.length}, all that the model writes: lower it")
+    if c.prompts:
+        prompts.check_kind(c.prompts)
+        for name in ("prompt", "suffix", "infill"):
+            if c[name]:
+                raise ValueError(f"sample.{name} {c[name]!r} cannot go with sample.prompts {c.prompts!r}: write it into that file")
 
 
 def check_batches(config, device_mesh):

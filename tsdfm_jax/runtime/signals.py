@@ -53,8 +53,8 @@ def _receive(signum, frame):
 
 
 def stop_requested():
-    """Whether this process was asked to stop since `stopping()` was entered."""
-    return _received is not None
+    """Whether this process was asked to stop since `stopping()` was entered; outside of such a block it never was."""
+    return _depth > 0 and _received is not None
 
 
 def stop_agreed(step=0, every=1):

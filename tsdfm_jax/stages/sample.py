@@ -1,59 +1,125 @@
-"""Stage `sample`: text from the teacher or a student, to the terminal and to JSONL."""
+"""Stage `sample`: text from the teacher or a student, to the terminal as it is refined, and to JSONL."""
 
+import contextlib
 import json
 import pathlib
+import time
 
-import numpy as np
 import rich.console
+import rich.live
 import rich.rule
+import rich.text
 
-from tsdfm_jax import sampling, settings, workspace
-from tsdfm_jax.runtime import hosts, mesh as meshes, signals, stage as bookkeeping
+from tsdfm_jax import prompts, sampling, settings, workspace
+from tsdfm_jax.runtime import hosts, signals, stage as bookkeeping
+
+SHOWN = 4  # texts that are shown while they are refined
+PAUSE = 0.08  # seconds between two pictures of them
+GIVEN = "bold"
+# A model that spells by bytes can write what a terminal would obey.
+VISIBLE = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 def run(config, workdir):
     """Print texts and leave them in `samples/sample.jsonl`; it runs whenever it is asked for."""
-    c = config.sample
-    tok, mesh = workspace.tokenizer(config, workdir), settings.mesh(config)
-    given_L = prompt(tok, c.prompt, config.data.length)
-    where = (config, workdir, mesh)
-    network = workspace.teacher(*where) if c.model == "teacher" else workspace.student(*where, c.model.removeprefix("student_"))
-    batch = -(-c.number // meshes.batch_devices(mesh)) * meshes.batch_devices(mesh)
-    cfg = settings.sampler_config(config, c)
-    draw = sampling.Sampler(network.apply, settings.path(config, tok.vocab_size), mesh, config.data.length, batch, cfg)
-    with signals.stopping():
-        x_NL, seconds = draw(network.params, c.seed, c.number, c.steps, given_L=given_L)
+    c, mesh = config.sample, settings.mesh(config)
+    requests = asked(config, workspace.tokenizer(config, workdir))
+    write, console = sampling.writer(config, workdir, mesh, c.model), rich.console.Console()
+    # The same in every process: each state that is seen is gathered by all of them.
+    live = hosts.first(lambda: c.live and console.is_terminal and not console.is_dumb_terminal)
+    with signals.stopping(), Board(console, write, c, sampling.rows(requests)) if live else contextlib.nullcontext() as seen:
+        options = dict(temperature=c.temperature, top_p=c.top_p, batch=c.batch, states=c.states, seen=seen)
+        samples = write(requests, c.steps, **options)
     if hosts.is_first():
-        show(config, workdir, tok, x_NL)
+        leave(config, workdir, samples)
+        show(console, c, write.tokenizer, samples)
 
 
-def show(config, workdir, tok, x_NL):
-    """Texts to the terminal and to disk."""
+def asked(config, tok):
+    """The requests of the config: of its file of prompts where it has one. Raises ValueError for what cannot be written."""
     c = config.sample
-    lines = [
-        {
-            "model": c.model,
-            "steps": c.steps,
-            "seed": c.seed,
-            "index": i,
-            "prompt": c.prompt,
-            "text": tok.decode_pretty(x),
-            "tokens": x.tolist(),
-        }
-        for i, x in enumerate(x_NL)
-    ]
+    ask = settings.fill(prompts.Ask, c)
+    if c.prompts:
+        return hosts.first(lambda: prompts.from_file(c.prompts, ask, tok, config.data.length))
+    return [prompts.request(tok, ask, config.data.length)]
+
+
+def leave(config, workdir, samples):
+    """Write `samples/sample.jsonl`, a text a line."""
     file = pathlib.Path(workdir) / "samples" / "sample.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
-    bookkeeping.atomic_write(file, "".join(json.dumps(line) + "\n" for line in lines))
-    console = rich.console.Console()
-    for line in lines:
-        console.print(rich.rule.Rule(f"{c.model}, {c.steps} steps, seed {c.seed}, text {line['index']}", align="left"))
-        console.print(line["text"], markup=False, highlight=False)
+    bookkeeping.atomic_write(file, "".join(json.dumps(record(config.sample, sample)) + "\n" for sample in samples))
 
 
-def prompt(tok, text, length):
-    """A prompt's symbols at the front, -1 (free) behind it; ValueError where it leaves no room."""
-    ids = tok.encode(text) if text else np.zeros(0, np.int32)
-    if len(ids) >= length:
-        raise ValueError(f"sample.prompt is {len(ids)} symbols long, and the model writes {length}: shorten it")
-    return np.concatenate([ids, np.full(length - len(ids), -1)]).astype(np.int32)
+def record(c, sample):
+    """What a line of the JSONL says of a text; `given` are positions, `states` (where asked for) begin with the noise."""
+    ask = sample.ask
+    line = {"model": c.model, "steps": c.steps, "seed": ask.seed, "index": sample.index}
+    line |= {name: getattr(ask, name) for name in ("prompt", "suffix", "infill", "span", "span_length")}
+    line |= {"temperature": c.temperature, "top_p": c.top_p, "length": len(sample.tokens)}
+    line |= {"text": sample.text, "tokens": sample.tokens, "given": sample.given}
+    return line | ({"states": sample.states} if c.states else {})
+
+
+def show(console, c, tok, samples):
+    """Texts to the terminal."""
+    for sample in samples:
+        console.print(rich.rule.Rule(title(c, sample), align="left"))
+        # Lines are the terminal's to break: in a file or a pipe a text stays what it is.
+        console.print(styled(tok, sample), soft_wrap=True)
+
+
+def title(c, sample):
+    """The line above a text."""
+    return f"{c.model}, {c.steps} steps, seed {sample.ask.seed}, text {sample.index}"
+
+
+def styled(tok, sample):
+    """A text whose given symbols stand out."""
+    parts = ((piece.translate(VISIBLE), GIVEN if given else "") for piece, given in pieces(tok, sample))
+    return rich.text.Text.assemble(*parts)
+
+
+def pieces(tok, sample):
+    """A text cut into (characters, whether they were given).
+
+    Each piece is what its symbols add to the text before them: decoded alone, they could begin with another space.
+    """
+    given, found, before, first = set(sample.given), [], "", 0
+    for end in range(1, len(sample.tokens) + 1):
+        if end < len(sample.tokens) and (end in given) == (first in given):
+            continue
+        text = tok.decode_pretty(sample.tokens[:end])
+        if not text.startswith(before):
+            return [(sample.text, False)]
+        found.append((text[len(before) :], first in given))
+        before, first = text, end
+    return found
+
+
+class Board:
+    """The first texts of a batch on the terminal, again and again, as they are refined; the picture goes when it is done."""
+
+    def __init__(self, console, write, c, rows):
+        self._write, self._c, self._rows, self._last = write, c, rows, 0.0
+        self._live = rich.live.Live(console=console, auto_refresh=False, transient=True)
+
+    def __enter__(self):
+        if hosts.is_first():
+            self._live.start()
+        return self
+
+    def __exit__(self, *error):
+        self._live.stop()
+
+    def __call__(self, first, step, x_BL):
+        """Draw the state after `step` steps of the texts `first` …, unless it is too soon after the one before."""
+        now = time.monotonic()
+        if not hosts.is_first() or (0 < step < self._c.steps and now - self._last < PAUSE):
+            return
+        self._last, parts = now, []
+        for row, x_L in zip(self._rows[first:][:SHOWN], x_BL):
+            sample = self._write.sample(row, x_L)
+            at = f"{title(self._c, sample)}: step {step}, t = {step / self._c.steps:.3f}"
+            parts += [rich.rule.Rule(at, align="left"), styled(self._write.tokenizer, sample)]
+        self._live.update(rich.console.Group(*parts), refresh=True)
