@@ -1,12 +1,13 @@
 """Eight CPU devices, and JAX's strictest habits, for every test."""
 
 import atexit
+import fcntl
 import os
 import shutil
 import tempfile
 
-# Small programs, compiled once and run briefly: less optimising makes the suite faster.
-CHEAP = " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+from tests import CHEAP
+
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8" + CHEAP
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -34,6 +35,24 @@ LONGEST = ("test_stages", "test_processes", "test_meshes", "test_invariance", "t
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A work directory in which every stage of the tiny config has been run, on eight devices.
+
+    It is made once for all workers, by the first that needs it; each has its own copy.
+    """
+    from tests import tiny
+    from tsdfm_jax import main
+
+    base = tmp_path_factory.getbasetemp()
+    made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made"
+    with open(f"{made}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (made / "samples/sample.jsonl").exists():
+            main.run(tiny.get_config(), made)
+    return shutil.copytree(made, base / "finished")
 
 
 def pytest_configure(config):

@@ -7,8 +7,9 @@ import socket
 import subprocess
 import sys
 
+from tests import CHEAP
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
-CHEAP = " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 def free_port():
