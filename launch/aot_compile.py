@@ -63,7 +63,7 @@ def programs(config, symbols, mesh, wanted=PROGRAMS):
     import jax
     import jax.numpy as jnp
 
-    from tsdfm_jax import settings, workspace
+    from tsdfm_jax import generation, settings, workspace
     from tsdfm_jax.models import energy
     from tsdfm_jax.runtime import mesh as meshes
     from tsdfm_jax.stages import student, teacher, trajectories
@@ -76,7 +76,7 @@ def programs(config, symbols, mesh, wanted=PROGRAMS):
         weights, cfg = None, config.compass.kind != "lookahead" and settings.compass_network(config, path.vocab)
         if cfg:
             weights = meshes.abstract(mesh, lambda: energy.init(jax.random.key(0), cfg, length))
-        jitted = trajectories.program(config, symbols, mesh, kind, "shaped", network.apply)
+        jitted = generation.program(config, symbols, mesh, kind, "shaped", network.apply)
         first, data = jax.ShapeDtypeStruct((), jnp.int32), rows(config.trajectories.batch, (length,), jnp.int32)
         return jitted.lower({"generator": network.params, "compass": weights}, first, data)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests import tiny
-from tsdfm_jax import compasses, settings
+from tsdfm_jax import compasses, generation, settings
 from tsdfm_jax.flow import sampler
 from tsdfm_jax.models import causal, energy, transformer
 from tsdfm_jax.runtime import mesh as meshes, state as states
@@ -176,7 +176,7 @@ def trajectories_build(c, path, cfg, boxed, weights):
     """Every kind of record that is asked for, as its schema says."""
     b, batch = c.trajectories.batch, {}
     for kind in settings.TARGETS[c.student.target]:
-        make = trajectories.KINDS[kind](
+        make = generation.KINDS[kind](
             c, path, functools.partial(transformer.apply, cfg), compasses.make(c, path), settings.shaped(c)
         )
         found = jax.eval_shape(make, {"generator": meshes.unbox(boxed), "compass": weights}, keys(b), windows(c, b))

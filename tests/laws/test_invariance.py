@@ -12,11 +12,10 @@ import pytest
 from hypothesis import strategies
 
 from tests import tiny
-from tsdfm_jax import main, sampling, settings, workspace
+from tsdfm_jax import generation, main, sampling, settings, workspace
 from tsdfm_jax.data import records
 from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import checkpoint, mesh as meshes, signals, stage as bookkeeping
-from tsdfm_jax.stages import trajectories
 
 RATE = 1e-5  # of symbols that rounding may decide in float32
 V, LENGTH, STEPS, BATCH = 31, 16, 8, 256
@@ -106,7 +105,7 @@ BATCHES = {"uniform": 3, "mask": 2}
 def generated(c, kind, mesh, number):
     """Records of one kind as the stage makes them, over a mesh."""
     apply, boxed, params = network(c, V)
-    jitted = trajectories.program(c, V, mesh, kind, "shaped", apply)
+    jitted = generation.program(c, V, mesh, kind, "shaped", apply)
     weights = {"generator": jax.device_put(params, meshes.shardings(mesh, boxed)), "compass": None}
     data = lambda numbers: np.stack([np.random.default_rng(i).integers(0, V, LENGTH) for i in numbers]).astype(np.int32)
     put = lambda first: meshes.put_whole(mesh, data(range(first, first + BATCH)))
@@ -160,7 +159,7 @@ def files(directory):
     return {
         file.relative_to(directory): file.read_bytes()
         for file in sorted(directory.glob("**/*"))
-        if file.parent.name in trajectories.KINDS
+        if file.parent.name in generation.KINDS
     }
 
 

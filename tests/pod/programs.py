@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from tests import tiny
-from tsdfm_jax import sampling, scores, settings, workspace
+from tsdfm_jax import generation, sampling, scores, settings, workspace
 from tsdfm_jax.models import causal
 from tsdfm_jax.runtime import mesh as meshes
 from tsdfm_jax.stages import student, teacher, trajectories
@@ -111,11 +111,11 @@ def judging_program(mesh_name):
 
 
 @functools.cache
-def generation(kind, mesh_name):
+def generating_program(kind, mesh_name):
     """(the network's weights, compiled program) that makes shaped records of a kind over a mesh."""
     c, mesh = config(), mesh_of(mesh_name)
     net, params = network(c, mesh)
-    program = trajectories.program(c, V, mesh, kind, "shaped", net.apply)
+    program = generation.program(c, V, mesh, kind, "shaped", net.apply)
     rows = abstract(mesh, batch(c, "teacher", 0))
     weights = {"generator": params, "compass": None}
     return weights, program.lower(weights, jax.ShapeDtypeStruct((), np.int32), rows).compile()

@@ -45,7 +45,7 @@ def test_the_same_curve_on_every_mesh(name, mesh_name):
 
 
 def recorded(kind, mesh_name):
-    weights, compiled = programs.generation(kind, mesh_name)
+    weights, compiled = programs.generating_program(kind, mesh_name)
     c, mesh = programs.config(), programs.mesh_of(mesh_name)
     rows = meshes.put_batch(mesh, programs.batch(c, "teacher", 0))
     return jax.device_get(compiled(weights, jax.device_put(np.int32(32), meshes.replicated(mesh)), rows))
@@ -63,7 +63,7 @@ def test_the_same_records_on_every_mesh(kind, mesh_name):
 
 # Where each compiled program comes from.
 COMPILED = dict.fromkeys(("teacher", "student"), lambda name, mesh_name: programs.update(name, mesh_name)[1])
-COMPILED |= dict.fromkeys(("whole", "chain"), lambda name, mesh_name: programs.generation(name, mesh_name)[1])
+COMPILED |= dict.fromkeys(("whole", "chain"), lambda name, mesh_name: programs.generating_program(name, mesh_name)[1])
 COMPILED |= {"sampler": lambda name, mesh_name: programs.sampling_program(mesh_name)}
 COMPILED |= {"judge": lambda name, mesh_name: programs.judging_program(mesh_name)}
 

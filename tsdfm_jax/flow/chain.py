@@ -110,8 +110,30 @@ class Trajectory(NamedTuple):
     index_BS: jax.Array
 
 
+class Watched(NamedTuple):
+    """A whole trajectory with all that was looked at: the K candidates of every midpoint and their scores by position."""
+
+    state_BSL: jax.Array
+    energy_BSK: jax.Array
+    index_BS: jax.Array
+    cand_BSKL: jax.Array
+    score_BSKL: jax.Array
+
+
 def trajectory(key_B, path, kind, posterior, x_0_BL, steps, energy, cfg):
     """From source to text in `steps` equal jumps, each one shaped as `cfg` says."""
+    told = lambda choice: (choice.x_BL, choice.energy_BK, choice.index_B)
+    return Trajectory(*_walk(key_B, path, kind, posterior, x_0_BL, steps, energy, cfg, told))
+
+
+def watched(key_B, path, kind, posterior, x_0_BL, steps, energy, cfg):
+    """The same trajectory, and all that was looked at on its way."""
+    told = lambda choice: (choice.x_BL, choice.energy_BK, choice.index_B, choice.cand_BKL, choice.score_BKL)
+    return Watched(*_walk(key_B, path, kind, posterior, x_0_BL, steps, energy, cfg, told))
+
+
+def _walk(key_B, path, kind, posterior, x_0_BL, steps, energy, cfg, told):
+    """`told(choice)` of every jump, S behind B; the first of its arrays is the states', and x_0 stands before them."""
     width_B = jnp.full(x_0_BL.shape[:1], 1.0 / steps)
 
     def leap(x_BL, i):
@@ -119,8 +141,7 @@ def trajectory(key_B, path, kind, posterior, x_0_BL, steps, energy, cfg):
         move = jump.prepare(path, kind, posterior(x_BL, t_B, width_B), x_BL, t_B, width_B)
         arrive_B = jnp.full_like(width_B, (i + 1) / steps)
         choice = shaping.shaped_jump(paths.fold(key_B, i), move, arrive_B, energy, cfg)
-        return choice.x_BL, (choice.x_BL, choice.energy_BK, choice.index_B)
+        return choice.x_BL, told(choice)
 
-    _, (state_SBL, energy_SBK, index_SB) = jax.lax.scan(leap, x_0_BL, jnp.arange(steps))
-    state_SBL = jnp.concatenate([x_0_BL[None], state_SBL])
-    return Trajectory(*(jnp.moveaxis(a, 0, 1) for a in (state_SBL, energy_SBK, index_SB)))
+    _, (state_SBL, *more) = jax.lax.scan(leap, x_0_BL, jnp.arange(steps))
+    return [jnp.moveaxis(a, 0, 1) for a in (jnp.concatenate([x_0_BL[None], state_SBL]), *more)]

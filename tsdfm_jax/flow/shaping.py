@@ -50,12 +50,13 @@ class ShapingConfig:
 
 
 class Choice(NamedTuple):
-    """A shaped jump's outcome: x_BL kept, the K energies, the index of the candidate taken, and all candidates."""
+    """A shaped jump's outcome: x_BL kept, the K energies, the index of the candidate taken, all candidates, their scores."""
 
     x_BL: jax.Array
     energy_BK: jax.Array
     index_B: jax.Array
     cand_BKL: jax.Array
+    score_BKL: jax.Array
 
 
 def _argmin(key_B, energy_BK, cfg):
@@ -149,10 +150,10 @@ def shaped_jump(key_B, move, arrive_B, energy, cfg):
     if cfg.candidates == 1:
         x_BL, _ = jump.land(paths.fold(drawn_B, 0), move)
         nothing_B = jnp.zeros(x_BL.shape[:1])
-        return Choice(x_BL, nothing_B[:, None], nothing_B.astype(jnp.int32), x_BL[:, None])
+        return Choice(x_BL, nothing_B[:, None], nothing_B.astype(jnp.int32), x_BL[:, None], jnp.zeros(x_BL[:, None].shape))
     cand_BKL, energy_BK, score_BKL = candidates(drawn_B, move, arrive_B, energy, cfg)
     rescore = lambda x_BL: energy(x_BL, arrive_B)[0]
     x_BL, index_B = POLICIES[cfg.policy](chosen_B, cand_BKL, energy_BK, score_BKL, rescore, cfg)
     shaped_B = arrive_B >= cfg.tau - 1e-6
     x_BL = jnp.where(shaped_B[:, None], x_BL, cand_BKL[:, 0])
-    return Choice(x_BL, energy_BK, jnp.where(shaped_B, index_B, 0).astype(jnp.int32), cand_BKL)
+    return Choice(x_BL, energy_BK, jnp.where(shaped_B, index_B, 0).astype(jnp.int32), cand_BKL, score_BKL)

@@ -2,13 +2,11 @@
 
 import json
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from tsdfm_jax import compasses, settings, workspace
+from tsdfm_jax import generation, settings, workspace
 from tsdfm_jax.data import records, windows
-from tsdfm_jax.flow import chain, path as paths
+from tsdfm_jax.flow import chain
 from tsdfm_jax.runtime import hosts, mesh as meshes, metrics as metrics_lib, signals
 
 
@@ -31,52 +29,6 @@ def sound(directory):
         return False
 
 
-def whole(config, path, generator, build, shaping_cfg):
-    """`(weights, key_B) -> fields`: trajectories from source to text."""
-    c = config.trajectories
-
-    def generate_batch(weights, key_B, x_1_BL):
-        del x_1_BL
-        source_B, jumps_B = paths.split(key_B)
-        x_0_BL = paths.sample_source(source_B, path, config.data.length)
-        posterior = lambda x_BL, t_B, h_B: generator(weights["generator"], x_BL, t_B, h_B)
-        energy = build(weights["compass"], posterior, jnp.full(key_B.shape, 1.0 / c.midpoints))
-        found = chain.trajectory(jumps_B, path, config.flow.jump, posterior, x_0_BL, c.midpoints, energy, shaping_cfg)
-        return {"states": found.state_BSL, "energy": found.energy_BSK, "index": found.index_BS}
-
-    return generate_batch
-
-
-def chained(config, path, generator, build, shaping_cfg):
-    """`(weights, key_B, x_1_BL) -> fields`: short chains from a noised text, over steps drawn with the student's weights."""
-
-    def generate_batch(weights, key_B, x_1_BL):
-        when_B, path_B, jumps_B = paths.split(key_B, 3)
-        t_B, h_B = jax.vmap(lambda key: draw_step(key, config.student.step_weights))(when_B)
-        x_t_BL = paths.sample_xt(path_B, path, x_1_BL, t_B)
-        posterior = lambda x_BL, t_B, h_B: generator(weights["generator"], x_BL, t_B, h_B)
-        energy = build(weights["compass"], posterior, h_B / 2)
-        name = config.trajectories.chain
-        found = chain.run(jumps_B, path, config.flow.jump, name, posterior, x_t_BL, t_B, h_B, energy, shaping_cfg)
-        fields = {"states": found.x_BSL, "energy": found.energy_BSK, "index": found.index_BS}
-        return fields | {"x_1": x_1_BL, "x_t": x_t_BL, "t": t_B, "h": h_B}
-
-    return generate_batch
-
-
-def draw_step(key, weights):
-    """(t, h): a step size by its weight, and a time on the grid of 1/1024 with t + h <= 1 (method: student)."""
-    size_key, time_key = jax.random.split(key)
-    prefix = jnp.cumsum(jnp.array(weights) / sum(weights))
-    place = (jax.random.uniform(size_key, ()) >= prefix[:-1]).sum()
-    h = jnp.array(settings.STEP_SIZES)[place]
-    places = 1024 - (h * 1024).astype(jnp.int32) + 1
-    return jax.random.randint(time_key, (), 0, places) / 1024, h
-
-
-KINDS = {"whole": whole, "chain": chained}
-
-
 def schema(config, path, kind, candidates):
     """The fields of a record; S is its number of jumps."""
     length, symbol = config.data.length, "uint16" if path.vocab <= 65536 else "int32"
@@ -90,28 +42,6 @@ def schema(config, path, kind, candidates):
     )
 
 
-def program(config, symbols, mesh, kind, variant, generator, round_number=0):
-    """The jitted `(weights, first, x_1_BL) -> fields` that makes the records `first`, `first` + 1, … of one batch.
-
-    A record is a function of the seed, the round and its own number. `weights` holds the generator's and the compass's;
-    `generator(params, x_BL, t_B, h_B)` is the network's.
-    """
-    path = settings.path(config, symbols)
-    make = KINDS[kind](config, path, generator, compasses.make(config, path), shaped(config, variant))
-    split = meshes.batch_sharding(mesh)
-
-    def generate_batch(weights, first, x_1_BL):
-        key_B = workspace.sample_keys(config.seed + 2000 + round_number, first, config.trajectories.batch)
-        return make(weights, jax.lax.with_sharding_constraint(key_B, split), x_1_BL)
-
-    return meshes.jit(mesh, generate_batch, in_shardings=(None, None, split), out_shardings=split)
-
-
-def shaped(config, variant):
-    """How the variant's candidates are chosen: the blind one has one."""
-    return settings.shaped(config, **({} if variant == "shaped" else {"candidates": 1}))
-
-
 def generate(config, workdir, job, variant, kind, round_number):
     """One set of records, shard by shard, going on after the last finished one; returns its figures.
 
@@ -120,11 +50,11 @@ def generate(config, workdir, job, variant, kind, round_number):
     mesh, c, tok = settings.mesh(config), config.trajectories, workspace.tokenizer(config, workdir)
     generator = workspace.generator(config, workdir, mesh, variant, round_number)
     weights, compass_hash = workspace.compass(config, workdir, mesh)
-    shape = schema(config, settings.path(config, tok.vocab_size), kind, shaped(config, variant).candidates)
+    shape = schema(config, settings.path(config, tok.vocab_size), kind, generation.shaped(config, variant).candidates)
     where, shards = job.directory / variant / kind, -(-c.count // c.shard)
     sources = {"generator": generator.hash, "compass": compass_hash, "tokenizer": tok.content_hash}
     provenance = json.dumps([sources, job.fingerprint, config.seed, round_number, variant], sort_keys=True)
-    jitted = program(config, tok.vocab_size, mesh, kind, variant, generator.apply, round_number)
+    jitted = generation.program(config, tok.vocab_size, mesh, kind, variant, generator.apply, round_number)
     arrays = {"generator": generator.params, "compass": weights}
     finished = hosts.first(lambda: records.finished_shards(where, shape, provenance) if where.exists() else set())
     data = windows.ordered(workspace.require(config, workdir, "data"), "train", config.seed)
