@@ -132,6 +132,15 @@ def get_config():
     c.evaluate.student_steps = (1, 2, 4, 8, 16)
     c.evaluate.temperature = 1.0
     c.evaluate.top_p = 1.0
+    c.evaluate.frontier = ""  # whose temperature is swept, model:steps, comma-separated: "teacher:8, student_shaped:8"
+    c.evaluate.frontier_temperatures = (0.7, 0.8, 0.9, 1.1, 1.2, 1.3)  # beside evaluate.temperature
+    c.evaluate.text = ""  # text of others to put into the table: .jsonl files or folders of .txt, comma-separated
+    c.evaluate.pretrained = ""  # further judges: directories (or hub names) of GPT-2 or Llama weights, comma-separated
+    c.evaluate.judge_batch = 0  # texts that a judge reads at once; 0 is evaluate.batch
+
+    c.report = ConfigDict()
+    c.report.traces = 4  # trajectories, and texts of each student, that the page shows step by step
+    c.report.bootstrap = 1000  # resamplings behind the intervals of a frontier
 
     c.sample = ConfigDict()
     c.sample.model = "student_shaped"  # teacher, student_shaped or student_blind

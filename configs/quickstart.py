@@ -24,4 +24,6 @@ def get_config():
     c.student.batch = 32
     c.student.optimiser.update(steps=220, learning_rate=1e-3, warmup=20)
     c.evaluate.update(samples=48, batch=48)
+    c.evaluate.frontier = "teacher:8, student_shaped:4, student_shaped:8, student_blind:8"
+    c.evaluate.frontier_temperatures = (0.8, 0.9, 1.1, 1.2, 1.4)
     return c

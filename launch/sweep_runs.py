@@ -142,15 +142,17 @@ def arguments(file, workdir, overrides, stages=()):
 def shared_stages(configs):
     """The stages, from the first on, whose result is the same in all of these configs (in one alone: none).
 
-    A key that no stage names, such as mesh.data, is taken to touch them all; `rounds` those from the trajectories on.
+    A key that no stage names, such as mesh.data, is taken to touch them all; `rounds` those from the trajectories on, and
+    any key of `evaluate` that stage.
     """
     from tsdfm_jax import workspace
 
-    named = [key for keys in workspace.KEYS.values() for key in keys] + ["sample", "rounds"]
+    named = [key for keys in workspace.KEYS.values() for key in keys] + ["evaluate", "report", "sample", "rounds"]
     rest = lambda c: {k: v for k, v in _leaves(c) if not any(f"{k}.".startswith(f"{name}.") for name in named)}
     shared = []
     for stage in workspace.KEYS if len(configs) > 1 else ():
-        more = lambda c: (rest(c), c.rounds if "trajectories" in (*shared, stage) else None)
+        asked = lambda c: c.evaluate.to_dict() if stage == "evaluate" else None
+        more = lambda c: (rest(c), c.rounds if "trajectories" in (*shared, stage) else None, asked(c))
         if len({json.dumps([workspace.fingerprint(c, stage), more(c)]) for c in configs}) > 1:
             break
         shared.append(stage)

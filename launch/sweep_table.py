@@ -27,7 +27,8 @@ def figures_of(run):
     """
     report = json.loads((run.workdir / "report/report.json").read_text())
     sums = {}
-    for row in sorted(report["rows"], key=lambda row: row["judge_parameters"]):
+    rows = [row for row in report["rows"] if row["temperature"] == report["config"]["evaluate"]["temperature"]]
+    for row in sorted(rows, key=lambda row: row["judge_parameters"]):
         at = f"{row['model']}_{row['steps']}" if row["steps"] else row["model"]
         sums.setdefault(f"{at}_ppl_{row['judge']}", []).append(row["ppl_token"])
         sums.setdefault(f"{at}_entropy_nats", []).append(row["entropy_nats"])

@@ -37,21 +37,18 @@ def test_n_grams_by_hand():
 
 
 def test_perplexity_by_hand():
-    """Every token counts alike in one formula, every text in the other; what stands at invalid positions does not matter."""
-    nll = np.log(np.array([[2.0, 2, 2, 1], [8, 1, 1, 1]]))
-    valid = np.array([[1, 1, 1, 0], [1, 0, 0, 0]], bool)
-    nll[~valid] = np.nan
-    told = measures.perplexity(nll, valid)
-    assert told == pytest.approx({"ppl_token": 2**1.5, "ppl_sample": 5.0})  # (2·2·2·8)^(1/4); (2 + 8) / 2
-    assert measures.bits_per_byte(nll, valid, [4, 2]) == pytest.approx((3 + 3) / 6)
+    """Every token counts alike in one formula, every text in the other."""
+    nll, tokens = np.log([8.0, 8]), np.array([3, 1])
+    assert measures.perplexity(nll, tokens) == pytest.approx({"ppl_token": 2**1.5, "ppl_sample": 5.0})  # 64^(1/4); (2 + 8) / 2
+    assert measures.bits_per_byte(nll, 6) == pytest.approx((3 + 3) / 6)
     with pytest.raises(ValueError, match="text 1 has no token"):
-        measures.perplexity(nll, valid & np.array([[True], [False]]))
+        measures.perplexity(nll, [3, 0])
     with pytest.raises(ValueError, match="text 0 is not finite"):
-        measures.perplexity(nll)
-    with pytest.raises(ValueError, match="length in UTF-8"):
-        measures.bits_per_byte(nll, valid, [0, 0])
-    with pytest.raises(ValueError, match=r"\(2, 4\).*\(2, 3\)"):
-        measures.perplexity(nll, valid[:, :3])
+        measures.perplexity([np.nan, 1], tokens)
+    with pytest.raises(ValueError, match="0 bytes of UTF-8"):
+        measures.bits_per_byte(nll, 0)
+    with pytest.raises(ValueError, match=r"\(2,\).*\(1,\)"):
+        measures.perplexity(nll, tokens[:1])
 
 
 def gauss(seed, shape, scale=1.0, shift=0.0):

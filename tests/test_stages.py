@@ -27,14 +27,6 @@ def config(**changes):
     return c
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """A work directory in which every stage of the tiny config has been run, on eight devices."""
-    where = tmp_path_factory.mktemp("finished")
-    main.run(config(), where)
-    return where
-
-
 @pytest.fixture
 def copy(finished, tmp_path):
     """A copy of it, to be damaged."""
@@ -59,12 +51,14 @@ def test_what_a_run_leaves(finished):
         "judges/pilot/model",
         "compass/done.json",
         "report/report.json",
+        "report/traces.json",
+        "report/index.html",
     ):
         assert (finished / name).exists(), name
     for name in ("teacher", "student/shaped/round_0", "student/blind/round_0"):
         assert (finished / name / "model").exists()
     assert list(finished.glob("tensorboard/teacher/events*"))
-    assert len(list(finished.glob("samples/*.jsonl"))) == 1 + 2 + 2 + 2 * 2
+    assert len(list(finished.glob("samples/*.jsonl"))) == 1 + 2 + 2 + 2 * 2 + 2 * 2  # sample; real, unigram; the table; frontiers
     lines = [json.loads(line) for line in (finished / "samples/sample.jsonl").read_text().splitlines()]
     assert len(lines) == 2 and all(line["text"] and len(line["tokens"]) == 16 for line in lines)
 
@@ -72,15 +66,15 @@ def test_what_a_run_leaves(finished):
 def test_the_report(finished):
     """report.json has its schema: stages with time and memory, the compass's account, a row a set and judge."""
     report = json.loads((finished / "report/report.json").read_text())
-    assert report["schema"] == 1 and report["config"]["data"]["length"] == 16 and report["environment"]["devices"] == 8
+    assert report["schema"] == 2 and report["config"]["data"]["length"] == 16 and report["environment"]["devices"] == 8
     for stage in report["stages"].values():
         assert stage["seconds"] > 0 and stage["peak_memory_bytes"] > 1e6
     assert sum(stage["share_of_time"] for stage in report["stages"].values()) == pytest.approx(1.0)
     compass = report["compass"]
     assert {row["selection"] for row in compass["steered"]} == {"blind", "random", "worst", "shaped"}
     assert len(compass["by_step_size"]) == 11 and 0 <= compass["auc"] <= 1 and compass["by_time"] and compass["by_depth"]
-    assert len(report["rows"]) == (2 + 2 + 2 * 2) * 2
-    fields = "model source steps seed temperature samples length judge judge_parameters ppl_token ppl_sample entropy_nats entropy_bits distinct_2 lexical tokens_per_second"
+    assert len(report["rows"]) == (2 + 2 + 2 * 2 + 2 * 2) * 2
+    fields = "model source steps seed temperature samples length judge judge_parameters judge_hash judge_tokenizer judge_bos judge_context ppl_token ppl_sample bits_per_byte entropy_nats entropy_bits distinct_1 distinct_2 distinct_3 repetition_4 lexical mauve mauve_spread frechet tokens_per_second"
     for row in report["rows"]:
         assert set(fields.split()) <= set(row) and row["ppl_sample"] >= row["ppl_token"] > 1 and 0 <= row["lexical"] <= 1
 
@@ -157,7 +151,8 @@ def test_other_ways_through(finished, tmp_path, changes):
     """The other source, compass, targets, chains, jumps, rounds and mesh run through every stage, to a report."""
     for shared in ("tokenizer", "data"):
         shutil.copytree(finished / shared, tmp_path / shared)
-    few = {"judges.widths": (8,), "judges.blocks": (1,), "judges.heads": (1,)}
+    few = {"judges.widths": (8,), "judges.blocks": (1,), "judges.heads": (1,), "report.traces": 1}
+    few |= {"evaluate.frontier": "", "evaluate.teacher_steps": (2,), "evaluate.student_steps": (1,)}
     main.run(config(**changes, **few), tmp_path)
     report = json.loads((tmp_path / "report/report.json").read_text())
     assert all(np.isfinite(row["ppl_token"]) for row in report["rows"])

@@ -25,8 +25,10 @@ def rows(shaped):
     for (model, steps), ppl in sets.items():
         for seed in (0, 1):
             for judge, size in (("judge_1", 2), ("judge_0", 1)):
-                yield {"model": model, "steps": steps, "seed": seed, "judge": judge, "judge_parameters": size,
+                row = {"model": model, "steps": steps, "seed": seed, "judge": judge, "judge_parameters": size,
                        "ppl_token": ppl + seed * 10 + size, "entropy_nats": ppl / 10 + seed}  # fmt: skip
+                yield row | {"temperature": 1.0}
+                yield row | {"temperature": 0.5, "ppl_token": 0.0, "entropy_nats": 0.0}  # of a frontier
 
 
 def test_the_table(tmp_path, monkeypatch):

@@ -18,6 +18,8 @@ def get_config():
         c.trajectories.update(count=64, midpoints=4, batch=16, shard=16)
         c.student.batch = 16
         c.evaluate.update(samples=8, batch=8, teacher_steps=(2, 4), student_steps=(1, 2))
+        c.evaluate.update(frontier="teacher:2, student_shaped:2", frontier_temperatures=(0.5, 2.0))
+        c.report.update(traces=2, bootstrap=100)
         c.sample.update(number=2, steps=2)
         for section in (c.teacher, c.judges, c.compass, c.student):
             section.optimiser.update(steps=16, warmup=2, learning_rate=1e-2)

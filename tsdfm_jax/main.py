@@ -4,6 +4,8 @@ import errno
 import functools
 import importlib
 import pathlib
+import shlex
+import sys
 import traceback
 
 from absl import app, flags, logging
@@ -12,6 +14,7 @@ from ml_collections import config_flags
 from tsdfm_jax import command_line
 
 ORDER = ("tokenizer", "data", "judges", "teacher", "compass", "trajectories", "student", "evaluate", "report", "sample")
+COMMAND = "command.txt"
 ROUNDS = ("trajectories", "student")
 parse, fail = functools.partial(command_line.parse, "tsdfm_jax"), functools.partial(command_line.fail, "tsdfm_jax")
 
@@ -36,26 +39,44 @@ def plan(stages, rounds):
     return before + middle + [(name, ()) for name in wanted if ORDER.index(name) > ORDER.index(ROUNDS[1])]
 
 
+def typed():
+    """The command that started this process."""
+    return shlex.join(["python", "-m", "tsdfm_jax.main", *sys.argv[1:]])
+
+
 def default_workdir():
     """runs/ and the name of the config file."""
     return pathlib.Path("runs") / pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
 
 
-def run(config, workdir, stages=()):
-    """Run the stages of a config in a work directory; raises ValueError and its kin on bad input, in one line."""
+def run(config, workdir, stages=(), command=None):
+    """Run the stages of a config in a work directory; raises ValueError and its kin on bad input, in one line.
+
+    `command` is what was typed, kept for the report.
+    """
     from tsdfm_jax import settings  # late: help and a mistyped flag should not wait for JAX
     from tsdfm_jax.runtime import hosts, stage as bookkeeping
 
     settings.validate(config)
     todo = plan(stages, config.rounds)
 
+    file = workdir / "config.json"
+    before = hosts.first(lambda: file.read_text() if file.exists() else None)
+
     def note():
         workdir.mkdir(parents=True, exist_ok=True)
-        bookkeeping.atomic_write(workdir / "config.json", config.to_json(indent=1))
+        bookkeeping.atomic_write(file, config.to_json(indent=1))
+        if command is not None:
+            bookkeeping.atomic_write(workdir / COMMAND, command + "\n")
 
     hosts.first(note)
-    for name, arguments in todo:
-        importlib.import_module(f"tsdfm_jax.stages.{name}").run(config, workdir, *arguments)
+    try:
+        for name, arguments in todo:
+            importlib.import_module(f"tsdfm_jax.stages.{name}").run(config, workdir, *arguments)
+    except ValueError:
+        if before is not None and hosts.is_first():
+            bookkeeping.atomic_write(file, before)  # a config that was refused is not the run's
+        raise
 
 
 def main(argv):
@@ -67,7 +88,7 @@ def main(argv):
     workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else default_workdir()
     if _MULTIHOST.value:
         return one_of_several(workdir)
-    return attempt(lambda: run(_CONFIG.value, workdir, _STAGE.value), workdir)
+    return attempt(lambda: run(_CONFIG.value, workdir, _STAGE.value, typed()), workdir)
 
 
 def one_of_several(workdir):
@@ -76,7 +97,7 @@ def one_of_several(workdir):
 
     def joined():
         hosts.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _HEARTBEAT.value)
-        run(_CONFIG.value, workdir, _STAGE.value)
+        run(_CONFIG.value, workdir, _STAGE.value, typed())
 
     try:
         code = attempt(joined, workdir)

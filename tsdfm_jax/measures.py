@@ -54,35 +54,41 @@ def repetition_N(x_NL, n=4, valid_NL=None):
     return (all_N - first_N) / np.maximum(all_N, 1)
 
 
-def perplexity(nll_NL, valid_NL=None):
+def perplexity(nll_N, tokens_N):
     """Both formulas of a judge's perplexity: {"ppl_token", "ppl_sample"}.
 
-    `nll_NL` in nats a token; only valid positions count. ppl_token = exp(mean over all tokens of all texts); ppl_sample = mean
-    over texts of exp(mean over the text's own tokens), the formula of FS-DFM (arXiv 2509.20624). ValueError for a text without a
-    token and for an NLL that is no finite number.
+    `nll_N` is the sum over a text's tokens in nats, `tokens_N` their number. ppl_token = exp(mean over all tokens of all texts);
+    ppl_sample = mean over texts of exp(mean over the text's own tokens), the formula of FS-DFM (arXiv 2509.20624). ValueError for
+    a text without a token and for an NLL that is no finite number.
     """
-    nll_NL, valid_NL = _verdict(nll_NL, valid_NL)
-    tokens_N = valid_NL.sum(axis=1)
-    if not tokens_N.all():
+    nll_N, tokens_N = _verdict(nll_N), np.asarray(tokens_N)
+    if nll_N.shape != tokens_N.shape or nll_N.ndim != 1 or not len(nll_N):
+        raise ValueError(f"NLL of shape {nll_N.shape} and tokens of shape {tokens_N.shape} must both be one a text")
+    if not (tokens_N > 0).all():
         raise ValueError(
             f"text {int(np.argmin(tokens_N))} has no token to judge: give every text one at least, such as an end symbol"
         )
-    nll_N = nll_NL.sum(axis=1)
     return {"ppl_token": float(np.exp(nll_N.sum() / tokens_N.sum())), "ppl_sample": float(np.exp(nll_N / tokens_N).mean())}
 
 
-def bits_per_byte(nll_NL, valid_NL, bytes_N):
-    """What a judge needs for a byte of the texts: sum of NLL / ln 2 / sum of bytes.
+def bits_per_byte(nll_N, size):
+    """What a judge needs for a byte of the texts: sum of NLL / ln 2 / bytes.
 
-    `nll_NL` in nats, at valid positions; `bytes_N` of the decoded texts in UTF-8. ValueError where the texts have no byte
-    together, and for an NLL that is no finite number.
+    `nll_N` in nats, a text's sum; `size` the bytes of all decoded texts in UTF-8. ValueError where there are none, and for an
+    NLL that is no finite number.
     """
-    nll_NL, _ = _verdict(nll_NL, valid_NL)
-    if (size := np.sum(bytes_N)) <= 0 or np.shape(bytes_N) != (len(nll_NL),):
-        raise ValueError(
-            f"{len(nll_NL)} texts with bytes {np.asarray(bytes_N).tolist()[:3]}…: give each its length in UTF-8, one above 0"
-        )
-    return float(nll_NL.sum() / np.log(2) / size)
+    if not size > 0:
+        raise ValueError(f"the texts have {size} bytes of UTF-8 together: there must be one at least")
+    return float(_verdict(nll_N).sum() / np.log(2) / size)
+
+
+def padded(rows, number=None, length=None):
+    """Texts of any length as (x_NL, valid_NL), 0 behind the shorter ones; N and L as large as need be unless they are given."""
+    x_NL = np.zeros((number or len(rows), length or max(map(len, rows))), np.int32)
+    valid_NL = np.zeros(x_NL.shape, bool)
+    for i, row in enumerate(rows):
+        x_NL[i, : len(row)], valid_NL[i, : len(row)] = row, True
+    return x_NL, valid_NL
 
 
 def frechet(a_ND, b_ND):
@@ -202,13 +208,12 @@ def _grams(x_NL, n, valid_NL):
     return window(x_NL)[whole], np.nonzero(whole)[0]
 
 
-def _verdict(nll_NL, valid_NL):
-    """NLL in float64, 0 at positions that are not valid; and which are."""
-    nll_NL, valid_NL = _texts(np.asarray(nll_NL, np.float64), valid_NL)
-    nll_NL = np.where(valid_NL, nll_NL, 0.0)
-    if not (finite_N := np.isfinite(nll_NL).all(axis=1)).all():
+def _verdict(nll_N):
+    """NLL in float64; ValueError for one that is not finite."""
+    nll_N = np.asarray(nll_N, np.float64)
+    if not (finite_N := np.isfinite(nll_N)).all():
         raise ValueError(f"the judge's NLL of text {int(np.argmin(finite_N))} is not finite: look at its weights and precision")
-    return nll_NL, valid_NL
+    return nll_N
 
 
 def _features(*sets):

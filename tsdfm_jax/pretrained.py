@@ -1,6 +1,5 @@
 """Judges that others trained: GPT-2 and Llama from a directory in the published format, straight onto a mesh."""
 
-import dataclasses
 import functools
 import pathlib
 import re
@@ -10,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from tsdfm_jax import published
+from tsdfm_jax import judging, published
 from tsdfm_jax.data import tensors as stored, tokenizer
-from tsdfm_jax.models import causal, llama
+from tsdfm_jax.models import causal
 from tsdfm_jax.runtime import mesh as meshes
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
@@ -23,33 +22,8 @@ DTYPES = ("float32", "bfloat16")
 ROWS = 4096  # of a table, compared at a time
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Pretrained:
-    """A causal transformer, ready for `causal.token_nll(cfg, params, x_BL, bos)`.
-
-    Attributes:
-      cfg: shape of the network.
-      params: its parameters, in the shardings of the mesh.
-      tokenizer: text to its symbols.
-      bos: the symbol that a text's first one is read after.
-      bos_policy: where `bos` comes from, in words.
-      context: symbols that it reads at most, `bos` among them.
-      name: what was asked for.
-      hash: sha256 of the bytes of its weight files, in hex.
-    """
-
-    cfg: causal.CausalConfig | llama.LlamaConfig
-    params: dict
-    tokenizer: tokenizer.Tokenizer
-    bos: int
-    bos_policy: str
-    context: int
-    name: str
-    hash: str
-
-
 def load(name, mesh=None, dtype="float32"):
-    """The model in directory `name`, or of that name on the Hugging Face hub, on the devices of `mesh` (one, where it is None).
+    """The judging.Judge in directory `name`, or of that name on the Hugging Face hub, on the devices of `mesh` (one, where it is None).
 
     A directory holds config.json (model_type gpt2, llama, or mistral without a sliding window), tokenizer.json, and
     model.safetensors or its shards with model.safetensors.index.json, in float32, float16 or bfloat16. `dtype`, float32
@@ -65,7 +39,7 @@ def load(name, mesh=None, dtype="float32"):
     tok = _tokenizer(directory, cfg)
     bos, policy = _bos(directory, config, cfg, tok)
     files = stored.Tensors(directory)
-    return Pretrained(
+    return judging.Judge(
         cfg=cfg,
         params=parameters(kind, cfg, directory, files, mesh),
         tokenizer=tok,

@@ -14,6 +14,7 @@ STEP_SIZES = tuple(2.0**-k for k in range(11))
 MODELS = ("teacher", "student_shaped", "student_blind")
 # Whole numbers are at least 1, but for these (by their full key, or its end), and at most LARGEST, but for those.
 LEAST = {"seed": 0, "evaluate.seeds": 0, "data.limit_bytes": 0, "shaping.chunk": 0, "judges.pilot": 0, "warmup": 0}
+LEAST |= {"evaluate.judge_batch": 0, "report.traces": 0}
 LEAST |= {"mesh.data": -1, "mesh.fsdp": -1, "mesh.tensor": -1, "sample.length": 0}
 LARGEST = 2**31 - 1
 MOST = {"data.limit_bytes": 2**63 - 1, "tokenizer.train_bytes": 2**63 - 1}
@@ -96,9 +97,25 @@ def shaped(config, **overrides):
     return fill(shaping.ShapingConfig, config.shaping, **overrides)
 
 
-def sampler_config(config, section):
+def sampler_config(config, section, **overrides):
     """How text is sampled by a section that has temperature and top_p."""
-    return fill(sampler.SamplerConfig, section, jump=config.flow.jump)
+    return fill(sampler.SamplerConfig, section, jump=config.flow.jump, **overrides)
+
+
+def listed(value):
+    """The parts of a comma-separated string."""
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def frontier(config):
+    """The (model, steps) whose temperature is swept; ValueError for what is none."""
+    found = []
+    for part in listed(config.evaluate.frontier):
+        model, _, steps = part.partition(":")
+        if model not in MODELS or not steps.isdecimal() or not 1 <= int(steps) <= LARGEST:
+            raise ValueError(f"evaluate.frontier {part!r} is not a model ({', '.join(MODELS)}) and a number of steps: teacher:8")
+        found.append((model, int(steps)))
+    return found
 
 
 def validate(config):
@@ -138,6 +155,10 @@ def check_value(key, value):
         if not all(type(x) in (int, float) and (x == 0 or TINY <= x <= HUGE) for x in value) or not any(value):
             raise ValueError(f"{key} {value} must each be 0 or a number from {TINY} to {HUGE}, and not all of them 0")
         return
+    if key.endswith("temperatures"):
+        if not all(type(x) in (int, float) and TINY <= x <= HUGE for x in value):
+            raise ValueError(f"{key} {value} must each be a number from {TINY} to {HUGE}")
+        return
     least = next((least for name, least in LEAST.items() if f".{key}.".endswith(f".{name}.")), 1)
     most = MOST.get(key, LARGEST)
     for x in value if isinstance(value, tuple) else (value,):
@@ -164,6 +185,7 @@ def check_choices(config):
             raise ValueError(f"{name}.step_weights {weights} must be {len(STEP_SIZES)} numbers, for h = 1, 1/2, … 1/1024")
     if len(config.student.weights) != 3:
         raise ValueError(f"student.weights {config.student.weights} must be 3 numbers: of chain, endpoint and data")
+    frontier(config)
     if not config.evaluate.seeds:
         raise ValueError("evaluate.seeds () is empty: the table needs one")
     sizes = {len(config.judges[k]) for k in ("widths", "blocks", "heads")}
@@ -208,6 +230,7 @@ def check_batches(config, device_mesh):
     meshes.require_positions(config.data.length, device_mesh, "data.length")
     for name in ("teacher", "judges", "compass", "trajectories", "student", "evaluate"):
         meshes.require_divides(config[name].batch, device_mesh, f"{name}.batch")
+    meshes.require_divides(config.evaluate.judge_batch or config.evaluate.batch, device_mesh, "evaluate.judge_batch")
     for name in ("teacher", "judges", "compass", "student"):
         parts = optimiser(config[name]).accumulate * meshes.batch_devices(device_mesh)
         if config[name].batch % parts:

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from tsdfm_jax import settings
+from tsdfm_jax import judging, settings
 from tsdfm_jax.data import tokenizer as tokenizers
 from tsdfm_jax.models import causal, energy, transformer
 from tsdfm_jax.runtime import checkpoint, hosts, loop, mesh as meshes, metrics as metrics_lib, stage as bookkeeping
@@ -25,9 +25,11 @@ KEYS = {
     "compass": ("compass", "shaping", "flow", "trajectories.chain"),
     "trajectories": ("shaping", "trajectories", "flow", "student.target"),
     "student": ("student",),
-    "evaluate": ("evaluate", "flow", "rounds"),
+    # Sets of texts and judges only add to what is there already.
+    "evaluate": ("evaluate.samples", "evaluate.temperature", "evaluate.top_p", "flow", "rounds"),
 }
 VARIANTS = ("shaped", "blind")
+TABLE_SEED = 6000  # from where the seeds of the table's texts count
 
 
 def fingerprint(config, name):
@@ -206,13 +208,13 @@ def compass(config, workdir, mesh):
 
 
 def judge(config, workdir, mesh, number):
-    """(cfg, params, content hash) of a trained judge; `number` may be "pilot"."""
+    """A trained judge; `number` may be "pilot"."""
     where = require(config, workdir, "judges") / str(number) / "model"
     tok = tokenizer(config, workdir)
     cfg = settings.judge(config, number, tok.vocab_size)
     params, meta = checkpoint.load_params(where, meshes.abstract(mesh, lambda: causal.init(jax.random.key(0), cfg)))
     check_tokenizer(where, meta, tok)
-    return cfg, params, meta["hash"]
+    return judging.own(f"judge_{number}", cfg, params, tok, meta["hash"])
 
 
 def sample_keys(seed, first, count):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from tests import tiny
-from tsdfm_jax import generation, sampling, scores, settings, workspace
+from tsdfm_jax import generation, judging, sampling, settings, workspace
 from tsdfm_jax.models import causal
 from tsdfm_jax.runtime import mesh as meshes
 from tsdfm_jax.stages import student, teacher, trajectories
@@ -107,7 +107,7 @@ def judging_program(mesh_name):
     c, mesh = config(**{"judges.widths": (WIDTH,), "judges.blocks": (1,), "judges.heads": (4,)}), mesh_of(mesh_name)
     cfg = settings.judge(c, 0, V)
     params = meshes.abstract(mesh, lambda: causal.init(jax.random.key(0), cfg))
-    return scores.program(cfg, 0, mesh).lower(params, abstract(mesh, batch(c, "teacher", 0))).compile()
+    return judging.program(cfg, 0, mesh).lower(params, abstract(mesh, batch(c, "teacher", 0))).compile()
 
 
 @functools.cache

@@ -14,7 +14,8 @@ def get_config():
         c.judges.update(widths=(8,), blocks=(1,), heads=(1,))
         c.shaping.candidates = 2
         c.trajectories.update(count=32, midpoints=2, batch=8, shard=8)
-        c.evaluate.update(teacher_steps=(2,), student_steps=(1,))
+        c.evaluate.update(teacher_steps=(2,), student_steps=(1,), frontier="")
+        c.report.traces = 1
         for section in (c.teacher, c.judges, c.student):
             section.optimiser.update(steps=12, warmup=2)
     return c

@@ -15,6 +15,7 @@ import sentencepiece
 from tsdfm_jax.data import atomic
 
 MASK = "▒"
+END = "¶"
 BREAK = "\n\n"
 _MODEL = "tokenizer.model"
 _JSON = "tokenizer.json"
@@ -60,6 +61,11 @@ class Tokenizer(abc.ABC):
     def decode_pretty(self, ids: Sequence[int] | np.ndarray) -> str:
         """As `decode`, but a document end becomes an empty line, so that words on its two sides stay apart."""
         return self._decode(ids, BREAK)
+
+    def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        """What each symbol is shown as by itself: a document end as '¶', a mask as '▒', a part of a character as '\ufffd'."""
+        known = lambda symbol: self._decode_known([symbol]) if 0 <= symbol < self.vocab_size else MASK
+        return [END if symbol == self.eos_id else known(symbol) for symbol in np.asarray(ids).tolist()]
 
     def _decode(self, ids: Sequence[int] | np.ndarray, document_break: str) -> str:
         texts, parts, run = [], [], []

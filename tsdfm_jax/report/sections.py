@@ -13,7 +13,7 @@ COLUMNS = {  # field → heading, decimals, what it is
     "repetition_4": ("repetition-4", 3, "share of 4-grams that stood in the same text before"),
     "lexical": ("lexical", 2, "share of words that the training text has"),
     "mauve": ("mauve", 3, "area under the divergence frontier against held-out text; 1 is best"),
-    "frechet": ("Fréchet", 2, "distance of a judge's features to held-out text; 0 is best"),
+    "frechet": ("Fréchet", 3, "distance of a judge's features to held-out text; 0 is best"),
     "tokens_per_second": ("symbols/s", 0, "symbols a second, compilation left out"),
 }
 

@@ -120,6 +120,11 @@ def batch_devices(mesh):
     return math.prod(mesh.shape[axis] for axis in dict(RULES)["batch"])
 
 
+def round_up(mesh, count):
+    """The least batch that holds `count` and splits over the devices."""
+    return -(-count // batch_devices(mesh)) * batch_devices(mesh)
+
+
 def share(mesh):
     """Which parts of every batch this process feeds: (their numbers, of how many equal parts there are).
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
-from tsdfm_jax import compasses, scores, settings, workspace
+from tsdfm_jax import compasses, judging, measures, settings, workspace
 from tsdfm_jax.data import windows
 from tsdfm_jax.flow import chain, losses, lookahead, path as paths
 from tsdfm_jax.models import energy as energies
@@ -173,7 +173,7 @@ def told(rows, c):
 
 def steered(config, workdir, job, mesh, path, teacher, params):
     """Where the compass leads: the teacher steered by it, against blind, random-of-K and worst-of-K, by the pilot judge."""
-    c, tok = config.compass, workspace.tokenizer(config, workdir)
+    c = config.compass
     pilot, build = workspace.judge(config, workdir, mesh, "pilot"), compasses.make(config, path)
     kinds = {"blind": {"candidates": 1}, "random": {"selection": "random"}, "worst": {"selection": "worst"}, "shaped": {}}
     rows, weights = [], {"teacher": teacher.params, "compass": params}
@@ -188,7 +188,7 @@ def steered(config, workdir, job, mesh, path, teacher, params):
                 texts.append(hosts.gather(jitted(weights, np.int32(first))))
                 bar.advance(min(c.batch, c.steered_samples - first))
             x_NL = np.concatenate(texts)[: c.steered_samples]
-            told = scores.perplexity(pilot, tok.eos_id, x_NL, c.batch, mesh) | {"entropy_nats": scores.entropy_nats(x_NL)}
+            told = judging.perplexity(pilot, x_NL, c.batch, mesh) | {"entropy_nats": float(measures.entropy_nats_N(x_NL).mean())}
             rows.append({"selection": name, "steps": c.steered_steps, "samples": len(x_NL), **told})
             job.metrics.line(
                 f"teacher at {c.steered_steps} steps, {name}: perplexity {told['ppl_token']:.1f}, entropy {told['entropy_nats']:.2f} nats (pilot judge)"

@@ -1,124 +1,118 @@
-"""Stage `evaluate`: samples of teacher and students at several numbers of steps, judged beside real and unigram text."""
+"""Stage `evaluate`: texts of teacher, students and others, under every judge, beside real and unigram text."""
 
 import json
 
 import numpy as np
 
-from tsdfm_jax import sampling, scores, settings, workspace
+from tsdfm_jax import bounds, judging, measures, pretrained, settings, textsets, workspace
 from tsdfm_jax.data import windows
 from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import hosts, metrics as metrics_lib, signals, stage as bookkeeping
 
+FORMULAS = {
+    "ppl_token": "exp(sum of NLL / number of tokens), over all texts",
+    "ppl_sample": "mean over texts of exp(NLL / number of tokens)",
+    "bits_per_byte": "sum of NLL / ln 2 / bytes of UTF-8, over all texts",
+}
+
 
 def run(config, workdir):
-    """Leave `samples/*.jsonl` and `evaluate/rows.json`, one row for each set of texts and judge."""
+    """Leave `samples/*.jsonl`, `evaluate/<set>.json` with every text's figures, and `evaluate/rows.json`.
+
+    What is there already is kept: more steps, seeds, temperatures, judges or text of others only add to it.
+    """
     with workspace.job(config, workdir, "evaluate") as job:
-        if job.finished is not None:
+        sets = textsets.wanted(config)
+        wanted = {one.name(config) for one in sets}
+        texts = {one.file: textsets.sha256(one.file) for one in sets if one.file}
+        asked = json.loads(json.dumps([sorted(wanted), sorted(texts.items()), settings.listed(config.evaluate.pretrained)]))
+        if job.finished is not None and job.finished["asked"] == asked:
             return
-        sets = list(wanted(config))
-        jumps = sum(steps * -(-config.evaluate.samples // config.evaluate.batch) for model, steps, _ in sets if steps)
+        jumps = sum(one.steps * -(-config.evaluate.samples // config.evaluate.batch) for one in sets)
         with signals.stopping(), metrics_lib.progress("evaluate", jumps, "jump") as bar:
-            write = Writer(config, workdir, job)
-            rows = [row for model, steps, seed in sets for row in write(model, steps, seed, bar)]
+            examine = Examiner(config, workdir, job)
+            rows = [row for one in sets for row in examine(one, bar)]
+            found = bounds.of_all(config, workdir, job)
         hosts.first(lambda: bookkeeping.atomic_write(job.directory / "rows.json", json.dumps(rows, indent=1)))
-        job.finish({"rows": len(rows)})
+        job.finish({"rows": len(rows), "asked": asked, "bounds": found, "formulas": FORMULAS})
 
 
-def wanted(config):
-    """Every (model, steps, seed) of the table; real and unigram text have no steps."""
-    for seed in config.evaluate.seeds:
-        yield "data", 0, seed
-        yield "unigram", 0, seed
-        yield from (("teacher", steps, seed) for steps in config.evaluate.teacher_steps)
-        yield from ((f"student_{v}", steps, seed) for v in workspace.VARIANTS for steps in config.evaluate.student_steps)
-
-
-class Writer:
-    """Makes one set of texts after the other, keeps each on disk as it is done, and judges it."""
+class Examiner:
+    """Has one set of texts after the other made and judged, and keeps what was found of each."""
 
     def __init__(self, config, workdir, job):
-        self._config, self._workdir, self._job = config, workdir, job
-        self._mesh, self._tok = settings.mesh(config), workspace.tokenizer(config, workdir)
-        self._path = settings.path(config, self._tok.vocab_size)
-        self._data = workspace.require(config, workdir, "data")
-        self._lexicon = windows.stored_lexicon(self._data)
-        self._judges = [workspace.judge(config, workdir, self._mesh, i) for i in range(len(config.judges.widths))]
-        self._samplers, self._networks = {}, {}
+        self._config, self._job, self.mesh = config, job, settings.mesh(config)
+        self._tok = workspace.tokenizer(config, workdir)
+        self._make = textsets.Maker(config, workdir, self.mesh)
+        self._lexicon = windows.stored_lexicon(workspace.require(config, workdir, "data"))
+        self._judges = [workspace.judge(config, workdir, self.mesh, i) for i in range(len(config.judges.widths))]
+        self._judges += [pretrained.load(name, self.mesh) for name in settings.listed(config.evaluate.pretrained)]
+        self._batch = config.evaluate.judge_batch or config.evaluate.batch
+        self._references = {}
 
-    def __call__(self, model, steps, seed, bar):
-        """The rows of one set: one a judge."""
-        x_NL, speed = self._texts(model, steps, seed, bar)
-        c = self._config.evaluate
-        row = {"model": model, "source": self._config.flow.source, "steps": steps, "seed": seed, "temperature": c.temperature}
-        row |= {"top_p": c.top_p, "jump": self._config.flow.jump, "dtype": self._config.model.dtype}
-        row |= {"samples": len(x_NL), "length": x_NL.shape[1], "tokens_per_second": speed}
-        row |= scores.text_scores(x_NL, self._tok, self._lexicon)
-        for number, judge in enumerate(self._judges):
-            size = transformer.parameters(judge[1])
-            yield {
-                **row,
-                "judge": f"judge_{number}",
-                "judge_parameters": size,
-                **scores.perplexity(judge, self._tok.eos_id, x_NL, c.batch, self._mesh),
-            }
+    def __call__(self, one, bar):
+        """The rows of one set, one a judge."""
+        texts, figures = self._make(one, bar)
+        name = one.name(self._config)
+        kept = self._kept(name, figures)
+        kept["texts"] = kept.get("texts") or self._text_figures(texts)
+        for judge in self._judges:
+            if judge.hash not in kept["judges"]:
+                if signals.stop_agreed():
+                    raise signals.Interrupted("evaluate: stopped; the same command goes on from there")
+                nll_N, tokens_N = judging.nll(judge, judging.rows_for(judge, texts), self._batch, self.mesh)
+                kept["judges"][judge.hash] = {"nll": nll_N.tolist(), "tokens": tokens_N.tolist()}
+        last = self._judges[-1]
+        if last.hash not in kept["features"]:
+            kept["features"][last.hash] = self._resemblance(last, texts, one)
+        hosts.first(lambda: bookkeeping.atomic_write(self._job.directory / f"{name}.json", json.dumps(kept)))
+        self._job.metrics.text(one.steps, name, "\n\n---\n\n".join(texts.text[:4]))
+        return [self._row(one, texts, figures, kept, judge) for judge in self._judges]
 
-    def _texts(self, model, steps, seed, bar):
-        """The set from disk where it is there already, else made and written: (x_NL, symbols a second or None)."""
-        name = f"{model}_{steps}_{seed}" if steps else f"{model}_{seed}"
-        file, note = self._workdir / "samples" / f"{name}.jsonl", self._job.directory / f"{name}.json"
-        if hosts.first(lambda: file.exists() and note.exists()):
-            lines = [json.loads(line) for line in file.read_text().splitlines()]
-            bar.advance(steps * -(-self._config.evaluate.samples // self._config.evaluate.batch))
-            return np.array([line["tokens"] for line in lines], np.int32), json.loads(note.read_text())["tokens_per_second"]
-        x_NL, seconds = MAKERS.get(model, Writer._sampled)(self, model, steps, seed, bar)
-        speed = x_NL.size / seconds if seconds else None
-        lines = [
-            {"model": model, "steps": steps, "seed": seed, "index": i, "text": self._tok.decode_pretty(x), "tokens": x.tolist()}
-            for i, x in enumerate(x_NL)
-        ]
+    def _kept(self, name, figures):
+        """What was found of a set before, if it is of the same texts."""
+        file = self._job.directory / f"{name}.json"
+        before = hosts.first(lambda: json.loads(file.read_text()) if file.exists() else {})
+        fresh = {"sha256": figures.get("sha256"), "judges": {}, "features": {}}
+        return before if before.get("sha256", "") == fresh["sha256"] else fresh
 
-        def write():
-            file.parent.mkdir(exist_ok=True)
-            bookkeeping.atomic_write(file, "".join(json.dumps(line) + "\n" for line in lines))
-            bookkeeping.atomic_write(note, json.dumps({"tokens_per_second": speed}))
+    def _text_figures(self, texts):
+        """What needs no judge; `entropy` of each text, for the frontiers."""
+        x_NL, valid_NL = measures.padded(texts.rows)
+        nats_N = measures.entropy_nats_N(x_NL, valid_NL)
+        found = {"entropy": nats_N.tolist(), "bytes": texts.bytes, "lexical": windows.lexical_share(texts.text, self._lexicon)}
+        found |= {f"distinct_{n}": measures.distinct(x_NL, n, valid_NL) for n in (1, 2, 3)}
+        return found | {"repetition_4": float(measures.repetition_N(x_NL, 4, valid_NL).mean())}
 
-        hosts.first(write)
-        self._job.metrics.text(steps, f"{model}_{seed}", "\n\n---\n\n".join(line["text"] for line in lines[:4]))
-        return x_NL, speed
+    def _resemblance(self, judge, texts, one):
+        """MAUVE and the Fréchet distance to held-out text that no row of the table is made of, by a judge's features."""
+        mine_ND = judging.features(judge, judging.rows_for(judge, texts), self._batch, self.mesh)
+        if one.seed not in self._references:
+            held = self._make.reference(one.seed)
+            self._references[one.seed] = judging.features(judge, judging.rows_for(judge, held), self._batch, self.mesh)
+        real_ND = self._references[one.seed][: len(mine_ND)]
+        if len(mine_ND) < 2:
+            return {"mauve": None, "mauve_spread": None, "frechet": None}
+        mauve, spread = measures.mauve(mine_ND, real_ND, seed=0)
+        return {"mauve": mauve, "mauve_spread": spread, "frechet": measures.frechet(mine_ND, real_ND)}
 
-    def _sampled(self, model, steps, seed, bar):
-        network, c = self._network(model), self._config.evaluate
-        kind = model.split("_")[0]
-        if kind not in self._samplers:
-            cfg = settings.sampler_config(self._config, c)
-            self._samplers[kind] = sampling.Sampler(network.apply, self._path, self._mesh, self._config.data.length, c.batch, cfg)
-        return self._samplers[kind](network.params, seed + 6000, c.samples, steps, advanced=bar.advance)
-
-    def _network(self, model):
-        if model not in self._networks:
-            where = (self._config, self._workdir, self._mesh)
-            self._networks[model] = (
-                workspace.teacher(*where) if model == "teacher" else workspace.student(*where, model.removeprefix("student_"))
-            )
-        return self._networks[model]
-
-    def _real(self, model, steps, seed, bar):
-        """Held-out windows, others for every seed."""
-        split = windows.manifest(self._data)["splits"]["heldout"]["windows"]
-        number = self._config.evaluate.samples
-        if number > split:
-            raise ValueError(f"evaluate.samples {number} exceeds the {split} held-out windows: lower it or raise data.holdout")
-        return windows.ordered(self._data, "heldout", self._config.seed + seed + 1)(range(number)), None
-
-    def _unigram(self, model, steps, seed, bar):
-        """Independent draws from the training text's frequencies."""
-        count_V = np.zeros(self._path.symbols, np.int64)
-        take = windows.ordered(self._data, "train", 0)
-        total = windows.manifest(self._data)["splits"]["train"]["windows"]
-        for first in range(0, total, 4096):
-            count_V += np.bincount(take(range(first, min(first + 4096, total))).ravel(), minlength=len(count_V))
-        shape = (self._config.evaluate.samples, self._config.data.length)
-        return np.random.default_rng(seed).choice(len(count_V), shape, p=count_V / count_V.sum()).astype(np.int32), None
-
-
-MAKERS = {"data": Writer._real, "unigram": Writer._unigram}
+    def _row(self, one, texts, figures, kept, judge):
+        c, told = self._config, kept["judges"][judge.hash]
+        nats, told_N = float(np.mean(kept["texts"]["entropy"])), (np.array(told["nll"]), np.array(told["tokens"]))
+        bits = {"entropy_nats": nats, "entropy_bits": nats / float(np.log(2))}
+        row = {"model": one.model, "source": c.flow.source, "steps": one.steps, "seed": one.seed, "temperature": one.temperature}
+        row |= {"top_p": c.evaluate.top_p, "jump": c.flow.jump, "dtype": c.model.dtype}
+        row |= {"samples": len(texts.rows), "length": max(map(len, texts.rows)), "symbols": sum(map(len, texts.rows))}
+        row |= {"tokens_per_second": figures["tokens_per_second"], "cut": figures.get("cut", 0), **bits}
+        row |= {name: value for name, value in kept["texts"].items() if name not in ("entropy", "bytes")}
+        row |= kept["features"][self._judges[-1].hash] | {"features": self._judges[-1].name}
+        own = judge.tokenizer.content_hash == texts.tokenizer
+        row |= {"judge": judge.name, "judge_parameters": transformer.parameters(judge.params), "judge_hash": judge.hash}
+        row |= {"judge_tokenizer": "own" if own else judge.tokenizer.content_hash}
+        row |= {
+            "judge_bos": judge.bos,
+            "judge_bos_policy": judge.bos_policy,
+            "judge_context": judge.context,
+            **measures.perplexity(*told_N),
+        }
+        return row | {"bits_per_byte": measures.bits_per_byte(told_N[0], kept["texts"]["bytes"])}

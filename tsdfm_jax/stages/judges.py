@@ -5,7 +5,7 @@ The pilot is a further network that the compass's own table is read by, so that 
 
 import jax
 
-from tsdfm_jax import scores, settings, workspace
+from tsdfm_jax import judging, settings, workspace
 from tsdfm_jax.data import windows
 from tsdfm_jax.models import causal
 from tsdfm_jax.runtime import mesh as meshes, state as states
@@ -32,6 +32,6 @@ def train(config, workdir, job, name):
     batches = windows.batches(data, "train", c.batch, seed, meshes.share(mesh))
     where = job.directory / str(name)
     state, figures = workspace.train(config, job, c, learner, batches, name=f"judge {name}", mesh=mesh, tok=tok, directory=where)
-    heldout = scores.perplexity((cfg, state.averaged, None), tok.eos_id, heldout_NL, c.batch, mesh)["ppl_token"]
+    heldout = judging.perplexity(judging.own("", cfg, state.averaged, tok), heldout_NL, c.batch, mesh)["ppl_token"]
     job.metrics.line(f"judge {name}: {figures['parameters']:,} parameters, held-out perplexity {heldout:.1f}")
     return figures | {"heldout_perplexity": heldout}

@@ -1,4 +1,4 @@
-"""Stage `report`: one JSON of everything measured, and a plain table of it."""
+"""Stage `report`: one JSON of everything measured, a page to read it by, and a plain table."""
 
 import json
 import os
@@ -10,48 +10,74 @@ import jax
 import rich.console
 import rich.table
 
-from tsdfm_jax import workspace
+from tsdfm_jax import results, traces, workspace
+from tsdfm_jax.report import page
 from tsdfm_jax.runtime import hosts, metrics as metrics_lib, stage as bookkeeping
 
+SCHEMA = 2
 COLUMNS = ("model", "steps", "seed", "samples", "entropy_nats", "distinct_2", "lexical", "tokens_per_second")
 
 
 def run(config, workdir):
-    """Leave `report/report.json` and print its table; the last line says whether shaping won."""
-    hosts.first(lambda: write(config, workdir))
+    """Leave `report/report.json`, `report/traces.json` and the page `report/index.html`, and print the table."""
+    workspace.require(config, workdir, "evaluate")
+    shown = traces.make(config, workdir) if config.report.traces else None
+    hosts.first(lambda: write(config, workdir, shown))
 
 
-def write(config, workdir):
+def write(config, workdir, shown):
     """What one process does alone."""
-    rows_file = workspace.require(config, workdir, "evaluate") / "rows.json"
-    rows = json.loads(rows_file.read_text())
+    rows = json.loads((workspace.require(config, workdir, "evaluate") / "rows.json").read_text())
+    report = gathered(config, workdir, rows)
+    where = pathlib.Path(workdir) / "report"
+    where.mkdir(exist_ok=True)
+    bookkeeping.atomic_write(where / "report.json", json.dumps(report, indent=1))
+    if shown is not None:
+        bookkeeping.atomic_write(where / "traces.json", json.dumps(shown, separators=(",", ":")))
+    page.write(where / "index.html", report, shown)
+    console = rich.console.Console(width=None if os.isatty(1) else 140)
+    console.print(stage_table(report["stages"]))
+    console.print(table(results.table(config, rows)))
+    with metrics_lib.Metrics(workdir, "report") as metrics:
+        for line in (*results.at_matched_entropy(report["matched"]), f"the page: {where / 'index.html'}", report["verdict"]):
+            metrics.line(line)
+
+
+def gathered(config, workdir, rows):
+    """Everything measured, as report.json holds it."""
     figures = {name: figures_of(workdir, name) for name in ("tokenizer", "data", "judges", "teacher", "compass", "evaluate")}
     for r in range(config.rounds):
         figures[f"trajectories/round_{r}"] = figures_of(workdir, f"trajectories/round_{r}")
         figures |= {(d := workspace.student_directory(v, r)): figures_of(workdir, d) for v in workspace.VARIANTS}
     total = sum(f["seconds"] for f in figures.values())
-    report = {
-        "schema": 1,
+    return {
+        "schema": SCHEMA,
         "commit": commit(),
+        "command": command(workdir),
         "config": config.to_dict(),
         "environment": environment(),
+        "tokenizer": workspace.tokenizer(config, workdir).content_hash,
+        "formulas": figures["evaluate"]["formulas"],
+        "verdict": results.verdict(results.table(config, rows)),
         "stages": {name: {**f, "share_of_time": f["seconds"] / total} for name, f in figures.items()},
         "compass": figures["compass"],
+        "bounds": figures["evaluate"]["bounds"],
+        "shaping": results.midpoints(config, workdir),
+        "frontiers": results.frontiers(config, workdir, rows),
+        "matched": results.matched(config, workdir, rows),
         "rows": rows,
     }
-    where = pathlib.Path(workdir) / "report"
-    where.mkdir(exist_ok=True)
-    bookkeeping.atomic_write(where / "report.json", json.dumps(report, indent=1))
-    console = rich.console.Console(width=None if os.isatty(1) else 140)
-    console.print(stage_table(report["stages"]))
-    console.print(table(rows))
-    with metrics_lib.Metrics(workdir, "report") as metrics:
-        metrics.line(verdict(rows))
 
 
 def figures_of(workdir, directory):
     """What a finished stage left."""
     return bookkeeping.require(pathlib.Path(workdir) / directory, directory.split("/")[0])
+
+
+def command(workdir):
+    """What was typed last in this work directory; None where the stages were called from Python."""
+    file = pathlib.Path(workdir) / "command.txt"
+    return file.read_text().strip() if file.exists() else None
 
 
 def commit():
@@ -128,25 +154,3 @@ def stage_table(stages):
             f"{f['peak_memory_bytes'] / 2**30:.1f} GiB",
         )
     return out
-
-
-def verdict(rows, steps=8):
-    """One sentence: is the shaped student below the blind one, and below the teacher at its most steps, under all judges?"""
-
-    def mean(model, at, judge):
-        found = [r["ppl_token"] for r in rows if (r["model"], r["steps"], r["judge"]) == (model, at, judge)]
-        return sum(found) / len(found) if found else None
-
-    most = max((r["steps"] for r in rows if r["model"] == "teacher"), default=None)
-    names = {"the blind student": ("student_blind", steps), f"the teacher at {most} steps": ("teacher", most)}
-    said = []
-    for who, (model, at) in names.items():
-        ratios = []
-        for judge in sorted({r["judge"] for r in rows}):
-            ours, theirs = mean("student_shaped", steps, judge), mean(model, at, judge)
-            if ours is None or theirs is None:
-                return f"no row of the shaped student or of {who} at {steps} steps: nothing to compare"
-            ratios.append(ours / theirs)
-        won = all(r < 1 for r in ratios)
-        said.append(f"{'below' if won else 'NOT below'} {who} under all judges ({', '.join(f'×{r:.2f}' for r in ratios)})")
-    return f"The shaped student at {steps} steps is " + " and ".join(said) + "."

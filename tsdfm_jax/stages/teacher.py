@@ -3,15 +3,12 @@
 import functools
 
 import jax
-import numpy as np
 
-from tsdfm_jax import settings, workspace
+from tsdfm_jax import bounds, settings, workspace
 from tsdfm_jax.data import windows
 from tsdfm_jax.flow import losses, path as paths
 from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import mesh as meshes, state as states
-
-BOUND_ROUNDS = 16  # stratified times per held-out window in the reported bound
 
 
 def path_loss(apply, path, name, key, params, x_1_BL):
@@ -24,21 +21,6 @@ def path_loss(apply, path, name, key, params, x_1_BL):
     return losses.PATH_LOSSES[name](path, logits_BLV, x_1_BL, x_t_BL, t_B).mean(), {}
 
 
-def bound(apply, path, mesh, x_1_NL, batch):
-    """`params -> nats`: the held-out bound on -log p(x_1) per symbol, stratified over t, by a fixed seed."""
-
-    def of_batch(params, x_1_BL, number):
-        key = jax.random.fold_in(jax.random.key(0), number)
-        return losses.bound(key, path, functools.partial(apply, params), x_1_BL).mean()
-
-    jitted = meshes.jit(mesh, of_batch, out_shardings=meshes.replicated(mesh))
-    parts = [x_1_NL[i : i + batch] for i in range(0, len(x_1_NL) - batch + 1, batch)]
-    put = [meshes.put_whole(mesh, part) for part in parts]
-    return lambda params: float(
-        np.mean([jitted(params, x, np.int32(r * len(put) + i)) for r in range(BOUND_ROUNDS) for i, x in enumerate(put)])
-    )
-
-
 def run(config, workdir):
     """Leave `teacher/model`, its curve and its held-out bound."""
     with workspace.job(config, workdir, "teacher") as job:
@@ -47,8 +29,8 @@ def run(config, workdir):
         data, tok, mesh = workspace.require(config, workdir, "data"), workspace.tokenizer(config, workdir), settings.mesh(config)
         path, c = settings.path(config, tok.vocab_size), config.teacher
         apply = workspace.network(config, tok.vocab_size, mesh, step_conditioned=False).apply
-        measure = bound(apply, path, mesh, windows.heldout(data, c.heldout), c.batch)
-        bits = bits_per_byte(windows.manifest(data))
+        measure = bounds.bound(apply, path, mesh, windows.heldout(data, c.heldout), c.batch)
+        bits = bounds.bits_per_byte(data)
         batches = windows.batches(data, "train", c.batch, config.seed, meshes.share(mesh))
         evaluate = lambda state: {"heldout_bits_per_byte": bits * measure(state.averaged)}
         learn = learner(config, tok.vocab_size, mesh)
@@ -64,9 +46,3 @@ def learner(config, symbols, mesh):
     loss = functools.partial(path_loss, apply, path, config.teacher.loss)
     init = lambda: transformer.init(jax.random.key(config.seed), cfg, config.data.length)
     return states.learner(init, loss, settings.optimiser(config.teacher), mesh, config.seed)
-
-
-def bits_per_byte(manifest):
-    """Factor from nats per symbol to bits per byte of held-out text."""
-    split = manifest["splits"]["heldout"]
-    return split["tokens"] / split["bytes"] / np.log(2)

@@ -1,0 +1,135 @@
+"""What an evaluation says: means over seeds, frontiers, perplexity at matched entropy, and the answer in one sentence."""
+
+import json
+import pathlib
+
+import numpy as np
+
+from tsdfm_jax import measures, settings, textsets
+from tsdfm_jax.data import records
+
+RECORDS = 512  # of a set of trajectories, behind the figures of its midpoints
+
+
+def frontiers(config, workdir, rows):
+    """Perplexity against entropy over the temperature, for each model and judge that the config sweeps.
+
+    A list of {model, steps, judge, points}; see measures.frontier for the points. Texts of all seeds count together.
+    """
+    found = []
+    for model, steps in settings.frontier(config):
+        for judge, digest in judges(rows).items():
+            points = measures.frontier(swept(config, workdir, model, steps, digest), config.report.bootstrap)
+            found.append({"model": model, "steps": steps, "judge": judge, "points": points})
+    return found
+
+
+def swept(config, workdir, model, steps, digest):
+    """Every text's figures under one judge at each temperature: what measures.frontier takes."""
+    temperatures = sorted({config.evaluate.temperature, *config.evaluate.frontier_temperatures})
+    return [gathered(config, workdir, model, steps, at, digest) for at in temperatures]
+
+
+def gathered(config, workdir, model, steps, temperature, digest):
+    """{temperature, entropy_N, nll_N, tokens_N} of the texts of all seeds, as `evaluate` left them."""
+    parts = []
+    for seed in config.evaluate.seeds:
+        name = textsets.Set(model, steps, seed, temperature).name(config)
+        file = pathlib.Path(workdir) / "evaluate" / f"{name}.json"
+        kept = json.loads(file.read_text()) if file.exists() else {"judges": {}}
+        if (told := kept["judges"].get(digest)) is None:
+            raise ValueError(f"{file} is not there or lacks a judge: run --stage=evaluate with this config first")
+        parts.append((kept["texts"]["entropy"], told["nll"], told["tokens"]))
+    entropy_N, nll_N, tokens_N = (np.concatenate([np.array(part[i]) for part in parts]) for i in range(3))
+    return {"temperature": temperature, "entropy_N": entropy_N, "nll_N": nll_N, "tokens_N": tokens_N}
+
+
+def matched(config, workdir, rows):
+    """Perplexity of every swept model at the entropy of the teacher's texts at its most steps, at the table's temperature.
+
+    {judge, entropy_nats, entropy_of, model, steps, ppl_token, low, high, reached}, the teacher's own row among them;
+    ppl_token is None where a frontier does not reach that entropy.
+    """
+    c, found = config.evaluate, []
+    if not settings.frontier(config) or not c.teacher_steps:
+        return found
+    most = max(c.teacher_steps)
+    for judge, digest in judges(rows).items():
+        own = gathered(config, workdir, "teacher", most, c.temperature, digest)
+        entropy = float(own["entropy_N"].mean())
+        about = {"judge": judge, "entropy_nats": entropy, "entropy_of": f"teacher, {most} steps"}
+        (point,) = measures.frontier([own], config.report.bootstrap)
+        told = {"ppl_token": point["ppl_token"], "low": point["ppl_low"], "high": point["ppl_high"], "reached": 1.0}
+        found.append(about | {"model": "teacher", "steps": most} | told)
+        for model, steps in settings.frontier(config):
+            if (model, steps) != ("teacher", most):
+                sets = swept(config, workdir, model, steps, digest)
+                told = measures.at_entropy(sets, entropy, config.report.bootstrap)
+                found.append(about | {"model": model, "steps": steps} | told)
+    return found
+
+
+def judges(rows):
+    """{judge: hash of its weights} of a table, the smallest first."""
+    return {row["judge"]: row["judge_hash"] for row in sorted(rows, key=lambda row: row["judge_parameters"])}
+
+
+def table(config, rows):
+    """The rows at the table's temperature; the others are points of frontiers."""
+    return [row for row in rows if row["temperature"] == config.evaluate.temperature]
+
+
+def midpoints(config, workdir):
+    """Energies of the candidates by midpoint, and how often the first draw would have won, over records of the last round.
+
+    {"candidates": K, "records": N, "midpoints": [{time, lowest, highest, mean, first, kept, first_kept, shaped}]}, each mean
+    over records; None where nothing was looked at (K = 1) or no whole trajectory was generated.
+    """
+    where = pathlib.Path(workdir) / f"trajectories/round_{config.rounds - 1}/shaped/whole"
+    if config.shaping.candidates == 1 or not where.exists():
+        return None
+    store = records.open_store(where)
+    sample = [store[i] for i in range(min(len(store), RECORDS))]
+    energy_NSK, index_NS = (np.stack([row[name] for row in sample]) for name in ("energy", "index"))
+    kept_NS = np.take_along_axis(energy_NSK, index_NS[..., None].astype(int), axis=2)[..., 0]
+    figures = {"lowest": energy_NSK.min(axis=2), "highest": energy_NSK.max(axis=2), "mean": energy_NSK.mean(axis=2)}
+    figures |= {"first": energy_NSK[..., 0], "kept": kept_NS, "first_kept": index_NS == 0}
+    times = [(i + 1) / energy_NSK.shape[1] for i in range(energy_NSK.shape[1])]
+    points = [{"time": t} | {name: float(a[:, i].mean()) for name, a in figures.items()} for i, t in enumerate(times)]
+    points = [point | {"shaped": point["time"] >= config.shaping.tau - 1e-6} for point in points]
+    return {"candidates": energy_NSK.shape[2], "records": len(sample), "midpoints": points}
+
+
+def verdict(rows, steps=8):
+    """One sentence: is the shaped student below the blind one, and below the teacher at its most steps, under all judges?"""
+
+    def mean(model, at, judge):
+        found = [r["ppl_token"] for r in rows if (r["model"], r["steps"], r["judge"]) == (model, at, judge)]
+        return sum(found) / len(found) if found else None
+
+    most = max((r["steps"] for r in rows if r["model"] == "teacher"), default=None)
+    names = {"the blind student": ("student_blind", steps), f"the teacher at {most} steps": ("teacher", most)}
+    said = []
+    for who, (model, at) in names.items():
+        ratios = []
+        for judge in judges(rows):
+            ours, theirs = mean("student_shaped", steps, judge), mean(model, at, judge)
+            if ours is None or theirs is None:
+                return f"no row of the shaped student or of {who} at {steps} steps: nothing to compare"
+            ratios.append(ours / theirs)
+        won = all(r < 1 for r in ratios)
+        said.append(f"{'below' if won else 'NOT below'} {who} under all judges ({', '.join(f'×{r:.2f}' for r in ratios)})")
+    return f"The shaped student at {steps} steps is " + " and ".join(said) + "."
+
+
+def at_matched_entropy(matched):
+    """One sentence for each swept model: its perplexity over the teacher's at the teacher's entropy, judge by judge."""
+    said, teacher = [], {row["judge"]: row for row in matched if row["entropy_of"] == f"{row['model']}, {row['steps']} steps"}
+    for model, steps in dict.fromkeys((row["model"], row["steps"]) for row in matched if teacher.get(row["judge"]) is not row):
+        mine = [row for row in matched if (row["model"], row["steps"]) == (model, steps)]
+        if any(row["ppl_token"] is None for row in mine):
+            ratios = "its frontier does not reach that entropy"
+        else:
+            ratios = ", ".join(f"×{row['ppl_token'] / teacher[row['judge']]['ppl_token']:.2f}" for row in mine)
+        said.append(f"At the entropy of the {mine[0]['entropy_of']}, {model} at {steps} steps: {ratios}.")
+    return said
