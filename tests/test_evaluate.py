@@ -91,6 +91,7 @@ def test_own_samples_as_text_of_others(copy):
 
 @pytest.mark.parametrize("changes, said", [
     ({"evaluate.text": "nowhere.jsonl"}, "nowhere.jsonl"),
+    ({"evaluate.text": "a/theirs.jsonl, b/theirs.jsonl"}, "both be called theirs"),
     ({"evaluate.pretrained": "./nowhere"}, "nowhere"),
     ({"evaluate.frontier": "teacher"}, "teacher:8"),
     ({"evaluate.frontier": "techer:8"}, "techer"),

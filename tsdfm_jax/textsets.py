@@ -29,7 +29,7 @@ class Set(NamedTuple):
 
 
 def wanted(config):
-    """Every set of a config: the table's, then those of the frontiers, then text of others."""
+    """Every set of a config: the table's, then those of the frontiers, then text of others. ValueError for two of one name."""
     c, found = config.evaluate, []
     for seed in c.seeds:
         found += [Set("data", 0, seed, c.temperature), Set("unigram", 0, seed, c.temperature)]
@@ -37,7 +37,11 @@ def wanted(config):
         found += [Set(f"student_{v}", steps, seed, c.temperature) for v in workspace.VARIANTS for steps in c.student_steps]
     for model, steps in settings.frontier(config):
         found += [Set(model, steps, seed, at) for seed in c.seeds for at in (c.temperature, *c.frontier_temperatures)]
-    found += [Set(f"text:{pathlib.Path(file).stem}", 0, 0, c.temperature, file) for file in settings.listed(c.text)]
+    given = {}
+    for file in settings.listed(c.text):
+        if given.setdefault(stem := pathlib.Path(file).stem, file) != file:
+            raise ValueError(f"evaluate.text {given[stem]} and {file} would both be called {stem}: rename one")
+    found += [Set(f"text:{stem}", 0, 0, c.temperature, file) for stem, file in given.items()]
     return list(dict.fromkeys(found))
 
 
