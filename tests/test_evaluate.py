@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from tsdfm_jax import bounds, judging, main, settings, textsets, workspace
+from tsdfm_jax import bounds, judging, main, results, settings, textsets, workspace
 from tsdfm_jax.data import records, windows
 from tsdfm_jax.flow import shaping
 from tsdfm_jax.models import causal, transformer
@@ -183,3 +183,24 @@ def test_names_of_sets():
     sets = textsets.wanted(config())
     names = [one.name(config()) for one in sets]
     assert len(set(names)) == len(names) and "teacher_2_0" in names and "teacher_2_0_t0.5" in names
+
+
+def test_the_answer():
+    """Below or not under all judges, by the table; and at the teacher's entropy, where the frontiers reach it."""
+    row = lambda model, steps, ppl: [
+        {"model": model, "steps": steps, "judge": f"j{j}", "judge_hash": "", "judge_parameters": j, "ppl_token": ppl * (j + 1)}
+        for j in (0, 1)
+    ]
+    rows = row("student_shaped", 8, 50.0) + row("student_blind", 8, 100.0) + row("teacher", 8, 90.0) + row("teacher", 1024, 40.0)
+    assert results.verdict(rows) == (
+        "The shaped student at 8 steps is below the blind student under all judges (×0.50, ×0.50) "
+        "and NOT below the teacher at 1024 steps under all judges (×1.25, ×1.25)."
+    )
+    about = {"entropy_of": "teacher, 1024 steps"}
+    matched = [about | one for one in rows if one["steps"] == 1024] + [about | one for one in rows[:4]]
+    assert results.verdict(rows, matched).endswith(
+        " At that teacher's entropy it is NOT below it (×1.25, ×1.25); the blind student there: ×2.50, ×2.50."
+    )
+    unreached = [one | {"ppl_token": None} if one["model"] == "student_shaped" else one for one in matched]
+    assert results.verdict(rows, unreached) == results.verdict(rows)
+    assert "nothing to compare" in results.verdict(rows[2:])

@@ -100,8 +100,11 @@ def midpoints(config, workdir):
     return {"candidates": energy_NSK.shape[2], "records": len(sample), "midpoints": points}
 
 
-def verdict(rows, steps=8):
-    """One sentence: is the shaped student below the blind one, and below the teacher at its most steps, under all judges?"""
+def verdict(rows, matched=(), steps=8):
+    """The answer: is the shaped student below the blind one, and below the teacher at its most steps, under all judges?
+
+    Then, where there are frontiers, what is left of it at the teacher's entropy.
+    """
 
     def mean(model, at, judge):
         found = [r["ppl_token"] for r in rows if (r["model"], r["steps"], r["judge"]) == (model, at, judge)]
@@ -117,19 +120,31 @@ def verdict(rows, steps=8):
             if ours is None or theirs is None:
                 return f"no row of the shaped student or of {who} at {steps} steps: nothing to compare"
             ratios.append(ours / theirs)
-        won = all(r < 1 for r in ratios)
-        said.append(f"{'below' if won else 'NOT below'} {who} under all judges ({', '.join(f'×{r:.2f}' for r in ratios)})")
-    return f"The shaped student at {steps} steps is " + " and ".join(said) + "."
+        said.append(f"{below(ratios)} {who} under all judges ({times(ratios)})")
+    answer = f"The shaped student at {steps} steps is " + " and ".join(said) + "."
+    ratios = at_matched_entropy(matched)
+    shaped, blind = (ratios.get((f"student_{variant}", steps)) for variant in ("shaped", "blind"))
+    if not shaped:
+        return answer
+    answer += f" At that teacher's entropy it is {below(shaped)} it ({times(shaped)})"
+    return answer + (f"; the blind student there: {times(blind)}." if blind else ".")
+
+
+def below(ratios):
+    """Whether one is below the other under all judges."""
+    return "below" if all(r < 1 for r in ratios) else "NOT below"
+
+
+def times(ratios):
+    """Ratios as text."""
+    return ", ".join(f"×{r:.2f}" for r in ratios)
 
 
 def at_matched_entropy(matched):
-    """One sentence for each swept model: its perplexity over the teacher's at the teacher's entropy, judge by judge."""
-    said, teacher = [], {row["judge"]: row for row in matched if row["entropy_of"] == f"{row['model']}, {row['steps']} steps"}
-    for model, steps in dict.fromkeys((row["model"], row["steps"]) for row in matched if teacher.get(row["judge"]) is not row):
-        mine = [row for row in matched if (row["model"], row["steps"]) == (model, steps)]
-        if any(row["ppl_token"] is None for row in mine):
-            ratios = "its frontier does not reach that entropy"
-        else:
-            ratios = ", ".join(f"×{row['ppl_token'] / teacher[row['judge']]['ppl_token']:.2f}" for row in mine)
-        said.append(f"At the entropy of the {mine[0]['entropy_of']}, {model} at {steps} steps: {ratios}.")
-    return said
+    """{(model, steps): perplexity over the teacher's at the teacher's entropy, a judge each}; None where it is not reached."""
+    found, teacher = {}, {row["judge"]: row for row in matched if row["entropy_of"] == f"{row['model']}, {row['steps']} steps"}
+    for row in matched:
+        if row is not teacher.get(row["judge"]):
+            own = teacher[row["judge"]]["ppl_token"]
+            found.setdefault((row["model"], row["steps"]), []).append(row["ppl_token"] and row["ppl_token"] / own)
+    return {at: None if None in ratios else ratios for at, ratios in found.items()}

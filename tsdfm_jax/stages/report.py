@@ -39,8 +39,8 @@ def write(config, workdir, shown):
     console.print(stage_table(report["stages"]))
     console.print(table(results.table(config, rows)))
     with metrics_lib.Metrics(workdir, "report") as metrics:
-        for line in (*results.at_matched_entropy(report["matched"]), f"the page: {where / 'index.html'}", report["verdict"]):
-            metrics.line(line)
+        metrics.line(f"the page: {where / 'index.html'}")
+        metrics.line(report["verdict"])
 
 
 def gathered(config, workdir, rows):
@@ -49,7 +49,7 @@ def gathered(config, workdir, rows):
     for r in range(config.rounds):
         figures[f"trajectories/round_{r}"] = figures_of(workdir, f"trajectories/round_{r}")
         figures |= {(d := workspace.student_directory(v, r)): figures_of(workdir, d) for v in workspace.VARIANTS}
-    total = sum(f["seconds"] for f in figures.values())
+    total, matched = sum(f["seconds"] for f in figures.values()), results.matched(config, workdir, rows)
     return {
         "schema": SCHEMA,
         "commit": commit(),
@@ -58,13 +58,13 @@ def gathered(config, workdir, rows):
         "environment": environment(),
         "tokenizer": workspace.tokenizer(config, workdir).content_hash,
         "formulas": figures["evaluate"]["formulas"],
-        "verdict": results.verdict(results.table(config, rows)),
+        "verdict": results.verdict(results.table(config, rows), matched),
         "stages": {name: {**f, "share_of_time": f["seconds"] / total} for name, f in figures.items()},
         "compass": figures["compass"],
         "bounds": figures["evaluate"]["bounds"],
         "shaping": results.midpoints(config, workdir),
         "frontiers": results.frontiers(config, workdir, rows),
-        "matched": results.matched(config, workdir, rows),
+        "matched": matched,
         "rows": rows,
     }
 
