@@ -55,6 +55,12 @@ def finished(tmp_path_factory):
     return shutil.copytree(made, base / "finished")
 
 
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A copy of it, to be damaged."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
 def pytest_configure(config):
     if config.getoption("--write-laws") and getattr(config.option, "numprocesses", None):
         raise pytest.UsageError("--write-laws gathers what one process measured: add -n 0")

@@ -1,31 +1,17 @@
 """What is said of texts: the table, frontiers, text of others, bounds, and the trajectories that the page shows."""
 
 import json
-import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests.tiny import changed as config
 from tsdfm_jax import bounds, judging, main, results, settings, textsets, workspace
 from tsdfm_jax.data import records, windows
 from tsdfm_jax.flow import shaping
 from tsdfm_jax.models import causal, transformer
 from tsdfm_jax.runtime import mesh as meshes
-
-
-def config(**changes):
-    c = tiny.get_config()
-    with c.unlocked():
-        c.update_from_flattened_dict(changes)
-    return c
-
-
-@pytest.fixture
-def copy(finished, tmp_path):
-    shutil.copytree(finished, tmp_path / "run")
-    return tmp_path / "run"
 
 
 def report_of(where):

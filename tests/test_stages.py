@@ -12,26 +12,12 @@ import time
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests.tiny import changed as config
 from tsdfm_jax import main
 from tsdfm_jax.data import records
 from tsdfm_jax.flow import shaping
 
 ROOT = pathlib.Path(__file__).parent.parent
-
-
-def config(**changes):
-    c = tiny.get_config()
-    with c.unlocked():
-        c.update_from_flattened_dict(changes)
-    return c
-
-
-@pytest.fixture
-def copy(finished, tmp_path):
-    """A copy of it, to be damaged."""
-    shutil.copytree(finished, tmp_path / "run")
-    return tmp_path / "run"
 
 
 def model_hash(directory):

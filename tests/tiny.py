@@ -24,3 +24,11 @@ def get_config():
         for section in (c.teacher, c.judges, c.compass, c.student):
             section.optimiser.update(steps=16, warmup=2, learning_rate=1e-2)
     return c
+
+
+def changed(**changes):
+    """The same with some keys changed, by their dotted names."""
+    c = get_config()
+    with c.unlocked():
+        c.update_from_flattened_dict(changes)
+    return c
