@@ -1,5 +1,6 @@
 """The chains and the student's target, against the exact transition that the target stands for."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_joint_law_of_the_midpoints(source, name, selection):
         args = systems.path_of(system), "bridge", name, systems.posterior_of(system), x_BL, t_B, h_B, score, cfg
         return chain.run(key_B, *args).x_BSL
 
-    index = system.index(np.asarray(systems.compiled(one)(systems.keys(12, len(place_B)))))
+    index = system.index(np.asarray(jax.jit(one)(systems.keys(12, len(place_B)))))
     cell = np.ravel_multi_index(tuple(index.T), law.shape[1:]).reshape(len(start), each)
     for row, x in zip(cell, start):
         flat = law[x].ravel()

@@ -98,7 +98,7 @@ def test_the_code_chooses_by_these_laws(source, t, h, selection):
         move = jump.prepare(systems.path_of(system), "bridge", logits, x_BL, t_B, h_B)
         return shaping.shaped_jump(key_B, move, t_B + h_B, energy, cfg).x_BL
 
-    found = system.index(np.asarray(systems.compiled(one)(systems.keys(11, n * each)))).reshape(n, each)
+    found = system.index(np.asarray(jax.jit(one)(systems.keys(11, n * each)))).reshape(n, each)
     law_NN = m.chosen(8, selection)
     for row, law in zip(found, law_NN):
         chance.assert_law(row, np.pad(law, (0, n - len(law))))
