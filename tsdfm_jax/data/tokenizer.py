@@ -204,11 +204,22 @@ def train(documents: Iterator[str], path: pathlib.Path, vocab_size: int, train_b
     _store(model.getvalue(), path, _MODEL)
 
 
-def adopt(given: str, path: pathlib.Path) -> None:
-    """Copies a SentencePiece .model or a tokenizer.json into the directory `path`, once it has been seen to load.
+def adopt(given: str, path: pathlib.Path) -> Tokenizer:
+    """Copies a SentencePiece .model or a tokenizer.json into the directory `path`, once it has been seen to load; returns it.
 
     Errors: FileNotFoundError, or ValueError for another suffix or a file that does not load.
     """
+    tok, data, name = _given(given)
+    _store(data, path, name)
+    return tok
+
+
+def given(file: str) -> Tokenizer:
+    """The tokenizer in a SentencePiece .model or a tokenizer.json of any name; errors as of `adopt`."""
+    return _given(file)[0]
+
+
+def _given(given: str) -> tuple[Tokenizer, bytes, str]:
     source = pathlib.Path(given)
     if not source.is_file():
         raise FileNotFoundError(f"no tokenizer file at {given!r}: give a SentencePiece .model or a tokenizer.json")
@@ -216,8 +227,7 @@ def adopt(given: str, path: pathlib.Path) -> None:
     if source.suffix not in names:
         raise ValueError(f"tokenizer {given!r} ends in {source.suffix!r}: give a SentencePiece .model or a tokenizer.json")
     data = source.read_bytes()
-    _parse(data, names[source.suffix], source)
-    _store(data, path, names[source.suffix])
+    return _parse(data, names[source.suffix], source), data, names[source.suffix]
 
 
 def read(path: pathlib.Path) -> Tokenizer:

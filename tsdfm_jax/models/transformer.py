@@ -174,7 +174,8 @@ class Conditioning(nn.Module):
     """Time, and for a student the step size, to what every block is modulated by.
 
     With a step size the two embeddings are joined by a linear map 2C -> 2C and each block fuses 2C -> C. The joining
-    maps are born so that the student starts as exactly its teacher: SiLU(x) - SiLU(-x) = x. [D]
+    maps are born so that the student starts as exactly its teacher: SiLU(x) - SiLU(-x) = x. [D] Without one a student
+    is conditioned as a teacher is, and uses neither map.
     """
 
     cfg: TransformerConfig
@@ -183,7 +184,7 @@ class Conditioning(nn.Module):
     def __call__(self, t_B, h_B):
         c = self.cfg.cond_width
         time_BC = TimeMLP(c, name="time_embedding")(t_B)
-        if not self.cfg.step_conditioned:
+        if not self.cfg.step_conditioned or h_B is None:
             return nn.silu(time_BC)
         step_BC = TimeMLP(c, name="dt_embedding")(h_B)
         fuser = dense(2 * c, "features", "cond", name="time_condition_fuser", dtype=jnp.float32, kernel_init=_mirror)
@@ -191,8 +192,8 @@ class Conditioning(nn.Module):
 
 
 def fuse(cfg, cond_BC):
-    """A block's own view of the conditioning: [B, C] as it is, or the student's [B, 2C] -> [B, C]."""
-    if not cfg.step_conditioned:
+    """A block's own view of the conditioning: [B, C] as it is, or that with a step size [B, 2C] -> [B, C]."""
+    if cond_BC.shape[-1] == cfg.cond_width:
         return cond_BC
     layer = dense(cfg.cond_width, "features", "cond", name="condition_fuser", dtype=jnp.float32, kernel_init=_unmirror)
     return nn.silu(layer(cond_BC))
@@ -259,8 +260,8 @@ def look_up(table, x_BL):
 class Transformer(nn.Module):
     """Logits of the data's symbol at every position, given a noised sequence and its time.
 
-    `apply({"params": p}, x_BL, t_B, h_B)`: x_BL int32 symbols, t_B in [0, 1], h_B the step size (ignored, and may be
-    None, unless `cfg.step_conditioned`). Returns float32 logits_BLV.
+    `apply({"params": p}, x_BL, t_B, h_B)`: x_BL int32 symbols, t_B in [0, 1], h_B the step size, ignored unless
+    `cfg.step_conditioned`; a student that is told none (None) goes by the time alone. Returns float32 logits_BLV.
     """
 
     cfg: TransformerConfig

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from tsdfm_jax import settings, workspace
+from tsdfm_jax import settings, taken, workspace
 from tsdfm_jax.data import records, shards, windows
 from tsdfm_jax.flow import chain, losses, path as paths
 from tsdfm_jax.models import transformer
@@ -19,17 +19,22 @@ def run(config, workdir, round_number=0):
 
 
 def train(config, workdir, variant, round_number):
-    """One student, from its teacher's weights (or its own of the round before)."""
+    """One student, from its teacher's weights, from those of `student.path`, or from its own of the round before."""
     with workspace.job(config, workdir, "student", workspace.student_directory(variant, round_number)) as job:
         if job.finished is not None:
             return
         tok, mesh = workspace.tokenizer(config, workdir), settings.mesh(config)
         teacher = workspace.teacher(config, workdir, mesh)
-        born = teacher if round_number == 0 else workspace.student(config, workdir, mesh, variant, round_number - 1)
-        learn = learner(config, tok.vocab_size, mesh, teacher, born.params, round_number)
+        born, start = teacher.params, {}
+        if round_number > 0:
+            born = workspace.student(config, workdir, mesh, variant, round_number - 1).params
+        elif config.student.path:
+            told, born = taken.read(config, "student", tok, mesh)
+            start = {"started_from": taken.figures(told)}
+        learn = learner(config, tok.vocab_size, mesh, teacher, born, round_number)
         rows = batches(config, workdir, variant, round_number, mesh)
         _, figures = workspace.train(config, job, config.student, learn, rows, name=f"student {variant}", mesh=mesh, tok=tok)
-        job.finish(figures)
+        job.finish(figures | start)
 
 
 def learner(config, symbols, mesh, teacher, born, round_number=0):

@@ -1,14 +1,14 @@
-"""Stage `teacher`: discrete flow matching on the corpus, by the generalised KL or cross-entropy."""
+"""Stage `teacher`: discrete flow matching on the corpus, by the generalised KL or cross-entropy; or a teacher that is given."""
 
 import functools
 
 import jax
 
-from tsdfm_jax import bounds, settings, workspace
+from tsdfm_jax import bounds, settings, taken, workspace
 from tsdfm_jax.data import windows
 from tsdfm_jax.flow import losses, path as paths
 from tsdfm_jax.models import transformer
-from tsdfm_jax.runtime import mesh as meshes, state as states
+from tsdfm_jax.runtime import checkpoint, mesh as meshes, state as states
 
 
 def path_loss(apply, path, name, key, params, x_1_BL):
@@ -31,6 +31,9 @@ def run(config, workdir):
         apply = workspace.network(config, tok.vocab_size, mesh, step_conditioned=False).apply
         measure = bounds.bound(apply, path, mesh, windows.heldout(data, c.heldout), c.batch)
         bits = bounds.bits_per_byte(data)
+        if c.path:
+            params, figures = take(config, job, tok, mesh)
+            return job.finish(figures | {"heldout_bits_per_byte": bits * measure(params)})
         batches = windows.batches(data, "train", c.batch, config.seed, meshes.share(mesh))
         last = {}  # the training's own last measurement, of the finished teacher; none where all its updates were done before
 
@@ -41,6 +44,14 @@ def run(config, workdir):
         learn = learner(config, tok.vocab_size, mesh)
         state, figures = workspace.train(config, job, c, learn, batches, name="teacher", mesh=mesh, tok=tok, evaluate=evaluate)
         job.finish(figures | (last or evaluate(state)))
+
+
+def take(config, job, tok, mesh):
+    """The teacher of `teacher.path`, left in `model` as if it had been trained here: (params, figures)."""
+    told, params = taken.read(config, "teacher", tok, mesh)
+    job.metrics.line(f"taking {told}")
+    meta = checkpoint.save_params(job.directory / "model", params, {"tokenizer": tok.content_hash})
+    return params, {"taken": taken.figures(told), "parameters": transformer.parameters(params), "hash": meta["hash"]}
 
 
 def learner(config, symbols, mesh):

@@ -1,0 +1,169 @@
+"""The model card that lies beside a model's weights: nothing stands in it that is not in the files of its run."""
+
+import json
+
+import jax
+
+from tsdfm_jax.models import transformer
+
+NAMES = {"data": "real held-out text", "teacher": "teacher", "student_shaped": "shaped student", "student_blind": "blind student"}
+TRAINED = {
+    "teacher": "discrete flow matching on the corpus",
+    "student_shaped": "distilled, told the step size, from trajectories whose midpoints a compass chose",
+    "student_blind": "distilled, told the step size, from trajectories whose midpoints were not chosen",
+}
+LIMITS = """## What it must not be used for
+
+It writes text that resembles its corpus, and knows nothing of what is true. Nothing has been measured beyond what this card
+shows: no facts, no safety, no bias, no following of instructions. Do not use its text as information or advice, in decisions
+about people, or where a reader could take it for a person's.
+"""
+
+
+def exported(about, config, report, why=""):
+    """The card of a model of a run: `report` is its report.json, None where there is none of these weights, for the reason `why`."""
+    name = f"{NAMES[about.name]} of {about.origin['run']}"
+    data = config.data.package if not config.data.files else config.data.files
+    parts = [
+        header(license="apache-2.0", datasets=[data]),
+        f"# TS-DFM: {name}\n\n{what(about)}",
+        made(about, config, report, data),
+        measured(about, report) if report else f"## What was measured\n\n{why} No figures are given.\n",
+        LIMITS,
+        usage(about),
+    ]
+    return "\n".join(parts)
+
+
+def imported(about):
+    """The card of an imported model."""
+    origin = about.origin
+    where = f", its dictionary `{origin['dictionary']}`" if origin["dictionary"] else ""
+    parts = [
+        header(),
+        f"# FS-DFM: {about.kind}\n\n{what(about)}",
+        f"## How it was made\n\nImported from the PyTorch checkpoint `{origin['file']}`{where} (sha256 `{origin['sha256']}`)"
+        + (f", by\n\n```\n{origin['command']}\n```\n" if origin["command"] else ".\n"),
+        "Licence, training data and limits of the weights are those of that checkpoint: see where it was published.\n",
+        f"The length of {about.length:,} symbols, the exponent {about.path.exponent:g} and the jump `{about.jump}` are what the import "
+        f"was told or assumed; the checkpoint does not say them.\n",
+        "## What was measured\n\nNothing, by this import. No figures are given.\n",
+        LIMITS,
+        usage(about),
+    ]
+    return "\n".join(parts)
+
+
+def header(**more):
+    """The YAML header; strings are written as JSON, which YAML reads."""
+    fields = more | {"library_name": "tsdfm_jax", "pipeline_tag": "text-generation"}
+    fields |= {"tags": ["discrete-flow-matching", "text-generation", "jax", "flax"]}
+    return "---\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in fields.items()) + "---\n"
+
+
+def what(about):
+    """What the model is, from config.json."""
+    net, path = about.network, about.path
+    size = transformer.parameters(transformer_shapes(net))
+    told = " It is told the step size." if about.kind == "student" else ""
+    rounded = "rounded to bfloat16, " if about.dtype == "bfloat16" else ""
+    tok = f"tokenizer `{about.tokenizer}` (sha256 of its file)" if about.tokenizer else "no tokenizer"
+    return (
+        f"A {about.kind} of discrete flow matching: {size:,} parameters, {net.blocks} blocks of width {net.width}, {net.heads} heads, "
+        f"conditioning {net.cond_width}, {path.symbols:,} symbols, texts of {about.length:,}. Source `{path.source}`, "
+        f"kappa(t) = t^{path.exponent:g}, jump `{about.jump}`.{told}\n\n"
+        f"Weights: {rounded}content hash `{about.hash}`"
+        + (" (of the rounded weights, in float32)" if rounded else "")
+        + f"; {tok}.\n"
+    )
+
+
+def transformer_shapes(net):
+    """The abstract parameters of a network."""
+    return jax.eval_shape(lambda: transformer.init(jax.random.key(0), net, 1))
+
+
+def made(about, config, report, data):
+    """Config, commit, command, seed and symbols of the run."""
+    origin, section = about.origin, config.teacher if about.kind == "teacher" else config.student
+    if path := section.get("path", ""):
+        start = (
+            f"It was taken from `{path}`, not trained." if about.kind == "teacher" else f"It started from the weights of `{path}`."
+        )
+    else:
+        start = ""
+    lines = [
+        "## How it was made\n",
+        f"{TRAINED[about.name].capitalize()}. {start}".rstrip() + "\n",
+        f"- corpus: `{data}`" + _corpus(report),
+        f"- command: `{origin['command']}`" if origin["command"] else "- command: not recorded",
+        f"- commit: `{origin['commit']}`" if origin["commit"] else "- commit: not recorded",
+        f"- seed: {config.seed}",
+    ]
+    if about.kind == "student" or not path:
+        symbols = section.optimiser.steps * section.batch * config.data.length
+        lines.append(f"- trained on {symbols:,} symbols: {section.optimiser.steps:,} updates of {section.batch:,} windows")
+    if about.kind == "student":
+        taken = config.teacher.get("path", "")
+        c, symbols = config.teacher, config.teacher.optimiser.steps * config.teacher.batch * config.data.length
+        lines.append(
+            f"- its teacher: taken from `{taken}`"
+            if taken
+            else f"- its teacher: {symbols:,} symbols, {c.optimiser.steps:,} updates"
+        )
+        lines.append(f"- trajectories: {config.trajectories.count:,}, of {config.trajectories.midpoints} midpoints")
+    if about.name == "student_shaped":
+        lines.append(
+            f"- shaping: K = {config.shaping.candidates}, compass `{config.compass.kind}`, selection `{config.shaping.selection}`"
+        )
+    lines.append("- the whole config: `origin.config` in config.json")
+    return "\n".join(lines) + "\n"
+
+
+def _corpus(report):
+    if not report:
+        return ""
+    train = report["stages"]["data"]["splits"]["train"]
+    return f", {train['documents']:,} documents, {train['tokens']:,} symbols"
+
+
+def measured(about, report):
+    """The table of the model's own rows, with its teacher and real text beside them, means over seeds."""
+    temperature = report["config"]["evaluate"]["temperature"]
+    rows = [row for row in report["rows"] if row["temperature"] == temperature]
+    judges = {row["judge"]: row["judge_parameters"] for row in sorted(rows, key=lambda row: row["judge_parameters"])}
+    lines = [
+        "| | steps | entropy, nats | " + " | ".join(f"ppl, {name} ({size / 1e6:.2f}M)" for name, size in judges.items()) + " |"
+    ]
+    lines.append("|---" * (3 + len(judges)) + "|")
+    for model in dict.fromkeys(("data", "teacher", about.name)):
+        for steps in sorted({row["steps"] for row in rows if row["model"] == model}):
+            mine = [row for row in rows if (row["model"], row["steps"]) == (model, steps)]
+            cells = [_mean(row["entropy_nats"] for row in mine)]
+            cells += [_mean(row["ppl_token"] for row in mine if row["judge"] == judge) for judge in judges]
+            lines.append(
+                f"| {NAMES[model]} | {steps or '–'} | {cells[0]:.2f} | " + " | ".join(f"{cell:,.0f}" for cell in cells[1:]) + " |"
+            )
+    some, seeds = rows[0], len({row["seed"] for row in rows})
+    how = f"{some['samples']} texts of {some['length']} symbols a row and seed, {seeds} seed{'s' * (seeds > 1)}, temperature {temperature:g}"
+    rounded = " The figures are of the weights before they were rounded." if about.dtype == "bfloat16" else ""
+    bound = report["bounds"].get(about.name)
+    bits = f"\nThe bound on −log p of held-out text: {bound:.3f} bits per byte.\n" if bound else ""
+    return (
+        f"## What was measured\n\nGenerative perplexity (`ppl_token`: {report['formulas']['ppl_token']}), {how}.{rounded} A lower "
+        f"perplexity can be a lower diversity: read it beside the entropy.\n\n" + "\n".join(lines) + f"\n{bits}\nThe run's own "
+        f"summary, written by it: *{report['verdict']}*\n"
+    )
+
+
+def _mean(values):
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def usage(about):
+    """Five lines of Python."""
+    text = f'for sample in model.sample("The", steps={64 if about.kind == "teacher" else 8}, number=3):\n    print(sample)'
+    if about.tokenizer is None:
+        text = "logits_BLV = model.logits([[0, 1, 2]], [0.5])  # no tokenizer: symbols in, logits out\nprint(logits_BLV.shape)"
+    return f'## Use\n\n```python\nfrom tsdfm_jax import load\n\nmodel = load("DIR")  # where this card lies\n{text}\n```\n'

@@ -1,0 +1,314 @@
+"""A model in a directory of its own: it comes back to the bit, other runs take it, and what is wrong with it is one line."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors
+
+from launch import model_export
+from tests import tiny
+from tsdfm_jax import load, main, portable, taken, workspace
+from tsdfm_jax.runtime import checkpoint, mesh as meshes
+from tsdfm_jax.stages import student
+
+ROOT = pathlib.Path(__file__).parent.parent
+FILES = {"README.md", "config.json", "model.safetensors", "tokenizer.model"}
+
+
+def one_device():
+    return meshes.make_mesh(meshes.MeshConfig(), jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def exported(finished, tmp_path_factory):
+    """{model: directory} of the tiny run's teacher and shaped student, as the function exports them."""
+    root = tmp_path_factory.mktemp("exported")
+    for model in ("teacher", "student_shaped"):
+        model_export.export(finished, root / model, model=model)
+    return {path.name: path for path in root.iterdir()}
+
+
+def stored_hash(directory):
+    return json.loads((directory / "model/meta.json").read_text())["hash"]
+
+
+def test_what_is_exported_comes_back_to_the_bit(finished, exported):
+    """The same hash, weights, texts and logits as from the run, on one device and on eight."""
+    assert {path.name for path in exported["student_shaped"].iterdir()} == FILES
+    whole = meshes.make_mesh(meshes.MeshConfig(data=2, fsdp=2, tensor=2))
+    own, back, spread = load(finished), load(exported["student_shaped"]), load(exported["student_shaped"], "student", whole)
+    assert own.hash == back.hash == spread.hash == stored_hash(finished / "student/shaped/round_0")
+    assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), own.params, back.params))
+    assert any(not leaf.is_fully_replicated for leaf in jax.tree.leaves(spread.params))
+    ask = dict(prompt="The Senate", steps=2, number=2, seed=5)  # of a size that the run has compiled
+    assert [s.tokens for s in own.sample(**ask)] == [s.tokens for s in back.sample(**ask)]
+    assert (own.length, own.network, own.tokenizer.content_hash) == (back.length, back.network, back.tokenizer.content_hash)
+    told = portable.about(exported["student_shaped"])
+    assert (told.kind, told.name, told.jump, told.path.source) == ("student", "student_shaped", "bridge", "uniform")
+
+
+def test_the_card_says_what_the_files_say(finished, exported):
+    """Its figures are those of report.json, its names those of config.json; no row but its own, the teacher's and real text's."""
+    report = json.loads((finished / "report/report.json").read_text())
+    card = (exported["student_shaped"] / "README.md").read_text()
+    assert card.startswith('---\nlicense: "apache-2.0"\n') and portable.about(exported["student_shaped"]).hash in card
+    kept = [row for row in report["rows"] if row["temperature"] == 1.0]
+    for row in kept:
+        if row["model"] in ("data", "teacher", "student_shaped"):
+            line = next(x for x in card.splitlines() if x.startswith(f"| {NAMES[row['model']]} | {row['steps'] or '–'} |"))
+            assert f" {row['entropy_nats']:.2f} |" in line and f" {row['ppl_token']:,.0f} |" in line
+    assert "blind student |" not in card and "unigram" not in card
+    symbols = 16 * 16 * 16  # updates, windows, symbols
+    assert f"{report['bounds']['student_shaped']:.3f} bits" in card and f"trained on {symbols:,} symbols" in card
+    assert report["verdict"] in card and "seed: 0" in card and report["commit"] in card
+    teacher = (exported["teacher"] / "README.md").read_text()
+    assert "shaped student" not in teacher.split("The run's own")[0] and "its teacher" not in teacher
+
+
+NAMES = {"data": "real held-out text", "teacher": "teacher", "student_shaped": "shaped student"}
+
+
+@pytest.mark.parametrize("report", ["gone", "older", "of other weights"])
+def test_without_its_report_the_card_has_no_figures(report, copy, tmp_path):
+    """Where there is no report.json of these weights, it says so; the command is the run's."""
+    file = copy / "report/report.json"
+    body = json.loads(file.read_text())
+    if report == "gone":
+        file.unlink()
+    elif report == "older":
+        file.write_text(json.dumps(body | {"schema": 1}))
+    else:
+        body["stages"]["teacher"]["hash"] = "0" * 64
+        file.write_text(json.dumps(body))
+    (copy / "command.txt").write_text("python -m tsdfm_jax.main --config=tests/tiny.py\n")
+    model_export.export(copy, tmp_path / "out", model="teacher")
+    card = (tmp_path / "out/README.md").read_text()
+    assert "No figures are given" in card and "ppl" not in card and "`python -m tsdfm_jax.main --config=tests/tiny.py`" in card
+    assert "commit: not recorded" in card
+
+
+def test_bfloat16_halves_the_file(finished, exported, tmp_path):
+    """The stored weights are the rounded ones, the hash is theirs in float32, and the card says so."""
+    told = model_export.export(finished, tmp_path / "half", dtype="bfloat16")
+    sizes = [(directory / "model.safetensors").stat().st_size for directory in (exported["student_shaped"], tmp_path / "half")]
+    assert 0.45 < sizes[1] / sizes[0] < 0.6
+    own, back = load(exported["student_shaped"], mesh=one_device()), load(tmp_path / "half", mesh=one_device())
+    rounded = jax.tree.map(lambda x: np.asarray(x).astype(jax.numpy.bfloat16).astype(np.float32), own.params)
+    assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), rounded, back.params))
+    assert back.hash == told.hash == checkpoint.tree_hash(rounded) != own.hash
+    assert "rounded to bfloat16" in (tmp_path / "half/README.md").read_text()
+
+
+def files(directory):
+    return {path.relative_to(directory): path.read_bytes() for path in sorted(directory.glob("**/*.array_record"))}
+
+
+def test_a_run_takes_its_teacher_and_what_its_students_start_from(finished, exported, tmp_path):
+    """With the tiny run's own teacher given, the same trajectories come out; students start from the weights given for them."""
+    for name in ("tokenizer", "data", "judges", "compass"):
+        shutil.copytree(finished / name, tmp_path / "run" / name)
+    paths = {"teacher.path": str(exported["teacher"]), "student.path": str(exported["student_shaped"])}
+    main.run(tiny.changed(**paths), tmp_path / "run", ["teacher", "trajectories", "student"])
+    assert files(tmp_path / "run/trajectories") == files(finished / "trajectories") and files(finished / "trajectories")
+    new, old = (
+        {name: json.loads((run / name / "done.json").read_text())["figures"] for name in STAGES}
+        for run in (tmp_path / "run", finished)
+    )
+    teacher, student = (portable.about(exported[name]).hash for name in ("teacher", "student_shaped"))
+    assert new["teacher"]["hash"] == new["teacher"]["taken"]["hash"] == old["teacher"]["hash"] == teacher
+    assert new["teacher"]["heldout_bits_per_byte"] == pytest.approx(old["teacher"]["heldout_bits_per_byte"], rel=1e-6)
+    for name in STAGES[1:]:  # the same records in the same order, from other weights
+        assert new[name]["started_from"]["hash"] == student and new[name]["curve"][0][1] != old[name]["curve"][0][1]
+    model_export.export(tmp_path / "run", tmp_path / "again", model="teacher")
+    assert portable.about(tmp_path / "again").hash == teacher and "It was taken from" in (tmp_path / "again/README.md").read_text()
+    # What a finished stage took may be gone; what an unfinished one will take may not.
+    missing = tiny.changed(**{"teacher.path": "nowhere"})
+    taken.check(missing, tmp_path / "run", main.ORDER)
+    taken.check(missing, tmp_path / "new", ["data"])
+    with pytest.raises(ValueError, match="no directory 'nowhere'"):
+        taken.check(missing, tmp_path / "new", ["data", "teacher"])
+
+
+STAGES = ("teacher", "student/shaped/round_0", "student/blind/round_0")
+
+
+def test_a_student_starts_as_the_weights_that_it_is_given(exported):
+    """A student's weights whole, its embedding of the step size among them."""
+    c, mesh = tiny.get_config(), one_device()
+    teacher, born = load(exported["teacher"], mesh=mesh), load(exported["student_shaped"], mesh=mesh)
+    network = workspace.network(c, 384, mesh, step_conditioned=False)
+    state = student.learner(c, 384, mesh, dataclasses.replace(network, params=teacher.params), born.params).create()
+    assert checkpoint.tree_hash(state.params) == born.hash
+
+
+MISFITS = {
+    "model.blocks": (3, "has blocks 2, but model.blocks is 3: set --config.model.blocks=2"),
+    "model.width": (64, "has width 32"),
+    "model.heads": (4, "has heads 2"),
+    "model.cond_width": (8, "has cond_width 16"),
+    "model.mlp_ratio": (2, "has mlp_ratio 4"),
+    "flow.source": ("mask", "has source uniform, but flow.source is mask"),
+    "flow.exponent": (2.0, "has exponent 1.0"),
+    "data.length": (24, "was trained on 16 symbols, but data.length is 24"),
+}
+
+
+@pytest.mark.parametrize("key", MISFITS)
+def test_a_teacher_that_does_not_fit_the_config_is_refused(key, exported, tmp_path):
+    """Before anything is computed, with the key, both values and the remedy; a shorter length fits."""
+    value, said = MISFITS[key]
+    with pytest.raises(ValueError) as caught:
+        main.run(tiny.changed(**{key: value, "teacher.path": str(exported["teacher"])}), tmp_path / "run")
+    assert said in str(caught.value) and "teacher.path" in str(caught.value) and "\n" not in str(caught.value)
+    taken.check(tiny.changed(**{"data.length": 8, "teacher.path": str(exported["teacher"])}), tmp_path / "run", ["teacher"])
+
+
+def test_a_teacher_of_another_tokenizer_or_kind_is_refused(exported, finished, tmp_path):
+    """By the number of its symbols, by its tokenizer's hash where it has one; and a student is no teacher."""
+    tok = load(finished, mesh=one_device()).tokenizer
+    c = tiny.changed(**{"teacher.path": str(tmp_path / "other")})
+    for change, said in [
+        (lambda body: body.update(tokenizer="f" * 64), "was trained with tokenizer ffffffffffff"),
+        (
+            lambda body: (body["flow"].update(symbols=383), body["network"].update(vocab=383)),
+            "has 383 symbols, but the run's tokenizer 384",
+        ),
+    ]:
+        shutil.copytree(exported["teacher"], tmp_path / "other", dirs_exist_ok=True)
+        edit(tmp_path / "other", change)
+        with pytest.raises(ValueError, match=said):
+            taken.read(c, "teacher", tok, one_device())
+    with pytest.raises(ValueError, match="holds a student: give the directory of a teacher"):
+        taken.about(tiny.changed(**{"teacher.path": str(exported["student_shaped"])}), "teacher")
+
+
+def edit(directory, change):
+    """Change the object in config.json."""
+    body = json.loads((directory / "config.json").read_text())
+    change(body)
+    (directory / "config.json").write_text(json.dumps(body))
+
+
+def config(change):
+    return lambda directory: edit(directory, change)
+
+
+def weights(change):
+    """Change the stored arrays."""
+
+    def step(directory):
+        names = safetensors.load_file(directory / "model.safetensors")
+        change(names)
+        safetensors.save_file(names, directory / "model.safetensors")
+
+    return step
+
+
+def cut(name, size):
+    return lambda directory: os.truncate(directory / name, (directory / name).stat().st_size + size)
+
+
+def gone(name):
+    return lambda directory: (directory / name).unlink()
+
+
+BIAS = "output_layer/linear/bias"
+ACCIDENTS = {
+    "no config": (gone("config.json"), "config.json is missing"),
+    "half a config": (cut("config.json", -20), "cannot be read as JSON"),
+    "another's config": (config(lambda body: body.pop("format")), "is not of a model"),
+    "a later version": (config(lambda body: body.update(version=2)), "version 2, and this code reads 1: update tsdfm_jax"),
+    "another kind": (config(lambda body: body.update(kind="judge")), "kind 'judge' is not one of teacher, student"),
+    "no length": (config(lambda body: body.pop("length")), "length None"),
+    "a width of nothing": (config(lambda body: body["network"].update(width=0)), "width 0"),
+    "a later field": (config(lambda body: body["network"].update(experts=2)), "network has 'experts'"),
+    "heads that do not divide": (config(lambda body: body["network"].update(heads=3)), "does not split into 3 heads"),
+    "no flow": (config(lambda body: body.pop("flow")), "flow None"),
+    "another source": (config(lambda body: body["flow"].update(source="masks")), "'masks' is not one of uniform, mask"),
+    "a mask too many": (config(lambda body: body["flow"].update(source="mask")), "vocab 384 is not the 385"),
+    "another jump": (config(lambda body: body["flow"].update(jump="leap")), "'leap'"),
+    "no weights": (gone("model.safetensors"), "model.safetensors is missing"),
+    "truncated weights": (cut("model.safetensors", -10), "truncated"),
+    "a name is missing": (weights(lambda names: names.pop(BIAS)), f"lacks '{BIAS}' (1 of"),
+    "a name is extra": (weights(lambda names: names.update(x=np.ones(3))), "holds 'x', which a student"),
+    "a shape is wrong": (weights(lambda names: names.update({BIAS: np.ones(3, np.float32)})), f"'{BIAS}' has shape (3,)"),
+    "a value is wrong": (weights(lambda names: names[BIAS].__iadd__(1e-3)), "has content hash"),
+    "no tokenizer": (gone("tokenizer.model"), "lacks its tokenizer"),
+    "another tokenizer": (config(lambda body: body.update(tokenizer="0" * 64)), "but config.json says 000000000000"),
+}
+
+
+@pytest.mark.parametrize("accident", ACCIDENTS)
+def test_accidents_are_one_line(accident, exported, tmp_path):
+    """Whatever is missing, damaged or not known is named, with its file, in one line."""
+    shutil.copytree(exported["student_shaped"], tmp_path / "model")
+    step, said = ACCIDENTS[accident]
+    step(tmp_path / "model")
+    with pytest.raises(ValueError) as caught:
+        load(tmp_path / "model", mesh=one_device())
+    assert said in str(caught.value) and str(tmp_path) in str(caught.value) and "\n" not in str(caught.value), str(caught.value)
+
+
+def test_a_model_that_it_is_not_is_refused(exported):
+    for model in ("teacher", "student_blind"):
+        with pytest.raises(ValueError, match=f"holds student_shaped, not '{model}'"):
+            load(exported["student_shaped"], model)
+
+
+def test_a_directory_is_written_whole_or_not_at_all(finished, exported, tmp_path, monkeypatch):
+    """What is there stays unless it is such a model and --force is given, also where the disk fills up on the way."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is there already, and no model"):
+        model_export.export(finished, tmp_path / "other", force=True)
+    shutil.copytree(exported["teacher"], tmp_path / "out")
+    with pytest.raises(ValueError, match="holds a model already: .* --force"):
+        model_export.export(finished, tmp_path / "out")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(safetensors, "save_file", full)
+        for out in ("out", "new"):
+            with pytest.raises(OSError, match="no room to write model"):
+                model_export.export(finished, tmp_path / out, force=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"other", "out"}
+    assert portable.about(tmp_path / "out").name == "teacher"
+    model_export.export(finished, tmp_path / "out", force=True)
+    assert portable.about(tmp_path / "out").name == "student_shaped" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_command(finished, tmp_path):
+    """The command leaves the four files and says the hash; a mistake is one line and exit code 2."""
+    call = lambda *options: subprocess.run(
+        [sys.executable, "-m", "launch.export", f"--workdir={finished}", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    done = call("--model=teacher", f"--out={tmp_path / 'out'}", "--dtype=bfloat16")
+    assert done.returncode == 0 and portable.about(tmp_path / "out").hash in done.stdout, done.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    missing = call()
+    assert missing.returncode == 2 and missing.stderr.count("\n") == 1 and "--out is missing" in missing.stderr
+
+
+def test_what_cannot_be_exported_is_one_line(finished, tmp_path):
+    for directory, options, said in [
+        (tmp_path, {}, "is no work directory"),
+        (finished, {"model": "autoregressive"}, "--model 'autoregressive' is not one of"),
+        (finished, {"dtype": "float16"}, "--dtype 'float16' is not one of"),
+    ]:
+        with pytest.raises(ValueError) as caught:
+            model_export.export(directory, tmp_path / "out", **options)
+        assert said in str(caught.value) and "\n" not in str(caught.value)
