@@ -15,6 +15,33 @@ def sweep(key, values):
     return [{key: value} for value in values]
 
 
+class Named(dict):
+    """One run's overrides under a name of its own, instead of one made of them."""
+
+    name = ""
+
+
+def named(name, overrides):
+    """The overrides of a run that is called `name`."""
+    entry = Named(overrides)
+    entry.name = name
+    return entry
+
+
+def differing(name, base, config):
+    """A run called `name` that turns the config `base` into `config`: every key whose value differs."""
+    before = dict(_leaves(base))
+    return named(name, {key: value for key, value in _leaves(config) if before[key] != value})
+
+
+def _leaves(config, at=""):
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            yield from _leaves(value, f"{at}{key}.")
+        else:
+            yield f"{at}{key}", value
+
+
 def product(parts):
     """Every combination of one entry from each part, the last part turning fastest; ValueError where two set one key."""
     return [_merge(chosen) for chosen in itertools.product(*parts)]

@@ -32,8 +32,12 @@ class Sweep:
     def _common(self, config, given):
         first, rest = self.runs[0], self.runs[1:]
         constant = {k: v for k, v in first.overrides.items() if all(run.overrides.get(k) == v for run in rest)}
+        models = tuple(dict.fromkeys(name for run in self.runs for name in run.config.models))
         whole = config.copy_and_resolve_references()
         whole.update_from_flattened_dict(constant)
+        if models != whole.models:  # what a shared stage is made for, in whichever runs; the rest must not ask for others
+            constant |= {"models": models, "sample.model": models[0], "evaluate.frontier": ""}
+            whole.update_from_flattened_dict(constant)
         workdir = self.root / sweep_runs.COMMON
         arguments = sweep_runs.arguments(self.file, workdir, {**given, **constant}, self.shared)
         return sweep_runs.Run(name=sweep_runs.COMMON, overrides=constant, config=whole, workdir=workdir, arguments=arguments)

@@ -20,11 +20,12 @@ class Run:
     """One run of a sweep.
 
     Attributes:
-      name: its overrides, fit for a file name; no other run of the sweep has it.
+      name: its own, or its overrides, fit for a file name; no other run of the sweep has it.
       overrides: {dotted key: value}, what sets it apart from the config file and the command line.
       config: the whole config with them.
       workdir: where it lives.
       arguments: what main is started with.
+      named: whether the sweep gave it that name.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Run:
     config: ConfigDict
     workdir: pathlib.Path
     arguments: list[str]
+    named: bool = False
 
     def finished(self):
         """Whether main has ended well here, with this very config: the sample, its last stage, is newer than the report."""
@@ -57,7 +59,8 @@ def expand(file, config, given, hyper, root):
     runs, seen = [], {}
     for entry in hyper:
         overrides = {key: fitting(config, key, value) for key, value in entry.items()}
-        name = name_of(overrides, short)
+        own = getattr(entry, "name", "")
+        name = check_name(file, own, runs) if own else name_of(overrides, short)
         whole = config.copy_and_resolve_references()
         whole.update_from_flattened_dict(overrides)
         before = seen.setdefault(whole.to_json(), name)
@@ -72,9 +75,17 @@ def expand(file, config, given, hyper, root):
                 config=whole,
                 workdir=workdir,
                 arguments=arguments(file, workdir, {**given, **overrides}),
+                named=bool(own),
             )
         )
     return runs
+
+
+def check_name(file, name, runs):
+    """`name`; raises ValueError where it is no name of a directory, or that of a run before."""
+    if name in (COMMON, *(run.name for run in runs)) or re.search(r"[^A-Za-z0-9.,=_+-]", name) or name.startswith("."):
+        raise ValueError(f"a run of {file} is called '{name}': give it a name of its own, of letters, digits and .,=_+-")
+    return name
 
 
 def fitting(config, key, value):
@@ -140,33 +151,38 @@ def arguments(file, workdir, overrides, stages=()):
 
 
 def shared_stages(configs):
-    """The stages, from the first on, whose result is the same in all of these configs (in one alone: none).
+    """The stages, from the first on, whose result is the same in all of these configs that have it (in one alone: none).
 
-    A key that no stage names, such as mesh.data, is taken to touch them all; `rounds` those from the trajectories on, and
-    any key of `evaluate` that stage.
+    A key that no stage names, such as mesh.data, is taken to touch them all; `models` those from the compass on, `rounds`
+    those from the trajectories on, and any key of `evaluate` or of the autoregressive model that stage.
     """
-    from tsdfm_jax import workspace
+    from tsdfm_jax import roster, workspace
 
-    named = [key for keys in workspace.KEYS.values() for key in keys] + ["evaluate", "report", "sample", "rounds"]
+    named = [key for keys in workspace.KEYS.values() for key in keys] + ["evaluate", "report", "sample", "rounds", "models"]
     rest = lambda c: {k: v for k, v in _leaves(c) if not any(f"{k}.".startswith(f"{name}.") for name in named)}
-    shared = []
-    for stage in workspace.KEYS if len(configs) > 1 else ():
-        asked = lambda c: c.evaluate.to_dict() if stage == "evaluate" else None
-        more = lambda c: (rest(c), c.rounds if "trajectories" in (*shared, stage) else None, asked(c))
-        if len({json.dumps([workspace.fingerprint(c, stage), more(c)]) for c in configs}) > 1:
+    shared, order = [], list(workspace.KEYS)
+    for stage in order:
+        having = [c for c in configs if roster.needs(c, stage)]
+        if len(having) < 2:
+            continue
+        reached = lambda name: order.index(stage) >= order.index(name)
+        asked = lambda c: (c.evaluate.to_dict(), workspace.fingerprint(c, "autoregressive")) if stage == "evaluate" else None
+        own = lambda c: (c.models if reached("compass") else None, c.rounds if reached("trajectories") else None, asked(c))
+        if len({json.dumps([workspace.fingerprint(c, stage), rest(c), own(c)]) for c in having}) == 1:
+            shared.append(stage)
+        elif stage != "autoregressive":  # which none but evaluate stands on
             break
-        shared.append(stage)
     return shared
 
 
 def stage_directories(stage, config):
     """Where a stage of the shared ones leaves its done.json, below a work directory."""
-    from tsdfm_jax import workspace
+    from tsdfm_jax import roster, workspace
 
     rounds = range(config.rounds)
     return {
         "trajectories": [f"trajectories/round_{r}" for r in rounds],
-        "student": [workspace.student_directory(v, r) for r in rounds for v in workspace.VARIANTS],
+        "student": [workspace.student_directory(v, r) for r in rounds for v in roster.variants(config)],
     }.get(stage, [stage])
 
 
@@ -185,14 +201,14 @@ def link(run, shared, common):
     The links are relative, so that the sweep's directory can be moved. One whose stage is gone is taken away: the run
     would write through it.
     """
-    from tsdfm_jax import workspace
+    from tsdfm_jax import roster, workspace
 
     run.workdir.mkdir(parents=True, exist_ok=True)
     for stage in workspace.KEYS:
         place = run.workdir / stage
         if place.is_symlink() and not done(run.workdir, stage, run.config):
             place.unlink()
-        if stage in shared and not place.exists():
+        if stage in shared and roster.needs(run.config, stage) and not place.exists():
             place.symlink_to(pathlib.Path("..") / common.name / stage)
 
 

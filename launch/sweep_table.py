@@ -8,7 +8,9 @@ import re
 from launch import sweep_runs
 
 STUDENTS = ("student_shaped", "student_blind")
+BOUNDED = ("teacher", "autoregressive")  # whose stages measure a held-out figure
 SHOWN = {"shaped": "student_shaped", "blind": "student_blind", "teacher": "teacher"}
+FURTHER = {"autoregressive": "autoregressive"}  # shown where a run has it
 
 
 def gather(runs):
@@ -23,7 +25,7 @@ def figures_of(run):
     """The main figures of a finished run's report, {column: number}; means over the seeds of evaluate.seeds.
 
     `<model>_<steps>_ppl_<judge>` and `<model>_<steps>_entropy_nats`, steps left out for real and unigram text; then the
-    teacher's held-out bound, the seconds of the run's own stages, and those of the stages that it shares.
+    held-out bits per byte of teacher and autoregressive model, the seconds of the run's own stages, and of those it shares.
     """
     report = json.loads((run.workdir / "report/report.json").read_text())
     sums = {}
@@ -38,13 +40,14 @@ def figures_of(run):
     for name, stage in report["stages"].items():
         shared = (run.workdir / name.split("/")[0]).is_symlink()
         seconds["seconds_shared" if shared else "seconds"] += stage["seconds"]
-    bound = {"teacher_heldout_bits_per_byte": report["stages"]["teacher"].get("heldout_bits_per_byte")}
+    bound = {f"{name}_heldout_bits_per_byte": report["stages"].get(name, {}).get("heldout_bits_per_byte") for name in BOUNDED}
+    bound = {name: bits for name, bits in bound.items() if bits is not None or name.startswith("teacher")}
     return {name: figures[name] for name in order} | bound | seconds
 
 
 def _place(column):
     """(model, steps) as numbers to sort by: students first, then the teacher and the rest; each by its steps."""
-    models = (*STUDENTS, "teacher", "data", "unigram")
+    models = (*STUDENTS, *BOUNDED, "data", "unigram")
     at = next((i for i, model in enumerate(models) if column.startswith(model)), len(models))
     return at, int(found[1]) if (found := re.match(r"[a-z_]+_(\d+)_", column)) else 0
 
@@ -64,28 +67,34 @@ def write(file, runs, rows, directory):
 
 
 def show(runs, rows, directory, console):
-    """The table of the students, a block for each number of steps, so that runs stand under one another."""
+    """The table of the students, a block for each number of steps, so that runs stand under one another.
+
+    The autoregressive model's one number of steps has a block of its own where no student takes as many.
+    """
     import rich.table
 
     keys = dict.fromkeys(key for run in runs for key in run.overrides)
-    short = sweep_runs.short_names(keys)
+    # Runs with names of their own are told by those: what they override would fill the page.
+    short = {"run": "run"} if any(run.named for run in runs) else sweep_runs.short_names(keys)
     ready = [row for row in rows if row["status"] == "finished"]
     columns = [name for row in ready for name in row if row[name] is not None]
     judges = list(dict.fromkeys(name.split("_ppl_")[1] for name in columns if "_ppl_" in name))
-    steps = sorted({_place(name)[1] for name in columns if name.startswith(STUDENTS)})
+    shown = SHOWN | {who: model for who, model in FURTHER.items() if any(name.startswith(f"{model}_") for name in columns)}
+    steps = sorted({_place(name)[1] for name in columns if name.startswith((*STUDENTS, *FURTHER)) and _place(name)[1]})
     out = rich.table.Table(
         title=f"{len(ready)} of {len(rows)} runs finished; everything is in {directory / 'sweep.csv'}",
         caption=f"perplexity (ppl_token) by {' / '.join(judges)}, in order of size; entropy in nats" if judges else None,
     )
     for name in (*short.values(), "at steps"):
         out.add_column(name, justify="right")
-    for who in SHOWN:
+    for who in shown:
         out.add_column(f"{who} ppl", justify="right")
-    for name in (*(f"{who} entropy" for who in SHOWN), "bits/byte", "seconds"):
+    for name in (*(f"{who} entropy" for who in shown), "bits/byte", "seconds"):
         out.add_column(name, justify="right")
     for number in steps:
         for row in ready:
-            out.add_row(*line(row, keys, number, judges))
+            if "run" not in short or any(row.get(f"{model}_{number}_entropy_nats") is not None for model in shown.values()):
+                out.add_row(*line(row, short, number, judges, shown))
         out.add_section()
     console.print(out)
     if len(ready) < len(rows):
@@ -93,14 +102,14 @@ def show(runs, rows, directory, console):
         console.print(f"unfinished: {names}", markup=False, highlight=False, soft_wrap=True)
 
 
-def line(row, keys, steps, judges):
+def line(row, keys, steps, judges, shown=SHOWN):
     """One run at one number of steps, as text; a dash where there is nothing."""
     figure = lambda name, form: "-" if row.get(name) is None else format(row[name], form)
     yield from ("-" if row[key] is None else str(row[key]) for key in keys)
     yield str(steps)
-    for model in SHOWN.values():
+    for model in shown.values():
         found = [figure(f"{model}_{steps}_ppl_{judge}", ".0f") for judge in judges]
         yield " / ".join(found) if set(found) != {"-"} else "-"
-    yield from (figure(f"{model}_{steps}_entropy_nats", ".2f") for model in SHOWN.values())
-    yield figure("teacher_heldout_bits_per_byte", ".3f")
+    yield from (figure(f"{model}_{steps}_entropy_nats", ".2f") for model in shown.values())
+    yield next((bits for name in BOUNDED if (bits := figure(f"{name}_heldout_bits_per_byte", ".3f")) != "-"), "-")
     yield figure("seconds", ",.0f")

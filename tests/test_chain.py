@@ -85,7 +85,7 @@ def test_top_p_keeps_the_smallest_nucleus():
 @pytest.mark.parametrize("name", chain.CHAINS)
 @pytest.mark.parametrize("k", [1, 3])
 def test_chain_by_hand(name, k):
-    """Every jump of a chain, written out: fsdfm from the last landing, classical from x_t, Heun's single full step."""
+    """Every jump of a chain, written out: fsdfm from the last landing, classical from x_t, Heun's single full step, SDTT's half."""
     path, cfg = a_path("uniform"), shaping.ShapingConfig(candidates=k)
     x, t, h = paths.sample_source(keys(1), path, L), jnp.full((B,), 0.25), jnp.full((B,), 0.5)
     found = chain.run(keys(), path, "bridge", name, posterior_of(path), x, t, h, energy, cfg)
@@ -93,15 +93,23 @@ def test_chain_by_hand(name, k):
         "fsdfm": [(0, 0.25, 0.25, 0.25), (1, 0.5, 0.25, 0.5), (2, 0.5, 0.25, 0.5)],
         "classical": [(0, 0.25, 0.25, 0.25), (0, 0.25, 0.25, 0.5), (0, 0.25, 0.5, 0.5)],
         "heun": [(0, 0.25, 0.5, 0.25)],
+        "sdtt": [(0, 0.25, 0.25, 0.25)],
     }[name]
-    arrive = {"fsdfm": [0.5, 0.5, 0.75], "classical": [0.5, 0.5, 0.75], "heun": [0.75]}[name]
-    full, states, last = (lambda v: jnp.full((B,), v)), [x], x
+    arrive = {"fsdfm": [0.5, 0.5, 0.75], "classical": [0.5, 0.5, 0.75], "heun": [0.75], "sdtt": [0.5]}[name]
+    full, states, last, left = (lambda v: jnp.full((B,), v)), [x], x, None
     for i, (start, depart, width, at) in enumerate(plan):
         move = jump.prepare(path, "bridge", posterior_of(path)(last, full(at), h / 2), states[start], full(depart), full(width))
-        last = shaping.shaped_jump(paths.fold(keys(), i), move, full(arrive[i]), energy, cfg).x_BL
+        choice = shaping.shaped_jump(paths.fold(keys(), i), move, full(arrive[i]), energy, cfg)
+        last, left = choice.x_BL, choice.left_BL if i == 0 else left
         states.append(last)
         assert (found.x_BSL[:, i] == last).all()
     logits = [posterior_of(path)(s, full(at), h / 2) for s, at in zip(states, [0.25] + arrive)]
+    if name == "sdtt":
+        assert (found.left_BSL is None) == (left is None) == (k > 1)
+        left = jnp.broadcast_to(jnp.arange(L)[None] % 2 == 0, (B, L)) if left is None else left
+        target = chain.target_logits(path, name, posterior_of(path), x, found.x_BSL, t, h, left[:, None])
+        np.testing.assert_allclose(target, jnp.where(left[..., None], *logits), rtol=1e-5)
+        return
     weights = [1 / 2, 1 / 2] if name == "heun" else [1 / 6, 2 / 6, 2 / 6, 1 / 6]
     target = chain.target_logits(path, name, posterior_of(path), x, found.x_BSL, t, h)
     np.testing.assert_allclose(target, sum(w * l for w, l in zip(weights, logits)), rtol=1e-5)

@@ -189,4 +189,13 @@ def test_the_answer():
     )
     unreached = [one | {"ppl_token": None} if one["model"] == "student_shaped" else one for one in matched]
     assert results.verdict(rows, unreached) == results.verdict(rows)
-    assert "nothing to compare" in results.verdict(rows[2:])
+    assert results.verdict(rows[2:]) == (
+        "The blind student at 8 steps is NOT below the teacher at 1024 steps under all judges (×2.50, ×2.50)."
+    )
+    autoregressive = row("autoregressive", 64, 25.0)
+    assert results.verdict(rows + autoregressive).endswith("the autoregressive model under all judges (×2.00, ×2.00).")
+    assert results.verdict(autoregressive + row("data", 0, 20.0)) == (
+        "The autoregressive model is at ×1.25, ×1.25 of real held-out text's perplexity."
+    )
+    assert "nothing to compare" in results.verdict(autoregressive) and "nothing to compare" in results.verdict(row("data", 0, 2.0))
+    assert "nothing to compare" in results.verdict(rows, steps=4)

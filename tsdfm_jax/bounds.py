@@ -1,4 +1,4 @@
-"""The bound on -log p of held-out text, of teacher and students, in bits per byte."""
+"""The bound on -log p of held-out text, of teacher and students, in bits per byte; -log p itself of the autoregressive model."""
 
 import functools
 import json
@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tsdfm_jax import settings, workspace
+from tsdfm_jax import roster, settings, workspace
 from tsdfm_jax.data import windows
 from tsdfm_jax.flow import losses
 from tsdfm_jax.runtime import hosts, mesh as meshes, signals, stage as bookkeeping
 
 ROUNDS = 16  # stratified times per held-out window
+EXACT = {"autoregressive": "-log p itself, not a bound: it multiplies the symbols' own probabilities"}
+MEASURED = ("teacher", "autoregressive")  # by their own stages
 FINEST = settings.STEP_SIZES[-1]  # the step that a student is told: the bound is of a process without steps
 
 
@@ -46,15 +48,15 @@ def bits_per_byte(data):
 
 
 def of_all(config, workdir, job):
-    """{model: bits per byte} of the teacher, whose stage has measured its own, and of both students; kept in `bounds.json`."""
+    """{model: bits per byte} of each of the config's models, kept in `bounds.json`; see `EXACT` for which is none."""
     file, mesh, data = job.directory / "bounds.json", settings.mesh(config), workspace.require(config, workdir, "data")
     found = hosts.first(lambda: json.loads(file.read_text()) if file.exists() else {})
-    teacher = bookkeeping.require(workspace.require(config, workdir, "teacher"), "teacher")
-    found["teacher"] = teacher["heldout_bits_per_byte"]
+    for name in (name for name in MEASURED if roster.needs(config, name)):
+        found[name] = bookkeeping.require(workspace.require(config, workdir, name), name)["heldout_bits_per_byte"]
     symbols, c = workspace.tokenizer(config, workdir).vocab_size, config.teacher
     network = workspace.network(config, symbols, mesh, step_conditioned=True)
     measure = None
-    for variant in workspace.VARIANTS:
+    for variant in roster.variants(config):
         if (name := f"student_{variant}") not in found:
             if signals.stop_agreed():
                 raise signals.Interrupted("evaluate: stopped; the same command goes on from there")
@@ -62,4 +64,4 @@ def of_all(config, workdir, job):
             measure = measure or bound(finest(network.apply), settings.path(config, symbols), mesh, held_NL, c.batch)
             found[name] = bits_per_byte(data) * measure(workspace.student(config, workdir, mesh, variant).params)
             hosts.first(lambda: bookkeeping.atomic_write(file, json.dumps(found, indent=1)))
-    return found
+    return {name: found[name] for name in roster.models(config)}

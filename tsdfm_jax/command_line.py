@@ -32,5 +32,7 @@ def fail(name, error, code=2):
     while isinstance(error, Exception) and error.args and isinstance(error.args[0], Exception):
         error = error.args[0]  # ml_collections wraps the KeyError of an unknown key in another error
     text = f"no such config key: {error.args[0]}" if isinstance(error, KeyError) and error.args else str(error)
+    if "Traceback" in text:  # ml_collections puts the whole of one into its error where a config file raises
+        text = text.strip().splitlines()[-1].removeprefix("ValueError: ")
     print(f"{name}: " + " ".join(text.split()), file=sys.stderr)
     return code

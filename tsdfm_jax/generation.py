@@ -56,6 +56,8 @@ def chained(config, path, generator, build, shaping_cfg):
         name = config.trajectories.chain
         found = chain.run(jumps_B, path, config.flow.jump, name, posterior, x_t_BL, t_B, h_B, energy, shaping_cfg)
         fields = {"states": found.x_BSL, "energy": found.energy_BSK, "index": found.index_BS}
+        if chain.CHAINS[name].weights is None:
+            fields["left"] = found.left_BSL
         return fields | {"x_1": x_1_BL, "x_t": x_t_BL, "t": t_B, "h": h_B}
 
     return generate_batch
@@ -85,7 +87,7 @@ def program(config, symbols, mesh, kind, variant, generator, round_number=0, bat
     A record is a function of the seed, the round and its own number. `weights` holds the generator's and the compass's;
     `generator(params, x_BL, t_B, h_B)` is the network's. `batch` is trajectories.batch unless another is asked for.
     """
-    path = settings.path(config, symbols)
+    path, config = settings.path(config, symbols), settings.of_round(config, round_number)
     make = KINDS[kind](config, path, generator, compasses.make(config, path), shaped(config, variant))
     split = meshes.batch_sharding(mesh)
 

@@ -9,31 +9,37 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tsdfm_jax import portable, prompts, sampling, settings, workspace
+from tsdfm_jax import portable, prompts, roster, sampling, settings, workspace
 from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import hosts, mesh as meshes
 
 SECTIONS = ("data", "flow", "model", "student", "teacher", "tokenizer")
+FIRST = ("student_shaped", "student_blind", "autoregressive", "teacher")  # which of a run's models is opened unless one is named
 
 
 def load(directory, model=None, mesh=None):
     """A model, ready to write: of a run, or of a directory that launch.export or launch.import_fsdfm wrote.
 
-    `directory` is a run's work directory, of which `model` is one of teacher, student_shaped (unless given) and
-    student_blind; or that of a single model, which `model`, where it is given, must name. `mesh` is a mesh of
-    `runtime.mesh.make_mesh`: all devices along `data` unless given, whatever mesh the model was trained on.
+    `directory` is a run's work directory, of which `model` is one of its `models` (unless given the first of FIRST that it has); or that
+    of a single model, which `model`, where it is given, must name. `mesh` is a mesh of `runtime.mesh.make_mesh`: all
+    devices along `data` unless given, whatever mesh the model was trained on.
     Raises ValueError, in one line, for a directory that is neither, a model that is not finished or damaged, and an unknown name.
     """
     directory = pathlib.Path(directory)
     mesh = meshes.make_mesh(meshes.MeshConfig()) if mesh is None else mesh
     if portable.is_one(directory):
         return _portable(directory, model, mesh)
-    model = settings.choose("model", "student_shaped" if model is None else model, settings.MODELS)
+    if model is not None:
+        settings.choose("model", model, roster.MODELS)
     config = stored_config(directory)
+    model = next(name for name in FIRST if name in roster.models(config)) if model is None else model
     meshes.require_positions(config.data.length, mesh, "data.length")
     write = sampling.writer(config, directory, mesh, model)
-    vocab = settings.path(config, write.tokenizer.vocab_size).vocab
-    cfg = settings.network(config, vocab, step_conditioned=model != "teacher")
+    if model == "autoregressive":
+        cfg = settings.autoregressive(config, write.tokenizer.vocab_size)
+    else:
+        vocab = settings.path(config, write.tokenizer.vocab_size).vocab
+        cfg = settings.network(config, vocab, step_conditioned=model != "teacher")
     return Model(f"{model} of {directory}", cfg, write.network, mesh, config.data.length, write)
 
 
@@ -93,8 +99,10 @@ class Model:
         that a student is told, in [0, 1], or None: it then goes by the time alone. A teacher takes no notice of `h_B`.
         Under the mask source V counts the mask symbol, which is the last one, V - 1: its logit is here as the network
         gives it, and only the sampler takes its mass away. No tokenizer is needed. Raises ValueError, in one line, for
-        what is out of bounds.
+        what is out of bounds, and for an autoregressive model, which has no times.
         """
+        if not isinstance(self.network, transformer.TransformerConfig):
+            raise ValueError(f"{self.name} is autoregressive and has no posterior at a time: take logits of a teacher or a student")
         x_BL, t_B = np.asarray(x_BL), np.asarray(t_B, np.float32)
         if x_BL.ndim != 2 or not x_BL.size or x_BL.dtype.kind not in "iu":
             raise ValueError(f"x_BL of shape {x_BL.shape} and type {x_BL.dtype} must be whole numbers [B, L]")
@@ -132,7 +140,7 @@ class Model:
         Given text stays as it is: `prompt` at the beginning, `suffix` at the end, or `infill` with a marker `span` for every
         `span_length` symbols to be written. `length` counts symbols (None: as many as the model writes). Text i is a function
         of (seed, i): not of `number`, nor of `batch`, the texts computed at once. With `states` each Sample keeps its text
-        of every step. A call compiles only where temperature, top_p or the batch's size are new.
+        of every step. An autoregressive model takes a prompt alone, and one step a symbol. A call compiles only where temperature, top_p or the batch's size are new.
         Raises ValueError, in one line, for what cannot be written.
         """
         if self._write is None:

@@ -13,7 +13,19 @@ from ml_collections import config_flags
 
 from tsdfm_jax import command_line
 
-ORDER = ("tokenizer", "data", "judges", "teacher", "compass", "trajectories", "student", "evaluate", "report", "sample")
+ORDER = (
+    "tokenizer",
+    "data",
+    "judges",
+    "teacher",
+    "autoregressive",
+    "compass",
+    "trajectories",
+    "student",
+    "evaluate",
+    "report",
+    "sample",
+)
 COMMAND = "command.txt"
 ROUNDS = ("trajectories", "student")
 parse, fail = functools.partial(command_line.parse, "tsdfm_jax"), functools.partial(command_line.fail, "tsdfm_jax")
@@ -54,11 +66,11 @@ def run(config, workdir, stages=(), command=None):
 
     `command` is what was typed, kept for the report.
     """
-    from tsdfm_jax import settings, taken  # late: help and a mistyped flag should not wait for JAX
-    from tsdfm_jax.runtime import hosts, stage as bookkeeping
+    from tsdfm_jax import roster, settings, taken  # late: help and a mistyped flag should not wait for JAX
+    from tsdfm_jax.runtime import hosts, metrics, stage as bookkeeping
 
     settings.validate(config)
-    todo = plan(stages, config.rounds)
+    todo = [(name, arguments) for name, arguments in plan(stages, config.rounds) if roster.needs(config, name)]
     taken.check(config, workdir, [name for name, _ in todo])
 
     file = workdir / "config.json"
@@ -71,6 +83,8 @@ def run(config, workdir, stages=(), command=None):
             bookkeeping.atomic_write(workdir / COMMAND, command + "\n")
 
     hosts.first(note)
+    for name in (name for name in stages if hosts.is_first() and not roster.needs(config, name)):
+        metrics.LOG.warning("%s: skipped, since models is %s", name, ", ".join(roster.models(config)))
     try:
         for name, arguments in todo:
             importlib.import_module(f"tsdfm_jax.stages.{name}").run(config, workdir, *arguments)

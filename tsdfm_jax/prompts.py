@@ -86,6 +86,15 @@ def check_whole(name, value, least, most=LARGEST):
         raise ValueError(f"{name} {value!r} must be a whole number, at least {least} and at most {most:,}")
 
 
+def check_left_to_right(ask):
+    """Raise ValueError where an Ask gives text behind what is to be written, which a model of one direction cannot know."""
+    for name in ("suffix", "infill"):
+        if value := getattr(ask, name):
+            raise ValueError(
+                f"{name} {value!r}: the autoregressive model writes from left to right and takes a prompt alone; take another model"
+            )
+
+
 def request(tok, ask, window):
     """The Request of an Ask for a model that writes `window` symbols.
 

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from tsdfm_jax import measures, settings, textsets
+from tsdfm_jax import measures, roster, settings, textsets
 from tsdfm_jax.data import records
 
 RECORDS = 512  # of a set of trajectories, behind the figures of its midpoints
@@ -51,7 +51,7 @@ def matched(config, workdir, rows):
     ppl_token is None where a frontier does not reach that entropy.
     """
     c, found = config.evaluate, []
-    if not settings.frontier(config) or not c.teacher_steps:
+    if not settings.frontier(config) or not c.teacher_steps or not roster.needs(config, "teacher"):
         return found
     most = max(c.teacher_steps)
     for judge, digest in judges(rows).items():
@@ -86,7 +86,7 @@ def midpoints(config, workdir):
     over records; None where nothing was looked at (K = 1) or no whole trajectory was generated.
     """
     where = pathlib.Path(workdir) / f"trajectories/round_{config.rounds - 1}/shaped/whole"
-    if config.shaping.candidates == 1 or not where.exists():
+    if config.shaping.candidates == 1 or "shaped" not in roster.variants(config) or not where.exists():
         return None
     store = records.open_store(where)
     sample = [store[i] for i in range(min(len(store), RECORDS))]
@@ -103,31 +103,55 @@ def midpoints(config, workdir):
 def verdict(rows, matched=(), steps=8):
     """The answer: is the shaped student below the blind one, and below the teacher at its most steps, under all judges?
 
-    Then, where there are frontiers, what is left of it at the teacher's entropy.
+    Of what is not there nothing is said: the first there is of shaped student, blind student, teacher and autoregressive
+    model is held against the others, and a lone one against real text. Then, where there are frontiers, what is left of
+    it at the teacher's entropy.
     """
-
-    def mean(model, at, judge):
-        found = [r["ppl_token"] for r in rows if (r["model"], r["steps"], r["judge"]) == (model, at, judge)]
-        return sum(found) / len(found) if found else None
-
-    most = max((r["steps"] for r in rows if r["model"] == "teacher"), default=None)
-    names = {"the blind student": ("student_blind", steps), f"the teacher at {most} steps": ("teacher", most)}
-    said = []
-    for who, (model, at) in names.items():
-        ratios = []
-        for judge in judges(rows):
-            ours, theirs = mean("student_shaped", steps, judge), mean(model, at, judge)
-            if ours is None or theirs is None:
-                return f"no row of the shaped student or of {who} at {steps} steps: nothing to compare"
-            ratios.append(ours / theirs)
-        said.append(f"{below(ratios)} {who} under all judges ({times(ratios)})")
-    answer = f"The shaped student at {steps} steps is " + " and ".join(said) + "."
+    mean = means(rows)
+    students = [at for model, at, _ in mean if model.startswith("student_")]
+    if students and steps not in students:
+        return f"no row of a student at {steps} steps: nothing to compare"
+    who = {name: one for name, one in compared(mean, steps).items() if (*one[:2], next(iter(judges(rows)))) in mean}
+    if not who:
+        return "no row of a model: nothing to compare"
+    (first, (model, at, said)), *others = who.items()
+    if not others and ("data", 0) not in {key[:2] for key in mean}:
+        return f"no row beside those of {said}: nothing to compare"
+    over = lambda other: [mean[model, at, judge] / mean[(*other, judge)] for judge in judges(rows)]
+    if not others:
+        return f"{said[0].upper()}{said[1:]} is at {times(over(('data', 0)))} of real held-out text's perplexity."
+    told = [(over(other[:2]), other[2]) for _, other in others]
+    told = [f"{below(ratios)} {name} under all judges ({times(ratios)})" for ratios, name in told]
+    answer = f"{said[0].upper()}{said[1:]} is " + " and ".join(told) + "."
     ratios = at_matched_entropy(matched)
-    shaped, blind = (ratios.get((f"student_{variant}", steps)) for variant in ("shaped", "blind"))
-    if not shaped:
+    if not (own := ratios.get((model, at))) or not first.startswith("student_"):
         return answer
-    answer += f" At that teacher's entropy it is {below(shaped)} it ({times(shaped)})"
+    answer += f" At that teacher's entropy it is {below(own)} it ({times(own)})"
+    blind = ratios.get(("student_blind", steps)) if first == "student_shaped" else None
     return answer + (f"; the blind student there: {times(blind)}." if blind else ".")
+
+
+def means(rows):
+    """{(model, steps, judge): perplexity}, mean over seeds."""
+    found = {}
+    for row in rows:
+        found.setdefault((row["model"], row["steps"], row["judge"]), []).append(row["ppl_token"])
+    return {key: sum(values) / len(values) for key, values in found.items()}
+
+
+def compared(mean, steps):
+    """{model: (model, steps, name)} of those that the answer may speak of, in its order."""
+    most = {}
+    for model, at, _ in mean:
+        most[model] = max(at, most.get(model, 0))
+    found = {"student_shaped": (steps, f"the shaped student at {steps} steps"), "student_blind": (steps, "the blind student")}
+    if "student_shaped" not in most:
+        found["student_blind"] = (steps, f"the blind student at {steps} steps")
+    if "teacher" in most:
+        found["teacher"] = (most["teacher"], f"the teacher at {most['teacher']} steps")
+    if "autoregressive" in most:
+        found["autoregressive"] = (most["autoregressive"], "the autoregressive model")
+    return {model: (model, *told) for model, told in found.items()}
 
 
 def below(ratios):

@@ -5,9 +5,11 @@ import time
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
-from tsdfm_jax import prompts, settings, workspace
+from tsdfm_jax import decoding, prompts, roster, settings, workspace
 from tsdfm_jax.flow import sampler
+from tsdfm_jax.models import causal
 from tsdfm_jax.runtime import hosts, mesh as meshes, signals
 
 STEPS_A_CALL = 64
@@ -17,21 +19,30 @@ class Sampler:
     """Draws from networks of one architecture: one compiled program, `advance`, for any number of steps and any weights."""
 
     def __init__(self, apply, path, mesh, length, batch, cfg):
-        self._mesh, self._length, self._batch, self._compiled = mesh, length, batch, False
-        split = meshes.batch_sharding(mesh)
-
-        def born(seed_B, index_B, given_BL, fixed_BL):
-            key_B = jax.vmap(lambda seed, i: workspace.sample_keys(seed, i, 1)[0])(seed_B, index_B)
-            return sampler.start(key_B, path, given_BL, fixed_BL)
-
         def advance(params, key_B, x_BL, first, last, steps, given_BL, fixed_BL):
             posterior = lambda x_BL, t_B, h_B: apply(params, x_BL, t_B, h_B)
             return sampler.advance(key_B, path, posterior, x_BL, first, last, steps, given_BL, fixed_BL, cfg)
 
-        scalars = meshes.replicated(mesh)
-        self._born = jax.jit(born, in_shardings=split, out_shardings=split)
-        shardings = (None, split, split, scalars, scalars, scalars, split, split)
-        self.advance = meshes.jit(mesh, advance, in_shardings=shardings, out_shardings=split, donate_argnums=2)
+        start = lambda key_B, given_BL, fixed_BL: sampler.start(key_B, path, given_BL, fixed_BL)
+        self._compile(mesh, length, batch, start, advance, meshes.batch_sharding(mesh))
+
+    def _compile(self, mesh, length, batch, start, advance, held):
+        """`start` and `advance` as programs over the mesh; `held` is the sharding of the state that goes from call to call."""
+        self._mesh, self._length, self._batch, self._compiled = mesh, length, batch, False
+        split, scalars = meshes.batch_sharding(mesh), meshes.replicated(mesh)
+
+        def born(seed_B, index_B, given_BL, fixed_BL):
+            key_B = jax.vmap(lambda seed, i: workspace.sample_keys(seed, i, 1)[0])(seed_B, index_B)
+            return start(key_B, given_BL, fixed_BL)
+
+        self._born = jax.jit(born, in_shardings=split, out_shardings=(held, split))
+        shardings = (None, split, held, scalars, scalars, scalars, split, split)
+        self.advance = meshes.jit(mesh, advance, in_shardings=shardings, out_shardings=held, donate_argnums=2)
+
+    def _texts(self, state, step):
+        """The symbols of a state, as far as they are written after `step` steps, as numpy."""
+        del step
+        return np.array(hosts.gather(state))  # a copy: the next call takes the state's memory
 
     def __call__(self, params, seed, number, steps, *, index_N=None, given_NL=None, advanced=lambda jumps: None, seen=None):
         """`number` texts [N, L] int32 and the seconds they took, the first call's compilation left out.
@@ -64,20 +75,50 @@ class Sampler:
 
     def _walk(self, params, rows, steps, advanced, seen):
         _, _, given_BL, fixed_BL = rows
-        x_BL, key_B = self._born(*rows)
+        state, key_B = self._born(*rows)
         if seen is not None:
-            seen(0, np.array(hosts.gather(x_BL)))  # a copy: the next call takes the state's memory
+            seen(0, self._texts(state, 0))
         every = STEPS_A_CALL if seen is None else 1
         for i in range(0, steps, every):
             last = min(i + every, steps)
-            x_BL = self.advance(params, key_B, x_BL, np.int32(i), np.int32(last), np.int32(steps), given_BL, fixed_BL)
-            jax.block_until_ready(x_BL)
+            state = self.advance(params, key_B, state, np.int32(i), np.int32(last), np.int32(steps), given_BL, fixed_BL)
+            jax.block_until_ready(state)
             if signals.stop_agreed():
                 raise signals.Interrupted("sampling: stopped; the same command goes on from there")
             advanced(last - i)
             if seen is not None:
-                seen(last, np.array(hosts.gather(x_BL)))
-        return hosts.gather(x_BL)
+                seen(last, self._texts(state, last))
+        return self._texts(state, steps)
+
+
+class Decoder(Sampler):
+    """The same of a causal network: a step writes the next symbol of every text, so that a text takes `length` of them.
+
+    `decode(params, cache, x_B) -> (logits_BV, cache)` is the network of the CausalConfig `shape`, `bos` what it reads
+    before the first symbol. Given symbols may stand anywhere, but none is known before its turn.
+    """
+
+    def __init__(self, decode, shape, bos, mesh, batch, cfg):
+        def advance(params, key_B, state, first, last, steps, given_BL, fixed_BL):
+            del steps
+            read = lambda cache, x_B: decode(params, cache, x_B)
+            return decoding.advance(key_B, read, state, first, last, bos, given_BL, fixed_BL, cfg)
+
+        split = meshes.batch_sharding(mesh)
+        kept = NamedSharding(mesh, PartitionSpec(None, *split.spec))
+        held = decoding.State(split, causal.Cache(kept, kept, meshes.replicated(mesh)))
+        start = lambda key_B, given_BL, fixed_BL: decoding.start(key_B, shape, given_BL)
+        self._compile(mesh, shape.length, batch, start, advance, held)
+
+    def _texts(self, state, step):
+        return np.array(hosts.gather(state.x_BL))[:, :step]
+
+
+def drawer(config, mesh, tok, model, apply, batch, cfg):
+    """The Sampler of a model of that name, whose network is `apply`; see workspace.model."""
+    if model == "autoregressive":
+        return Decoder(apply, settings.autoregressive(config, tok.vocab_size), tok.eos_id, mesh, batch, cfg)
+    return Sampler(apply, settings.path(config, tok.vocab_size), mesh, config.data.length, batch, cfg)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
@@ -122,15 +163,20 @@ class Writer:
       network: the workspace.Network itself.
     """
 
-    def __init__(self, config, mesh, tok, network):
+    def __init__(self, config, mesh, tok, network, model=""):
         self.tokenizer, self.length, self.hash = tok, config.data.length, network.hash
-        self._config, self._mesh, self.network, self._samplers = config, mesh, network, {}
+        self._config, self._mesh, self.network, self._model, self._samplers = config, mesh, network, model, {}
 
     def __call__(self, requests, steps, *, temperature=1.0, top_p=1.0, batch=64, states=False, seen=None):
         """A Sample for every text of every request, in order, at most `batch` (rounded up to the devices) computed at once.
 
-        `states` keeps the text of every step; `seen` is as of `Sampler`. Raises ValueError for bad numbers.
+        `states` keeps the text of every step; `seen` is as of `Sampler`. The autoregressive model takes a step a symbol,
+        whatever `steps` says. Raises ValueError for bad numbers, and where that model is given text behind what it is to write.
         """
+        steps = roster.evaluations(self._config, self._model, steps)
+        if self._model == "autoregressive":
+            for request in requests:
+                prompts.check_left_to_right(request.ask)
         wanted, kept = rows(requests), {}
 
         def watch(first, step, x_BL):
@@ -170,13 +216,13 @@ class Writer:
         key = (temperature, top_p, size)
         if key not in self._samplers:
             cfg = sampler.SamplerConfig(jump=self._config.flow.jump, temperature=temperature, top_p=top_p)
-            path = settings.path(self._config, self.tokenizer.vocab_size)
-            self._samplers[key] = Sampler(self.network.apply, path, self._mesh, self.length, size, cfg)
+            what = (self._mesh, self.tokenizer, self._model, self.network.apply)
+            self._samplers[key] = drawer(self._config, *what, size, cfg)
         return self._samplers[key]
 
 
 def writer(config, workdir, mesh, model):
-    """The Writer of a trained model: `teacher`, `student_shaped` or `student_blind`. Raises ValueError where it is unfinished."""
-    where = (config, workdir, mesh)
-    network = workspace.teacher(*where) if model == "teacher" else workspace.student(*where, model.removeprefix("student_"))
-    return Writer(config, mesh, workspace.tokenizer(config, workdir), network)
+    """The Writer of a trained model, one of `models`. Raises ValueError where it is unfinished."""
+    roster.check_made(config, "model", model)
+    network = workspace.model(config, workdir, mesh, model)
+    return Writer(config, mesh, workspace.tokenizer(config, workdir), network, model)

@@ -2,23 +2,26 @@
 
 import dataclasses
 
-from tsdfm_jax import prompts
+from tsdfm_jax import prompts, roster
 from tsdfm_jax.data import corpus, windows
 from tsdfm_jax.flow import chain, jump, lookahead, losses, path as paths, sampler, shaping
-from tsdfm_jax.models import causal, transformer
+from tsdfm_jax.models import causal, sizes, transformer
 from tsdfm_jax.runtime import mesh as meshes, state as states
 
 TARGETS = {"chain": ("chain",), "endpoint": ("whole",), "mixed": ("chain", "whole")}
 COMPASSES = ("nce", "lookahead", "distilled")
 STEP_SIZES = tuple(2.0**-k for k in range(11))
-MODELS = ("teacher", "student_shaped", "student_blind")
 # Whole numbers are at least 1, but for these (by their full key, or its end), and at most LARGEST, but for those.
 LEAST = {"seed": 0, "evaluate.seeds": 0, "data.limit_bytes": 0, "shaping.chunk": 0, "judges.pilot": 0, "warmup": 0}
-LEAST |= {"evaluate.judge_batch": 0, "report.traces": 0}
+LEAST |= {"evaluate.judge_batch": 0, "report.traces": 0, "autoregressive.blocks": 0, "student.progressive": 0}
 LEAST |= {"mesh.data": -1, "mesh.fsdp": -1, "mesh.tensor": -1, "sample.length": 0}
 LARGEST = 2**31 - 1
 MOST = {"data.limit_bytes": 2**63 - 1, "tokenizer.train_bytes": 2**63 - 1}
-MOST |= {"rounds": 1000, "shaping.candidates": 2**15 - 1}  # a round has a seed of its own; an index is an int16
+MOST |= {
+    "rounds": 1000,
+    "student.progressive": 1024,
+    "shaping.candidates": 2**15 - 1,
+}  # a round has a seed of its own; an index is an int16
 MOST |= {"sample.number": prompts.BOUNDS["number"][1], "sample.batch": 2**16}
 FLAGS = ("compass.from_teacher", "sample.states", "sample.live")
 LINES = ("sample.prompt", "sample.suffix", "sample.infill")  # text that may have several
@@ -87,6 +90,19 @@ def judge(config, number, vocab):
     return fill(causal.CausalConfig, config.model, vocab=vocab, length=config.data.length, **shape)
 
 
+def autoregressive(config, symbols):
+    """The autoregressive model over a text vocabulary of `symbols`, with as many blocks as `autoregressive.blocks` says."""
+    c = config.autoregressive
+    if c.width % c.heads:
+        raise ValueError(f"autoregressive.width {c.width} does not split into autoregressive.heads {c.heads}: change one of them")
+    if not 0.0 <= c.dropout < 1.0:
+        raise ValueError(f"autoregressive.dropout {c.dropout} must be in [0, 1)")
+    shape = dict(width=c.width, heads=c.heads, dropout=c.dropout, length=config.data.length)
+    make = lambda blocks: fill(causal.CausalConfig, config.model, vocab=symbols, blocks=blocks, **shape)
+    most = sizes.transformer(network(config, path(config, symbols).vocab))
+    return make(c.blocks or sizes.nearest_blocks(make(1), most))
+
+
 def optimiser(section):
     """Optimiser and schedule of a section that trains."""
     return fill(states.OptimiserConfig, section.optimiser)
@@ -112,8 +128,12 @@ def frontier(config):
     found = []
     for part in listed(config.evaluate.frontier):
         model, _, steps = part.partition(":")
-        if model not in MODELS or not steps.isdecimal() or not 1 <= int(steps) <= LARGEST:
-            raise ValueError(f"evaluate.frontier {part!r} is not a model ({', '.join(MODELS)}) and a number of steps: teacher:8")
+        if model not in roster.MODELS or not steps.isdecimal() or not 1 <= int(steps) <= LARGEST:
+            raise ValueError(
+                f"evaluate.frontier {part!r} is not a model ({', '.join(roster.MODELS)}) and a number of steps: teacher:8"
+            )
+        if int(steps) != (only := roster.evaluations(config, model, int(steps))):
+            raise ValueError(f"evaluate.frontier {part!r}: the autoregressive model takes one step a symbol, say {model}:{only}")
         found.append((model, int(steps)))
     return found
 
@@ -122,8 +142,10 @@ def validate(config):
     """Look at every choice of a config before anything is computed: raises ValueError, one line, for the first that is off."""
     for key, value in leaves(config):
         check_value(key, value)
+    roster.check_models(config, [model for model, _ in frontier(config)])
     check_choices(config)
     check_trajectories(config)
+    check_progressive(config)
     check_sample(config)
     path(config, 2), network(config, 8), shaped(config), windows_config(config), corpus_config(config)
     sampler_config(config, config.evaluate), sampler_config(config, config.sample)
@@ -131,6 +153,7 @@ def validate(config):
         judge(config, name, 8)
     if config.compass.kind != "lookahead":
         compass_network(config, 8)
+    autoregressive(config, 8)
     check_batches(config, mesh(config))
 
 
@@ -149,7 +172,7 @@ def check_value(key, value):
         raise ValueError(f"{key} has no value: leave it out, and it has its default")
     if isinstance(value, str) and key not in LINES and len(value.splitlines()) > 1:
         raise ValueError(f"{key} {value!r} must be one line")
-    if isinstance(value, str) or key in FLAGS:
+    if isinstance(value, str) or key in FLAGS or key == "models":
         return
     if key.endswith("weights"):
         if not all(type(x) in (int, float) and (x == 0 or TINY <= x <= HUGE) for x in value) or not any(value):
@@ -174,10 +197,9 @@ def check_choices(config):
     jump.check(config.flow.jump)
     choose("trajectories.chain", config.trajectories.chain, chain.CHAINS)
     choose("student.target", config.student.target, TARGETS)
-    choose("student.evaluator", config.student.evaluator, ("ema", "teacher"))
+    choose("student.evaluator", config.student.evaluator, ("ema", "teacher", "generator"))
     choose("compass.kind", config.compass.kind, COMPASSES)
     choose("compass.score", config.compass.score, lookahead.SCORES)
-    choose("sample.model", config.sample.model, MODELS)
     losses.check(config.teacher.loss)
     losses.check(config.student.loss)
     for name in ("compass", "student"):
@@ -212,10 +234,43 @@ def check_trajectories(config):
         raise ValueError(f"trajectories.midpoints {s} of data.length {config.data.length} make a record of {size:,} bytes")
 
 
+def check_progressive(config):
+    """Self-distillation's rounds halve a number of steps that there is, and its chain is a blind one."""
+    n, last = config.student.progressive, 2**config.rounds
+    if config.trajectories.chain == "sdtt" and "chain" in TARGETS[config.student.target]:
+        if "shaped" in roster.variants(config) and config.shaping.candidates > 1:
+            raise ValueError(
+                f"trajectories.chain sdtt is blind, and shaping.candidates is {config.shaping.candidates}: set that to 1, or take "
+                f"student_shaped out of models"
+            )
+    if not n:
+        return
+    if n & (n - 1) or n < last:
+        raise ValueError(
+            f"student.progressive {n} cannot be halved in {config.rounds} rounds: take a power of two from {last} to 1024"
+        )
+    if config.student.target != "chain":
+        raise ValueError(
+            f"student.progressive {n} needs student.target=chain, not {config.student.target}: the others have all steps"
+        )
+
+
+def of_round(config, round_number):
+    """The config as a round's records and losses see it: with `student.progressive` its steps are of one size."""
+    if not config.student.progressive:
+        return config
+    found = config.copy_and_resolve_references()
+    h = 2.0 ** (round_number + 1) / config.student.progressive
+    found.student.step_weights = tuple(float(size == h) for size in STEP_SIZES)
+    return found
+
+
 def check_sample(config):
     """What is to be written can be asked for, as far as that is known before there is a tokenizer."""
     c = config.sample
-    fill(prompts.Ask, c)
+    ask = fill(prompts.Ask, c)
+    if c.model == "autoregressive":
+        prompts.check_left_to_right(ask)
     if c.length > config.data.length:
         raise ValueError(f"sample.length {c.length} exceeds data.length {config.data.length}, all that the model writes: lower it")
     if c.prompts:
@@ -228,10 +283,10 @@ def check_sample(config):
 def check_batches(config, device_mesh):
     """Every batch splits over the devices and its microbatches, and no measurement asks for less than one."""
     meshes.require_positions(config.data.length, device_mesh, "data.length")
-    for name in ("teacher", "judges", "compass", "trajectories", "student", "evaluate"):
+    for name in ("teacher", "autoregressive", "judges", "compass", "trajectories", "student", "evaluate"):
         meshes.require_divides(config[name].batch, device_mesh, f"{name}.batch")
     meshes.require_divides(config.evaluate.judge_batch or config.evaluate.batch, device_mesh, "evaluate.judge_batch")
-    for name in ("teacher", "judges", "compass", "student"):
+    for name in ("teacher", "autoregressive", "judges", "compass", "student"):
         parts = optimiser(config[name]).accumulate * meshes.batch_devices(device_mesh)
         if config[name].batch % parts:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from tsdfm_jax import portable, workspace
+from tsdfm_jax import portable, roster, workspace
 from tsdfm_jax.runtime import stage as bookkeeping
 
 SHAPE = ("blocks", "width", "heads", "cond_width", "mlp_ratio")
@@ -15,7 +15,7 @@ def check(config, workdir, stages):
 
     Raises ValueError, one line, for a directory that holds no model, or one that does not fit the config.
     """
-    variants = [workspace.student_directory(variant, 0) for variant in workspace.VARIANTS]
+    variants = [workspace.student_directory(variant, 0) for variant in roster.variants(config)]
     for section, directories in {"teacher": ["teacher"], "student": variants}.items():
         finished = all(bookkeeping.done(pathlib.Path(workdir) / directory) for directory in directories)
         if config[section].path and section in stages and not finished:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tsdfm_jax import judging, sampling, settings, workspace
+from tsdfm_jax import judging, roster, sampling, settings, workspace
 from tsdfm_jax.data import corpus, windows
 from tsdfm_jax.runtime import hosts, stage as bookkeeping
 
@@ -33,8 +33,9 @@ def wanted(config):
     c, found = config.evaluate, []
     for seed in c.seeds:
         found += [Set("data", 0, seed, c.temperature), Set("unigram", 0, seed, c.temperature)]
-        found += [Set("teacher", steps, seed, c.temperature) for steps in c.teacher_steps]
-        found += [Set(f"student_{v}", steps, seed, c.temperature) for v in workspace.VARIANTS for steps in c.student_steps]
+        for model in roster.models(config):
+            steps_of = {"teacher": c.teacher_steps, "autoregressive": (config.data.length,)}.get(model, c.student_steps)
+            found += [Set(model, steps, seed, c.temperature) for steps in steps_of]
     for model, steps in settings.frontier(config):
         found += [Set(model, steps, seed, at) for seed in c.seeds for at in (c.temperature, *c.frontier_temperatures)]
     given = {}
@@ -94,10 +95,9 @@ class Maker:
         network, c = self._network(one.model), self._config.evaluate
         kind = one.model.split("_")[0]
         if kind not in self._samplers:
-            # The temperature comes with the weights, so that one program serves a whole frontier.
-            cooled = lambda given, x_BL, t_B, h_B: network.apply(given["network"], x_BL, t_B, h_B) / given["temperature"]
             cfg = settings.sampler_config(self._config, c, temperature=1.0)
-            self._samplers[kind] = sampling.Sampler(cooled, self._path, self._mesh, self._config.data.length, c.batch, cfg)
+            what = (self._mesh, self._tok, one.model, cooled(kind, network.apply))
+            self._samplers[kind] = sampling.drawer(self._config, *what, c.batch, cfg)
         given = {"network": network.params, "temperature": np.float32(one.temperature)}
         seed = one.seed + workspace.TABLE_SEED
         x_NL, seconds = self._samplers[kind](given, seed, c.samples, one.steps, advanced=bar.advance)
@@ -105,10 +105,7 @@ class Maker:
 
     def _network(self, model):
         if model not in self._networks:
-            where = (self._config, self._workdir, self._mesh)
-            self._networks[model] = (
-                workspace.teacher(*where) if model == "teacher" else workspace.student(*where, model.removeprefix("student_"))
-            )
+            self._networks[model] = workspace.model(self._config, self._workdir, self._mesh, model)
         return self._networks[model]
 
     def _real(self, one, bar):
@@ -148,6 +145,18 @@ class Maker:
 
 
 MAKERS = {"data": Maker._real, "unigram": Maker._unigram}
+
+
+def cooled(kind, apply):
+    """A network whose temperature comes with its weights, so that one program serves a whole frontier."""
+    if kind != "autoregressive":
+        return lambda given, x_BL, t_B, h_B: apply(given["network"], x_BL, t_B, h_B) / given["temperature"]
+
+    def decode(given, cache, x_B):
+        logits_BV, cache = apply(given["network"], cache, x_B)
+        return logits_BV / given["temperature"], cache
+
+    return decode
 
 
 def _pattern(file):

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from tsdfm_jax import generation, sampling, settings, workspace
+from tsdfm_jax import generation, roster, sampling, settings, workspace
 from tsdfm_jax.runtime import hosts, mesh as meshes
 
 SCHEMA = 1
@@ -31,23 +31,23 @@ def _symbols(found):
 
 
 def trajectories(config, workdir, mesh, tok, count):
-    """The first `count` shaped trajectories of the last round: the records of that number, walked again and watched.
+    """The first `count` trajectories of the last round, shaped ones if there are: the records of that number, walked again.
 
     Each midpoint has its `time`, whether it was `shaped` there (tau), the `state` that was kept, the K `candidates`, their
     `energy`, their `token_energy` at every position (both None for K = 1) and the number of the one that was `kept`.
     """
-    variant, number = "shaped", config.rounds - 1
+    variant, number = roster.variants(config)[0], config.rounds - 1
     generator = workspace.generator(config, workdir, mesh, variant, number)
-    weights, _ = workspace.compass(config, workdir, mesh)
+    weights, _ = workspace.compass(config, workdir, mesh) if variant == "shaped" else (None, None)
     batch = meshes.round_up(mesh, count)
     program = generation.program(config, tok.vocab_size, mesh, "watched", variant, generator.apply, number, batch)
     nothing_BL = meshes.put_whole(mesh, np.zeros((batch, config.data.length), np.int32))
     rows = hosts.gather(program({"generator": generator.params, "compass": weights}, np.int32(0), nothing_BL))
-    return [_trajectory(config, i, jax.tree.map(lambda a: a[i], rows)) for i in range(count)]
+    return [_trajectory(config, variant, i, jax.tree.map(lambda a: a[i], rows)) for i in range(count)]
 
 
-def _trajectory(config, number, row):
-    s, looked = config.trajectories.midpoints, config.shaping.candidates > 1
+def _trajectory(config, variant, number, row):
+    s, looked = config.trajectories.midpoints, generation.shaped(config, variant).candidates > 1
     midpoints = []
     for i in range(s):
         time = (i + 1) / s
@@ -78,7 +78,7 @@ def students(config, workdir, mesh, tok, count):
     path, cfg = settings.path(config, tok.vocab_size), settings.sampler_config(config, c)
     draw = sampling.Sampler(apply, path, mesh, config.data.length, meshes.round_up(mesh, count), cfg)
     found, seed = [], c.seeds[0]
-    for variant in workspace.VARIANTS:
+    for variant in roster.variants(config):
         states, params = [], workspace.student(config, workdir, mesh, variant).params
         draw(params, seed + workspace.TABLE_SEED, count, steps, seen=lambda first, step, x_BL: states.append(x_BL))
         about = {"model": f"student_{variant}", "seed": seed, "times": [i / steps for i in range(steps + 1)]}

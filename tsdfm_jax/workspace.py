@@ -22,13 +22,13 @@ KEYS = {
     "data": ("data.length", "data.holdout", "data.windows_per_shard"),
     "judges": ("judges", "model.dtype", "teacher.heldout", "seed"),
     "teacher": ("flow.source", "flow.exponent", "model", "teacher"),
+    "autoregressive": ("autoregressive", "model", "flow.source", "teacher.heldout", "seed"),
     "compass": ("compass", "shaping", "flow", "trajectories.chain"),
-    "trajectories": ("shaping", "trajectories", "flow", "student.target"),
+    "trajectories": ("shaping", "trajectories", "flow", "student.target", "student.progressive"),
     "student": ("student",),
     # Sets of texts and judges only add to what is there already.
     "evaluate": ("evaluate.samples", "evaluate.temperature", "evaluate.top_p", "flow", "rounds"),
 }
-VARIANTS = ("shaped", "blind")
 TABLE_SEED = 6000  # from where the seeds of the table's texts count
 
 
@@ -139,7 +139,10 @@ def train(config, job, section, learner, batches, *, name, mesh, tok, directory=
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Network:
-    """A trained network: `apply(params, x_BL, t_B, h_B) -> logits_BLV`, its weights and their content hash."""
+    """A trained network: `apply(params, x_BL, t_B, h_B) -> logits_BLV`, its weights and their content hash.
+
+    The autoregressive one's is `apply(params, cache, x_B) -> (logits_BV, cache)`; see causal.decode.
+    """
 
     apply: Callable[..., jax.Array]
     params: Any
@@ -192,6 +195,23 @@ def generator(config, workdir, mesh, variant, round_number):
     if round_number == 0:
         return teacher(config, workdir, mesh)
     return student(config, workdir, mesh, variant, round_number - 1)
+
+
+def autoregressive(config, workdir, mesh):
+    """The trained autoregressive model (its moving average)."""
+    where = require(config, workdir, "autoregressive") / "model"
+    tok = tokenizer(config, workdir)
+    cfg = settings.autoregressive(config, tok.vocab_size)
+    params, meta = checkpoint.load_params(where, meshes.abstract(mesh, lambda: causal.init(jax.random.key(0), cfg)))
+    check_tokenizer(where, meta, tok)
+    return Network(apply=functools.partial(causal.decode, cfg), params=params, hash=meta["hash"])
+
+
+def model(config, workdir, mesh, name):
+    """The trained network of one of roster.MODELS; the student's of the last round."""
+    if name.startswith("student_"):
+        return student(config, workdir, mesh, name.removeprefix("student_"))
+    return {"teacher": teacher, "autoregressive": autoregressive}[name](config, workdir, mesh)
 
 
 def compass(config, workdir, mesh):

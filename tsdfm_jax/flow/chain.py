@@ -21,19 +21,24 @@ class Link(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """A chain's jumps and the weights of its evaluations l1, l2, … in the target."""
+    """A chain's jumps and the weights of its evaluations l1, l2, … in the target.
+
+    Without weights each position takes l1 where it left in the first jump, and l2 elsewhere.
+    """
 
     links: tuple
-    weights: tuple
+    weights: tuple | None
 
 
 _RK4 = (1 / 6, 2 / 6, 2 / 6, 1 / 6)
 # `fsdfm` starts every jump where the last one landed (2509.20624); `classical` starts all from x_t, as Runge and Kutta
-# did, so that every state has the noise level of the time it is evaluated at.
+# did, so that every state has the noise level of the time it is evaluated at. `sdtt` (2410.21035) is a teacher's two steps
+# of h/2: whatever leaves in the first one leaves by l1, and the student is taught what is left by l2.
 CHAINS = {
     "fsdfm": Chain((Link(True, 0.0, 0.5, 0.5), Link(True, 0.5, 0.5, 0.5), Link(True, 0.5, 0.5, 1.0)), _RK4),
     "classical": Chain((Link(False, 0.0, 0.5, 0.5), Link(False, 0.0, 0.5, 0.5), Link(False, 0.0, 1.0, 1.0)), _RK4),
     "heun": Chain((Link(True, 0.0, 1.0, 1.0),), (1 / 2, 1 / 2)),
+    "sdtt": Chain((Link(True, 0.0, 0.5, 0.5),), None),
 }
 
 
@@ -43,11 +48,13 @@ class Midpoints(NamedTuple):
     Attributes:
       x_BSL: the midpoints m1, m2, …
       energy_BSK, index_BS: the candidates' energies and which one was taken.
+      left_BSL: the positions that left in each jump; None where there were several candidates.
     """
 
     x_BSL: jax.Array
     energy_BSK: jax.Array
     index_BS: jax.Array
+    left_BSL: jax.Array | None
 
 
 def times(name, t_B, h_B):
@@ -67,9 +74,9 @@ def run(key_B, path, kind, name, posterior, x_BL, t_B, h_B, energy, cfg):
         start_BL = state_BL if link.from_last else x_BL
         move = jump.prepare(path, kind, logits_BLV, start_BL, t_B + link.depart * h_B, link.width * h_B)
         choice = shaping.shaped_jump(paths.fold(key_B, i), move, t_BE[:, i + 1], energy, cfg)
-        found.append((choice.x_BL, choice.energy_BK, choice.index_B))
+        found.append((choice.x_BL, choice.energy_BK, choice.index_B, choice.left_BL))
         state_BL = choice.x_BL
-    return Midpoints(*(jnp.stack(part, axis=1) for part in zip(*found)))
+    return Midpoints(*(None if part[0] is None else jnp.stack(part, axis=1) for part in zip(*found)))
 
 
 def blind_pairs(key_B, path, kind, name, posterior, x_BL, x_1_BL, t_B, h_B):
@@ -91,15 +98,20 @@ def blind_pairs(key_B, path, kind, name, posterior, x_BL, x_1_BL, t_B, h_B):
     return tuple(jnp.stack(part, axis=1) for part in zip(*found))
 
 
-def target_logits(path, name, posterior, x_BL, midpoints_BSL, t_B, h_B):
+def target_logits(path, name, posterior, x_BL, midpoints_BSL, t_B, h_B, left_BSL=None):
     """The student's target at (x_t, t, h) from recorded midpoints: (l1 + 2 l2 + 2 l3 + l4) / 6, or Heun's mean.
 
     Under the mask source an evaluation at a midpoint that has unmasked a position counts for the symbol it has there.
+    `sdtt` takes l1 where `left_BSL` says that a position left, and l2 elsewhere. It must be given the coins themselves: under
+    the uniform source a position may land on the symbol that it left, which no state tells from staying.
     """
     t_BE = times(name, t_B, h_B)
     states = [x_BL] + [midpoints_BSL[:, i] for i in range(midpoints_BSL.shape[1])]
     logits = (paths.settled_logits(path, posterior(x, t_BE[:, i], h_B / 2), x) for i, x in enumerate(states))
-    return sum(w * l for w, l in zip(CHAINS[name].weights, logits))
+    weights = CHAINS[name].weights
+    if weights is None:
+        return jnp.where(left_BSL[:, 0, :, None], *logits)
+    return sum(w * l for w, l in zip(weights, logits))
 
 
 class Trajectory(NamedTuple):

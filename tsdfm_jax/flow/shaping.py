@@ -50,13 +50,17 @@ class ShapingConfig:
 
 
 class Choice(NamedTuple):
-    """A shaped jump's outcome: x_BL kept, the K energies, the index of the candidate taken, all candidates, their scores."""
+    """A shaped jump's outcome: x_BL kept, the K energies, the index of the candidate taken, all candidates, their scores.
+
+    `left_BL` marks the positions that left, where there was one candidate.
+    """
 
     x_BL: jax.Array
     energy_BK: jax.Array
     index_B: jax.Array
     cand_BKL: jax.Array
     score_BKL: jax.Array
+    left_BL: jax.Array | None = None
 
 
 def _argmin(key_B, energy_BK, cfg):
@@ -148,9 +152,9 @@ def shaped_jump(key_B, move, arrive_B, energy, cfg):
     """
     drawn_B, chosen_B = paths.split(key_B)
     if cfg.candidates == 1:
-        x_BL, _ = jump.land(paths.fold(drawn_B, 0), move)
+        x_BL, left_BL = jump.land(paths.fold(drawn_B, 0), move)
         nothing_B = jnp.zeros(x_BL.shape[:1])
-        return Choice(x_BL, nothing_B[:, None], nothing_B.astype(jnp.int32), x_BL[:, None], jnp.zeros(x_BL[:, None].shape))
+        return Choice(x_BL, nothing_B[:, None], nothing_B.astype(jnp.int32), x_BL[:, None], jnp.zeros(x_BL[:, None].shape), left_BL)
     cand_BKL, energy_BK, score_BKL = candidates(drawn_B, move, arrive_B, energy, cfg)
     rescore = lambda x_BL: energy(x_BL, arrive_B)[0]
     x_BL, index_B = POLICIES[cfg.policy](chosen_B, cand_BKL, energy_BK, score_BKL, rescore, cfg)

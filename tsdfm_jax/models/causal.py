@@ -1,6 +1,7 @@
-"""The judges: GPT-2's architecture, and what is asked of any causal transformer."""
+"""Judges and the autoregressive model: GPT-2's architecture, and what is asked of any causal transformer."""
 
 import dataclasses
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -37,6 +38,30 @@ class CausalConfig:
             raise ValueError(f"judges.dropout {self.dropout} must be in [0, 1)")
 
 
+class Cache(NamedTuple):
+    """Keys and values of every block at the positions read so far, and the place that is read next.
+
+    Attributes:
+      k, v: [blocks, B, L, H, D/H] in the compute type.
+      at_N: int32 [blocks], the same place in all of them.
+    """
+
+    k: jax.Array
+    v: jax.Array
+    at_N: jax.Array
+
+
+def _attend(cfg, q_BLHd, k_BLHd, v_BLHd, cache):
+    """Causal attention among the positions at hand or, given a block's cache, of one position to all that were read; (y, cache)."""
+    if cache is None:
+        return jax.nn.dot_product_attention(q_BLHd, k_BLHd, v_BLHd, is_causal=True), None
+    here = (0, cache.at_N, 0, 0)
+    k_BLHd, v_BLHd = (jax.lax.dynamic_update_slice(old, new, here) for old, new in zip(cache, (k_BLHd, v_BLHd)))
+    read_L = jnp.arange(cfg.length) <= cache.at_N
+    y_B1Hd = jax.nn.dot_product_attention(q_BLHd, k_BLHd, v_BLHd, mask=read_L[None, None, None])
+    return y_B1Hd, Cache(k_BLHd, v_BLHd, cache.at_N + 1)
+
+
 def _norm(cfg, name):
     part = nn.with_logical_partitioning
     ones, zeros = part(nn.initializers.ones, ("features",)), part(nn.initializers.zeros, ("features",))
@@ -49,7 +74,7 @@ class CausalBlock(nn.Module):
     cfg: CausalConfig
 
     @nn.compact
-    def __call__(self, x_BLD, _, deterministic):
+    def __call__(self, x_BLD, cache, deterministic):
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
         b, length, d = x_BLD.shape
         normal = nn.initializers.normal(0.02)
@@ -60,7 +85,8 @@ class CausalBlock(nn.Module):
             transformer.dense(d, "embed", "heads", name=n, dtype=dtype, kernel_init=normal)(y_BLD).reshape(b, length, cfg.heads, -1)
             for n in ("q", "k", "v")
         )
-        y_BLD = jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(b, length, d)
+        y_BLHd, cache = _attend(cfg, q, k, v, cache)
+        y_BLD = y_BLHd.reshape(b, length, d)
         y_BLD = transformer.dense(d, "heads", "embed", name="attn_out", dtype=dtype, kernel_init=into_residual)(y_BLD)
         x_BLD = x_BLD + nn.Dropout(cfg.dropout, deterministic=deterministic)(y_BLD)
 
@@ -70,16 +96,19 @@ class CausalBlock(nn.Module):
         y_BLD = nn.gelu(y_BLD, approximate=True)
         y_BLD = transformer.dense(d, "mlp", "embed", name="mlp_out", dtype=dtype, kernel_init=into_residual)(y_BLD)
         x_BLD = x_BLD + nn.Dropout(cfg.dropout, deterministic=deterministic)(y_BLD)
-        return transformer.pin(x_BLD.astype(jnp.float32)), None
+        return transformer.pin(x_BLD.astype(jnp.float32)), cache
 
 
 class Causal(nn.Module):
-    """`apply({"params": p}, x_BL)` -> float32 h_BLD after the last norm, and the head that makes logits of it, [D, V]."""
+    """`apply({"params": p}, x_BL)` -> float32 h_BLD after the last norm, and the head that makes logits of it, [D, V].
+
+    With a `cache` x_BL is one symbol of each sequence, at the cache's place, and the cache with it is a third result.
+    """
 
     cfg: CausalConfig
 
     @nn.compact
-    def __call__(self, x_BL, deterministic=True):
+    def __call__(self, x_BL, deterministic=True, cache=None):
         cfg = self.cfg
         token = nn.Embed(
             cfg.vocab,
@@ -89,12 +118,14 @@ class Causal(nn.Module):
         )
         where = nn.with_logical_partitioning(nn.initializers.normal(0.01), (None, "embed"))
         position_LD = self.param("wpe", where, (cfg.length, cfg.width))
-        x_BLD = transformer.look_up(token, x_BL) + position_LD[None, : x_BL.shape[1]]
+        first = 0 if cache is None else cache.at_N[0]
+        x_BLD = transformer.look_up(token, x_BL) + jax.lax.dynamic_slice_in_dim(position_LD, first, x_BL.shape[1])[None]
         x_BLD = transformer.pin(x_BLD.astype(jnp.float32))
         x_BLD = nn.Dropout(cfg.dropout, deterministic=deterministic)(x_BLD)
-        x_BLD, _ = transformer.stack(CausalBlock, cfg, name="blocks")(x_BLD, None, deterministic)
+        x_BLD, cache = transformer.stack(CausalBlock, cfg, own=0, name="blocks")(x_BLD, cache, deterministic)
         # The head is the embedding, transposed before the dot: its gradient then needs no transpose of [B, L, V].
-        return _norm(cfg, "ln_f")(x_BLD), token.embedding.T
+        found = _norm(cfg, "ln_f")(x_BLD), token.embedding.T
+        return found if cache is None else (*found, cache)
 
 
 NETWORKS = {CausalConfig: Causal, llama.LlamaConfig: llama.Llama}
@@ -115,9 +146,28 @@ def hidden(cfg, params, x_BL):
 
 def logits(cfg, params, x_BL, dropout_key=None):
     """Logits of the symbol after each position, given all up to it: float32 logits_BLV."""
-    h_BLD, head_DV = _apply(cfg, params, x_BL, dropout_key)
+    return _head(cfg, *_apply(cfg, params, x_BL, dropout_key))
+
+
+def _head(cfg, h_BLD, head_DV):
     dtype, dims = jnp.dtype(cfg.dtype), (((2,), (0,)), ((), ()))
     return transformer.head_dot(h_BLD.astype(dtype), head_DV.astype(dtype), dims).astype(jnp.float32)
+
+
+def empty_cache(cfg, batch):
+    """The Cache of a CausalConfig before the first of `cfg.length` symbols of `batch` sequences."""
+    nothing = jnp.zeros((cfg.blocks, batch, cfg.length, cfg.heads, cfg.width // cfg.heads), jnp.dtype(cfg.dtype))
+    return Cache(nothing, nothing, jnp.zeros(cfg.blocks, jnp.int32))
+
+
+def decode(cfg, params, cache, x_B):
+    """Reads one further symbol of each sequence, in the work of one position: (logits_BV of the next one, the Cache with it).
+
+    The logits are those of `logits` for the whole beginning. `cfg` is a CausalConfig, and its `length` symbols are all
+    that a cache holds: what is read beyond them is wrong.
+    """
+    h_B1D, head_DV, cache = Causal(cfg).apply({"params": params}, x_B[:, None], True, cache)
+    return _head(cfg, h_B1D, head_DV)[:, 0], cache
 
 
 def token_nll(cfg, params, x_BL, bos, dropout_key=None):

@@ -230,15 +230,18 @@ class Block(nn.Module):
         return pin((x_BLD + gate_m[:, None] * y_BLD).astype(jnp.float32)), None
 
 
-def stack(block, cfg, **kwargs):
-    """`cfg.blocks` copies of a block module as one scan, rematerialised as `cfg.remat` says."""
+def stack(block, cfg, own=nn.broadcast, **kwargs):
+    """`cfg.blocks` copies of a block module as one scan, rematerialised as `cfg.remat` says.
+
+    The block's second argument is the same for all of them, or with `own=0` each one's own part of a leading axis.
+    """
     if REMAT[cfg.remat] is not None:
         block = nn.remat(block, policy=REMAT[cfg.remat], prevent_cse=False, static_argnums=(3,))
     scanned = nn.scan(
         block,
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=(nn.broadcast, nn.broadcast),
+        in_axes=(own, nn.broadcast),
         length=cfg.blocks,
         unroll=cfg.unroll,
         metadata_params={meta.PARTITION_NAME: "blocks"},

@@ -19,8 +19,8 @@ FIELDS = (
     "tokens_per_second",
 )
 PLAIN = {"data": "real held-out text", "unigram": "unigram draws", "teacher": "teacher"}
-PLAIN |= {"student_shaped": "shaped student", "student_blind": "blind student"}
-ORDER = ("data", "unigram", "text", "teacher", "student_shaped", "student_blind")
+PLAIN |= {"student_shaped": "shaped student", "student_blind": "blind student", "autoregressive": "autoregressive"}
+ORDER = ("data", "unigram", "text", "teacher", "student_shaped", "student_blind", "autoregressive")
 
 
 class Mean(NamedTuple):

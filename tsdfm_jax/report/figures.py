@@ -8,6 +8,7 @@ LOOK = {  # beside its colour, each model has a marker and a dash of its own
     "teacher": {"marker": "s", "linestyle": (0, (5, 1.6))},
     "student_shaped": {"marker": "o", "linestyle": "-"},
     "student_blind": {"marker": "^", "linestyle": (0, (1.2, 1.4))},
+    "autoregressive": {"marker": "v", "linestyle": (0, (7, 1.4, 1.2, 1.4))},
 }
 STAR = {"marker": "*", "markersize": 11, "linestyle": "none", "zorder": 5}
 
@@ -138,7 +139,7 @@ def frontier(axes, curve, points, colour):
 
 
 def losses(report):
-    """Training losses: teacher and students, the judges, and a compass that was trained."""
+    """Training losses: teacher, students and autoregressive model, the judges, and a compass that was trained."""
     stages = report.get("stages") or {}
     curves = {name: f.get("curve") for name, f in stages.items() if f.get("curve")}
     judges = ((stages.get("judges") or {}).get("judges") or {}).items()
@@ -151,6 +152,7 @@ def losses(report):
             }
             for r in rounds
         },
+        "autoregressive": {"autoregressive": curves.get("autoregressive")},
         "compass": {"compass": curves.get("compass")},
         "judges": {f"judge {name}": f.get("curve") for name, f in judges},
     }

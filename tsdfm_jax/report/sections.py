@@ -30,11 +30,12 @@ def answer(report):
 def caveat(report):
     """What the sentence stands on: seeds, texts, and the entropies that a perplexity must be read with."""
     table = cells.gather(report)
-    students = [c for c in table if c.model == "student_shaped"]
-    if not students:
+    models = [m for m in ("student_shaped", "student_blind", "autoregressive") if any(c.model == m for c in table)]
+    if not models:
         return ""
-    one = next((c for c in students if c.steps == 8), students[-1])
-    beside = [c for c in table if c.model == "student_blind" and c.steps == one.steps] + [c for c in table if c.model == "data"]
+    first = [c for c in table if c.model == models[0]]
+    one = next((c for c in first if c.steps == 8), first[-1])
+    beside = [c for c in table if c.model in models[1:] and c.steps == one.steps] + [c for c in table if c.model == "data"]
     seeds = "one seed" if one.seeds == 1 else f"{one.seeds} seeds"
     each = "each" if one.seeds == 1 else "each seed,"
     said = f"It stands on {seeds}: {one.samples:,} texts of {one.length} symbols for {each} model and number of steps."
@@ -168,8 +169,10 @@ def training(report):
             for m, v in bounds.items()
         )
         out += f"<h3>held-out bound, bits per byte</h3><dl class='bars'>{bars}</dl>"
+        for m, said in (report.get("bounds_exact") or {}).items():
+            out += f'<p class="note">{escape(cells.label(m))}: {escape(said)}.</p>'
     if drawn:
-        models = [m for m in ("teacher", "student_shaped", "student_blind") if m in bounds or not bounds]
+        models = [m for m in svg.OWN if m in bounds or not bounds and m != "autoregressive"]
         out += f"<h3>training loss</h3>{legend(report, models)}{panels(drawn)}"
     return out
 

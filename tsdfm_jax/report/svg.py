@@ -7,9 +7,10 @@ from xml.etree import ElementTree
 # Matplotlib draws in these colours, which stand for nothing but the page's variables; see `page.css`.
 INK, SOFT, RULE, ACCENT = "#010101", "#010102", "#010103", "#010104"
 VARIABLES = {INK: "ink", SOFT: "soft", RULE: "rule", ACCENT: "accent"}
-MODELS = {"teacher": "#010201", "student_shaped": "#010202", "student_blind": "#010203", "data": INK, "unigram": SOFT}
+OWN = {"teacher": "#010201", "student_shaped": "#010202", "student_blind": "#010203", "autoregressive": "#010204"}
+MODELS = OWN | {"data": INK, "unigram": SOFT}
 OTHERS = ("#010301", "#010302", "#010303", "#010304")
-VARIABLES |= {MODELS[m]: m.removeprefix("student_") for m in ("teacher", "student_shaped", "student_blind")}
+VARIABLES |= {hexed: m.removeprefix("student_") for m, hexed in OWN.items()}
 VARIABLES |= {hexed: f"other-{i}" for i, hexed in enumerate(OTHERS)}
 STYLE = {
     "svg.fonttype": "none",

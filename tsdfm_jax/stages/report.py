@@ -10,7 +10,7 @@ import jax
 import rich.console
 import rich.table
 
-from tsdfm_jax import results, traces, workspace
+from tsdfm_jax import bounds, results, roster, traces, workspace
 from tsdfm_jax.report import page
 from tsdfm_jax.runtime import hosts, metrics as metrics_lib, stage as bookkeeping
 
@@ -21,7 +21,7 @@ COLUMNS = ("model", "steps", "seed", "samples", "entropy_nats", "distinct_2", "l
 def run(config, workdir):
     """Leave `report/report.json`, `report/traces.json` and the page `report/index.html`, and print the table."""
     workspace.require(config, workdir, "evaluate")
-    shown = traces.make(config, workdir) if config.report.traces else None
+    shown = traces.make(config, workdir) if config.report.traces and roster.variants(config) else None
     hosts.first(lambda: write(config, workdir, shown))
 
 
@@ -32,6 +32,7 @@ def write(config, workdir, shown):
     where = pathlib.Path(workdir) / "report"
     where.mkdir(exist_ok=True)
     bookkeeping.atomic_write(where / "report.json", json.dumps(report, indent=1))
+    (where / "traces.json").unlink(missing_ok=True)
     if shown is not None:
         bookkeeping.atomic_write(where / "traces.json", json.dumps(shown, separators=(",", ":")))
     page.write(where / "index.html", report, shown)
@@ -45,10 +46,11 @@ def write(config, workdir, shown):
 
 def gathered(config, workdir, rows):
     """Everything measured, as report.json holds it."""
-    figures = {name: figures_of(workdir, name) for name in ("tokenizer", "data", "judges", "teacher", "compass", "evaluate")}
-    for r in range(config.rounds):
-        figures[f"trajectories/round_{r}"] = figures_of(workdir, f"trajectories/round_{r}")
-        figures |= {(d := workspace.student_directory(v, r)): figures_of(workdir, d) for v in workspace.VARIANTS}
+    names = ("tokenizer", "data", "judges", "teacher", "autoregressive", "compass", "evaluate")
+    names = [name for name in names if roster.needs(config, name)]
+    for r in range(config.rounds if roster.needs(config, "trajectories") else 0):
+        names += [f"trajectories/round_{r}", *(workspace.student_directory(v, r) for v in roster.variants(config))]
+    figures = {name: figures_of(workdir, name) for name in names}
     total, matched = sum(f["seconds"] for f in figures.values()), results.matched(config, workdir, rows)
     return {
         "schema": SCHEMA,
@@ -60,8 +62,9 @@ def gathered(config, workdir, rows):
         "formulas": figures["evaluate"]["formulas"],
         "verdict": results.verdict(results.table(config, rows), matched),
         "stages": {name: {**f, "share_of_time": f["seconds"] / total} for name, f in figures.items()},
-        "compass": figures["compass"],
+        "compass": figures.get("compass"),
         "bounds": figures["evaluate"]["bounds"],
+        "bounds_exact": {name: said for name, said in bounds.EXACT.items() if name in roster.models(config)},
         "shaping": results.midpoints(config, workdir),
         "frontiers": results.frontiers(config, workdir, rows),
         "matched": matched,

@@ -1,4 +1,4 @@
-"""Stage `sample`: text from the teacher or a student, to the terminal as it is refined, and to JSONL."""
+"""Stage `sample`: text from one of the models, to the terminal as it is refined, and to JSONL."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ import rich.live
 import rich.rule
 import rich.text
 
-from tsdfm_jax import prompts, sampling, settings, workspace
+from tsdfm_jax import prompts, roster, sampling, settings, workspace
 from tsdfm_jax.runtime import hosts, signals, stage as bookkeeping
 
 SHOWN = 4  # texts that are shown while they are refined
@@ -22,6 +22,7 @@ VISIBLE = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code
 
 def run(config, workdir):
     """Print texts and leave them in `samples/sample.jsonl`; it runs whenever it is asked for."""
+    config = as_taken(config)
     c, mesh = config.sample, settings.mesh(config)
     requests = asked(config, workspace.tokenizer(config, workdir))
     write, console = sampling.writer(config, workdir, mesh, c.model), rich.console.Console()
@@ -33,6 +34,13 @@ def run(config, workdir):
     if hosts.is_first():
         leave(config, workdir, samples)
         show(console, c, write.tokenizer, samples)
+
+
+def as_taken(config):
+    """The config with the steps that its model takes, whatever was asked for: what is said of the texts must be true."""
+    found = config.copy_and_resolve_references()
+    found.sample.steps = roster.evaluations(config, config.sample.model, config.sample.steps)
+    return found
 
 
 def asked(config, tok):

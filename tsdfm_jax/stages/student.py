@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from tsdfm_jax import settings, taken, workspace
+from tsdfm_jax import roster, settings, taken, workspace
 from tsdfm_jax.data import records, shards, windows
 from tsdfm_jax.flow import chain, losses, path as paths
 from tsdfm_jax.models import transformer
@@ -14,7 +14,7 @@ from tsdfm_jax.runtime import mesh as meshes, state as states
 
 def run(config, workdir, round_number=0):
     """Leave `student/{shaped,blind}/round_r/model`: same start, same budget, same seeds."""
-    for variant in workspace.VARIANTS:
+    for variant in roster.variants(config):
         train(config, workdir, variant, round_number)
 
 
@@ -31,14 +31,19 @@ def train(config, workdir, variant, round_number):
         elif config.student.path:
             told, born = taken.read(config, "student", tok, mesh)
             start = {"started_from": taken.figures(told)}
-        learn = learner(config, tok.vocab_size, mesh, teacher, born, round_number)
+        own = config.student.evaluator == "generator"
+        frozen = workspace.generator(config, workdir, mesh, variant, round_number) if own else teacher
+        learn = learner(config, tok.vocab_size, mesh, frozen, born, round_number)
         rows = batches(config, workdir, variant, round_number, mesh)
         _, figures = workspace.train(config, job, config.student, learn, rows, name=f"student {variant}", mesh=mesh, tok=tok)
         job.finish(figures | start)
 
 
 def learner(config, symbols, mesh, teacher, born, round_number=0):
-    """A student in training that starts from the weights `born`; its batches are dicts, as `batches` makes them."""
+    """A student in training that starts from the weights `born`; its batches are dicts, as `batches` makes them.
+
+    `teacher` is the frozen network that may evaluate a chain's target: the teacher, or who generated the round.
+    """
     path = settings.path(config, symbols)
     cfg = settings.network(config, path.vocab, step_conditioned=True)
     init = lambda born: transformer.overlay(transformer.init(jax.random.key(config.seed), cfg, config.data.length), born)
@@ -82,8 +87,8 @@ def loss(config, path, cfg, teacher, key, params, batch, teacher_params, average
 
 
 def evaluator(config, apply, teacher, teacher_params, average):
-    """Who evaluates a chain's target: the student's own average, told h/2, or the frozen teacher."""
-    if config.student.evaluator == "teacher":
+    """Who evaluates a chain's target, told h/2: the student's own average, or the frozen network at hand."""
+    if config.student.evaluator in ("teacher", "generator"):
         return lambda x_BL, t_B, h_B: teacher(teacher_params, x_BL, t_B, h_B)
     return lambda x_BL, t_B, h_B: apply(average, x_BL, t_B, h_B)
 
@@ -92,7 +97,8 @@ def chain_loss(config, path, apply, semi, key, params, rows):
     """Forward KL from the target recomputed at the recorded midpoints; the path loss for the smallest steps."""
     x_1_BL, x_t_BL, states_BSL = (rows[name].astype(jnp.int32) for name in ("x_1", "x_t", "states"))
     t_B, h_B = rows["t"], rows["h"]
-    target_BLV = jax.lax.stop_gradient(chain.target_logits(path, config.trajectories.chain, semi, x_t_BL, states_BSL, t_B, h_B))
+    told = (path, config.trajectories.chain, semi, x_t_BL, states_BSL, t_B, h_B, rows.get("left"))
+    target_BLV = jax.lax.stop_gradient(chain.target_logits(*told))
     logits_BLV = apply(params, x_t_BL, t_B, h_B, key)
     kl_BL = losses.distillation_kl(path, target_BLV, logits_BLV, x_t_BL)
     early_B = jnp.minimum(t_B, losses.LONGEST)

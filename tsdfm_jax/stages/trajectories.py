@@ -4,16 +4,16 @@ import json
 
 import numpy as np
 
-from tsdfm_jax import generation, settings, workspace
+from tsdfm_jax import generation, roster, settings, workspace
 from tsdfm_jax.data import records, windows
 from tsdfm_jax.flow import chain
 from tsdfm_jax.runtime import hosts, mesh as meshes, metrics as metrics_lib, signals
 
 
 def run(config, workdir, round_number=0):
-    """Leave `trajectories/round_r/{shaped,blind}/{whole,chain}`, as the student's target needs them."""
+    """Leave `trajectories/round_r/{shaped,blind}/{whole,chain}`, as the students and their target need them."""
     with workspace.job(config, workdir, "trajectories", f"trajectories/round_{round_number}") as job:
-        sets = [(variant, kind) for variant in workspace.VARIANTS for kind in settings.TARGETS[config.student.target]]
+        sets = [(variant, kind) for variant in roster.variants(config) for kind in settings.TARGETS[config.student.target]]
         if job.finished is not None and hosts.first(lambda: all(sound(job.directory / variant / kind) for variant, kind in sets)):
             return
         figures = {f"{v}_{k}": generate(config, workdir, job, v, k, round_number) for v, k in sets}
@@ -36,6 +36,8 @@ def schema(config, path, kind, candidates):
     fields = {"energy": ("float32", (s, candidates)), "index": ("int16", (s,))}
     if kind == "whole":
         return records.Schema(fields=fields | {"states": (symbol, (s + 1, length))})
+    if chain.CHAINS[config.trajectories.chain].weights is None:
+        fields |= {"left": ("bool", (s, length))}
     scalars = {"t": ("float32", ()), "h": ("float32", ())}
     return records.Schema(
         fields=fields | scalars | {"states": (symbol, (s, length)), "x_1": (symbol, (length,)), "x_t": (symbol, (length,))}
@@ -49,7 +51,7 @@ def generate(config, workdir, job, variant, kind, round_number):
     """
     mesh, c, tok = settings.mesh(config), config.trajectories, workspace.tokenizer(config, workdir)
     generator = workspace.generator(config, workdir, mesh, variant, round_number)
-    weights, compass_hash = workspace.compass(config, workdir, mesh)
+    weights, compass_hash = workspace.compass(config, workdir, mesh) if variant == "shaped" else (None, None)
     shape = schema(config, settings.path(config, tok.vocab_size), kind, generation.shaped(config, variant).candidates)
     where, shards = job.directory / variant / kind, -(-c.count // c.shard)
     sources = {"generator": generator.hash, "compass": compass_hash, "tokenizer": tok.content_hash}

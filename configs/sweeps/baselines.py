@@ -1,0 +1,27 @@
+"""TS-DFM beside what it is compared with: FS-DFM, self-distillation through time, and an autoregressive model.
+
+    python -m launch.sweep --config=configs/sweeps/baselines.py:quickstart --workdir=runs/baselines
+    python -m launch.sweep --config=configs/sweeps/baselines.py:quickstart --workdir=runs/baselines --table
+    python -m launch.compare runs/baselines/tsdfm runs/baselines/fsdfm runs/baselines/sdtt runs/baselines/autoregressive
+
+Four runs of `python -m tsdfm_jax.main`: the config of the argument (quickstart, sotu or fineweb_170m) as it is, and each of
+configs/baselines. Tokenizer, data, judges and teacher are made once for all of them. It has not been run in full; by the
+quickstart's times expect some 25 minutes on 2 CPU cores.
+"""
+
+import importlib
+
+from configs import baselines
+from configs.baselines import autoregressive, fsdfm, sdtt
+
+
+def get_config(of="quickstart"):
+    """The config `of` that name."""
+    return importlib.import_module(f"configs.{of}").get_config() if of in baselines.OF else baselines.start(of, ())
+
+
+def get_hyper(hyper, of="quickstart"):
+    """A run for the config itself and for each baseline, by name."""
+    base = get_config(of)
+    others = {"fsdfm": fsdfm, "sdtt": sdtt, "autoregressive": autoregressive}
+    return [hyper.named("tsdfm", {}), *(hyper.differing(name, base, file.get_config(of)) for name, file in others.items())]

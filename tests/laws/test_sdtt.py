@@ -1,0 +1,71 @@
+"""Self-distillation through time: its target, and who left in its one jump, against a direct computation on small systems."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import chance
+from tests.laws import enumerable, systems
+from tsdfm_jax.flow import chain, losses, path as paths, shaping
+
+T, H = 0.25, 0.75  # two steps of 3/8, the second of which ends at t = 1
+
+
+def logits_of(system, t):
+    """log p(x_1 | x_t) of every state at a time, floored: [N, L, V]."""
+    return np.log(np.maximum(system.posterior_NLV(system.kappa(t)), 1e-30))
+
+
+def first_jump(system):
+    """P(m, left | x) of the teacher's first step by the bridge jump: [N, N, 2^L], and who left in each of the last: [2^L, L]."""
+    states, r = system.states, system.keep(T, T + H / 2)
+    p = np.concatenate([np.exp(logits_of(system, T)), np.zeros((*states.shape, int(system.masked)))], axis=2)
+    lefts = np.array(list(itertools.product([0, 1], repeat=system.length)))
+    free = (states == system.symbols) if system.masked else np.ones(states.shape, bool)
+    out = np.ones((len(states), len(states), len(lefts)))
+    for i in range(system.length):
+        lands = (1 - r) * p[:, i][:, states[:, i]] * free[:, i, None]
+        stays = np.where(free[:, i, None], r, 1.0) * (states[None, :, i] == states[:, None, i])
+        out *= np.where(lefts[:, i] == 1, lands[..., None], stays[..., None])
+    return out, lefts
+
+
+def target(system, x_BL, m_BL, left_BL):
+    """The package's target as probabilities [B, L, V]."""
+    path, n = systems.path_of(system), len(x_BL)
+    arrays = (jnp.asarray(x_BL), jnp.asarray(m_BL)[:, None], systems.full(n, T), systems.full(n, H), jnp.asarray(left_BL)[:, None])
+    logits = chain.target_logits(path, "sdtt", systems.posterior_of(system), *arrays)
+    return np.exp(np.asarray(losses.log_posterior(path, logits)))[..., : system.symbols]
+
+
+def test_under_masks_it_is_the_marginal_of_two_teacher_steps():
+    """Its mean over the first step is, at every masked position, the law of that position after the teacher's two steps."""
+    system = enumerable.draw("mask", 1.0, 3, 2, seed=5)
+    joint, lefts = first_jump(system)
+    np.testing.assert_allclose(joint.sum(axis=2), system.jump_NN("bridge", T, H / 2), atol=1e-12)
+    two = system.symbol_marginals(system.jump_NN("bridge", T, H / 2) @ system.jump_NN("bridge", T + H / 2, H / 2))
+    for x in np.flatnonzero((system.states == system.symbols).any(axis=1)):
+        m, coins = np.nonzero(joint[x])
+        found = target(system, system.states[np.full(len(m), x)], system.states[m], lefts[coins] == 1)
+        mean = np.einsum("n,nlv->lv", joint[x][m, coins], found)
+        masked = system.states[x] == system.symbols
+        np.testing.assert_allclose(mean[masked], two[x][masked][:, : system.symbols], atol=3e-6)
+
+
+@pytest.mark.parametrize("source", paths.SOURCES)
+def test_who_left_is_what_was_recorded(source):
+    """Landings and coins of the chain have their joint law, also where a position lands on the symbol that it left."""
+    system = enumerable.draw(source, 1.0, 2, 2, seed=6)
+    joint, lefts = first_jump(system)
+    path, x = systems.path_of(system), 0 if source == "uniform" else len(system.states) - 1
+    n, nothing = 20_000, lambda x_BL, t_B: (jnp.zeros(len(x_BL)), jnp.zeros(x_BL.shape))
+    x_BL, times = jnp.asarray(system.states)[np.full(n, x)], (systems.full(n, T), systems.full(n, H))
+    blind = shaping.ShapingConfig(candidates=1)
+    args = (path, "bridge", "sdtt", systems.posterior_of(system), x_BL, *times, nothing, blind)
+    found = systems.compiled(lambda key_B: chain.run(key_B, *args))(systems.keys(9, n))
+    coins = np.asarray(found.left_BSL)[:, 0] @ (2 ** np.arange(system.length)[::-1])
+    chance.assert_law(system.index(np.asarray(found.x_BSL)[:, 0]) * len(lefts) + coins, joint[x].ravel())
+    same = np.asarray(found.left_BSL[:, 0] & (found.x_BSL[:, 0] == x_BL))
+    assert same.any() == (source == "uniform")

@@ -1,0 +1,166 @@
+"""What TS-DFM is compared with: every baseline through all stages at a tiny size, and the key `models`."""
+
+import importlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from configs import baselines, quickstart
+from launch import hyper, sweep_plan
+from tests import tiny
+from tests.sweeping import STUB
+from tsdfm_jax import load, main, roster, settings
+from tsdfm_jax.data import records
+
+NAMES = ("fsdfm", "sdtt", "autoregressive")
+SIZES = ("batch", "width", "heads", "steps", "warmup", "count", "frontier", "learning_rate", "ema", "final_fraction")
+FEW = {"evaluate.frontier": "", "evaluate.teacher_steps": (2,), "evaluate.student_steps": (1,), "report.traces": 1}
+FEW |= {"evaluate.samples": 8, "student.optimiser.steps": 4, "autoregressive.optimiser.steps": 8, "trajectories.count": 32}
+SMALL = {"autoregressive.width": 16, "autoregressive.heads": 2, "autoregressive.batch": 16}
+
+
+def tiny_one(name, **changes):
+    """The tiny config with everything of a baseline that is not a size."""
+    differing = hyper.differing(name, quickstart.get_config(), importlib.import_module(f"configs.baselines.{name}").get_config())
+    kept = {key: value for key, value in differing.items() if key.split(".")[-1] not in SIZES}
+    return tiny.changed(**{**kept, **FEW, **SMALL, **changes})
+
+
+@pytest.fixture
+def begun(finished, tmp_path):
+    """A work directory with what all baselines have in common."""
+    for shared in ("tokenizer", "data", "judges", "teacher"):
+        shutil.copytree(finished / shared, tmp_path / shared)
+    return tmp_path
+
+
+def report_of(where):
+    return json.loads((where / "report/report.json").read_text())
+
+
+@pytest.mark.parametrize("of", baselines.OF)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_budget_is_the_same(name, of):
+    """Every baseline builds from every config, asks for what it makes, and sees as many symbols as teacher and student."""
+    base = importlib.import_module(f"configs.{of}").get_config()
+    c = importlib.import_module(f"configs.baselines.{name}").get_config(of)
+    with c.unlocked():
+        c.mesh.update(data=1, fsdp=1, tensor=8)  # any batch divides
+    settings.validate(c)
+    seen = lambda section, rounds=1: section.batch * section.optimiser.steps * rounds
+    whole = seen(base.teacher) + seen(base.student)
+    if name == "autoregressive":
+        assert whole - c.teacher.batch < seen(c.autoregressive) <= whole
+    else:
+        assert c.teacher.to_dict() == base.teacher.to_dict()
+        assert whole - c.rounds * c.student.batch < seen(c.teacher) + seen(c.student, c.rounds) <= whole
+    for section in ("data", "tokenizer", "judges", "model"):
+        assert c[section].to_dict() == base[section].to_dict()
+
+
+def test_another_config_has_no_baseline():
+    with pytest.raises(ValueError) as caught:
+        baselines.start("fineweb_1b", ("teacher",))
+    assert "fineweb_1b" in str(caught.value) and "quickstart" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_fsdfm(begun):
+    """Only a blind student, by FS-DFM's chains; what it has none of leaves nothing; adding the shaped one only adds."""
+    c = tiny_one("fsdfm")
+    main.run(c, begun)
+    assert not any((begun / name).exists() for name in ("compass", "autoregressive", "student/shaped"))
+    report = report_of(begun)
+    assert {row["model"] for row in report["rows"]} == {"data", "unigram", "teacher", "student_blind"}
+    assert set(report["bounds"]) == {"teacher", "student_blind"} and report["compass"] is None and report["shaping"] is None
+    assert "student/blind/round_0" in report["stages"] and "compass" not in report["stages"]
+    row = records.open_store(begun / "trajectories/round_0/blind/chain")[0]
+    assert row["states"].shape == (3, 16) and "left" not in row
+    assert (begun / "report/index.html").stat().st_size > 10_000
+    kept = [*begun.glob("trajectories/round_0/blind/chain/shard*"), begun / "student/blind/round_0/done.json"]
+    kept += [*begun.glob("samples/*_0.jsonl")]
+    before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in kept}
+    more = tiny_one("fsdfm", models=roster.DEFAULT_MODELS)
+    main.run(more, begun, ["compass", "trajectories", "student", "evaluate"])
+    assert before == {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in kept}
+    assert (begun / "student/shaped/round_0/model").exists() and (begun / "samples/student_shaped_1_0.jsonl").exists()
+
+
+def test_sdtt(begun):
+    """Three rounds, each with one step size, twice the last one's; the generator is the student of the round before."""
+    main.run(tiny_one("sdtt"), begun)
+    made = []
+    for r in range(3):
+        where = begun / f"trajectories/round_{r}/blind/chain"
+        store = records.open_store(where)
+        rows = [store[i] for i in range(len(store))]
+        assert {float(row["h"]) for row in rows} == {2.0 ** (r + 1) / 64}
+        left, x_t, m = (np.stack([row[name] for row in rows]) for name in ("left", "x_t", "states"))
+        assert left.dtype == bool and (m[~left] == x_t[:, None][~left]).all() and left.any() and not left.all()
+        made.append(json.loads((where / "manifest.json").read_text())["sources"]["generator"])
+    students = [json.loads((begun / f"student/blind/round_{r}/model/meta.json").read_text())["hash"] for r in range(3)]
+    assert made[1:] == students[:2] and made[0] == json.loads((begun / "teacher/model/meta.json").read_text())["hash"]
+    assert {row["model"] for row in report_of(begun)["rows"]} == {"data", "unigram", "teacher", "student_blind"}
+
+
+def test_autoregressive(begun):
+    """Alone: no teacher, no student; a row at one step a symbol, -log p itself, a prompt, and no end or middle."""
+    shutil.rmtree(begun / "teacher")
+    c = tiny_one("autoregressive", **{"evaluate.frontier": "autoregressive:16", "sample.prompt": "The Senate"})
+    main.run(c, begun, ["teacher", "autoregressive", "compass", "trajectories", "student", "evaluate", "report", "sample"])
+    assert not any((begun / name).exists() for name in ("teacher", "compass", "trajectories", "student"))
+    report = report_of(begun)
+    rows = [row for row in report["rows"] if row["model"] == "autoregressive"]
+    assert {row["steps"] for row in rows} == {16} and all(row["tokens_per_second"] > 0 for row in rows)
+    assert {row["temperature"] for row in rows} == {0.5, 1.0, 2.0} and len(report["frontiers"]) == 2
+    stage = report["stages"]["autoregressive"]
+    assert report["bounds"] == {"autoregressive": stage["heldout_bits_per_byte"]} and "autoregressive" in report["bounds_exact"]
+    assert report["verdict"].startswith("The autoregressive model is at ×")
+    page = (begun / "report/index.html").read_text()
+    assert "not a bound" in page and "var(--autoregressive)" in page
+    lines = [json.loads(line) for line in (begun / "samples/sample.jsonl").read_text().splitlines()]
+    assert all(line["steps"] == 16 and line["text"].startswith("The Senate") for line in lines)
+    model = load(begun, "autoregressive")
+    (one,) = model.sample("The Senate", states=True)
+    assert one.tokens == lines[0]["tokens"] and len(one.states) == 17 and one.text.startswith("The Senate")
+    assert one.states[0] == "" and one.text.startswith(one.states[8])
+    for ask in ({"suffix": " war"}, {"infill": "The ____"}):
+        with pytest.raises(ValueError) as caught:
+            model.sample(**ask)
+        assert "left to right" in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="not among models"):
+        load(begun)
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"models": ()}, "empty"),
+    ({"models": ("teacher", "techer")}, "techer"),
+    ({"models": ("teacher", "teacher")}, "twice"),
+    ({"models": ("student_blind",)}, "needs"),
+    ({"models": ("teacher", "student_blind")}, "evaluate.frontier"),
+    ({"models": ("teacher",), "evaluate.frontier": ""}, "sample.model"),
+    ({"models": roster.MODELS, "evaluate.frontier": "autoregressive:8"}, "autoregressive:16"),
+    ({"models": roster.MODELS, "sample.model": "autoregressive", "sample.suffix": " war"}, "left to right"),
+    ({"autoregressive.heads": 3}, "autoregressive.heads"),
+    ({"trajectories.chain": "sdtt", "student.target": "chain"}, "blind"),
+    ({"student.progressive": 48, "student.target": "chain"}, "power of two"),
+    ({"student.progressive": 2, "student.target": "chain", "rounds": 2}, "power of two from 4"),
+    ({"student.progressive": 64}, "student.target"),
+])  # fmt: skip
+def test_what_cannot_be_made_is_one_line(changes, said):
+    with pytest.raises(ValueError) as caught:
+        settings.validate(tiny.changed(**changes))
+    assert said.replace("needs", "learns from") in str(caught.value) and "\n" not in str(caught.value), str(caught.value)
+
+
+def test_the_sweep_of_all(tmp_path):
+    """Four runs by name; tokenizer, data, judges and teacher are made once, for whichever runs have them."""
+    file = "configs/sweeps/baselines.py:quickstart"
+    made = sweep_plan.Sweep(file, quickstart.get_config(), {}, tmp_path, main=STUB)
+    assert [run.name for run in made.runs] == ["tsdfm", *NAMES] and all(run.named for run in made.runs)
+    assert made.shared == ["tokenizer", "data", "judges", "teacher"]
+    assert set(made.common.config.models) == set(roster.MODELS)
+    roster.check_models(made.common.config, [])
+    for name, run in zip(NAMES, made.runs[1:]):
+        assert run.config.to_dict() == importlib.import_module(f"configs.baselines.{name}").get_config().to_dict()

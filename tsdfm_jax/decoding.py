@@ -1,0 +1,40 @@
+"""Text from a causal network, symbol by symbol from left to right, with the keys and values of what was read kept."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tsdfm_jax.flow import draw, path as paths, sampler
+from tsdfm_jax.models import causal
+
+
+class State(NamedTuple):
+    """Texts on the way: `x_BL`, of which the first symbols are written, and the network's Cache of them."""
+
+    x_BL: jax.Array
+    cache: causal.Cache
+
+
+def start(key_B, cfg, given_BL):
+    """Nothing written yet, and the keys of the symbols that follow: (State, key_B)."""
+    return State(jnp.zeros_like(given_BL), causal.empty_cache(cfg, given_BL.shape[0])), key_B
+
+
+def advance(key_B, decode, state, first, last, bos, given_BL, fixed_BL, cfg):
+    """Writes the symbols `first` … `last` - 1, both of which may be traced.
+
+    `decode(cache, x_B) -> (logits_BV, cache)` is the network, which has read what stands before `first`; `bos` is what it
+    reads before the first symbol. Positions of `fixed_BL` get what `given_BL` says. Each draw is exact (flow/draw) and
+    comes from its text's key and its position alone. `cfg` is a sampler.SamplerConfig: temperature and top_p.
+    """
+
+    def write(i, state):
+        before_B = jnp.where(i == 0, bos, jnp.take(state.x_BL, jnp.maximum(i - 1, 0), axis=1))
+        logits_BV, cache = decode(state.cache, before_B)
+        p_BV = jax.nn.softmax(sampler.sharpen(logits_BV[:, None], cfg)[:, 0], axis=-1)
+        drawn_B = jax.vmap(draw.categorical)(paths.fold(key_B, i), p_BV)
+        x_B = jnp.where(jnp.take(fixed_BL, i, axis=1), jnp.take(given_BL, i, axis=1), drawn_B)
+        return State(jax.lax.dynamic_update_slice_in_dim(state.x_BL, x_B[:, None], i, axis=1), cache)
+
+    return jax.lax.fori_loop(first, last, write, state)

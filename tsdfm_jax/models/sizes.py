@@ -1,0 +1,24 @@
+"""How many parameters a network has, by arithmetic: to choose one of a size without making any."""
+
+
+def transformer(cfg):
+    """Parameters of the teacher of a TransformerConfig (no step size among its conditions)."""
+    v, d, c, mlp = cfg.vocab, cfg.width, cfg.cond_width, cfg.mlp_ratio * cfg.width
+    time = (256 * c + c) + (c * c + c)
+    block = (6 * c * d + 6 * d) + 2 * d + 4 * d * d + (d * mlp + mlp) + (mlp * d + d)
+    head = (2 * c * d + 2 * d) + d + (d * v + v)
+    return v * d + time + cfg.blocks * block + head
+
+
+def causal(cfg):
+    """Parameters of GPT-2's architecture in the shape of a CausalConfig."""
+    d, mlp = cfg.width, cfg.mlp_width or 4 * cfg.width
+    block = 4 * d + 4 * (d * d + d) + (d * mlp + mlp) + (mlp * d + d)
+    return cfg.vocab * d + cfg.length * d + cfg.blocks * block + 2 * d
+
+
+def nearest_blocks(one, most):
+    """Blocks, at least one, that bring a CausalConfig of one block nearest to `most` parameters."""
+    first = causal(one)
+    block = first - one.width * (one.vocab + one.length + 2)
+    return 1 + max(0, round((most - first) / block))

@@ -1,0 +1,54 @@
+"""Which networks a config makes, and what follows from it: the key `models`."""
+
+MODELS = ("teacher", "student_shaped", "student_blind", "autoregressive")
+DEFAULT_MODELS = MODELS[:3]  # of a config from before there was a choice
+
+
+def models(config):
+    """Names of the networks that are made and judged."""
+    return tuple(config.get("models", DEFAULT_MODELS))
+
+
+def variants(config):
+    """Of the students shaped and blind, those that are made."""
+    return tuple(variant for variant in ("shaped", "blind") if f"student_{variant}" in models(config))
+
+
+def needs(config, stage):
+    """Whether any of the config's models needs a stage."""
+    wanted = {"teacher": "teacher" in models(config), "autoregressive": "autoregressive" in models(config)}
+    wanted |= {"compass": "shaped" in variants(config), "trajectories": bool(variants(config)), "student": bool(variants(config))}
+    return wanted.get(stage, True)
+
+
+def evaluations(config, model, steps):
+    """Evaluations that a model takes for a text when asked for so many steps: the autoregressive one takes one a symbol."""
+    return config.data.length if model == "autoregressive" else steps
+
+
+def check_models(config, swept):
+    """`models` names networks that can be made, each once, and whatever is asked of one is asked of those.
+
+    `swept` are the models of `evaluate.frontier`. Raises ValueError, one line, for the first that is off.
+    """
+    found = models(config)
+    if not found:
+        raise ValueError(f"models () is empty: name one of {', '.join(MODELS)}")
+    for name in found:
+        if name not in MODELS:
+            raise ValueError(f"models {name!r} is not one of {', '.join(MODELS)}")
+        if found.count(name) > 1:
+            raise ValueError(f"models {found} name {name} twice: leave one out")
+    if variants(config) and "teacher" not in found:
+        raise ValueError(f"models {found} have a student and no teacher, which it learns from: add teacher")
+    for name in (model for model in swept if model not in found):
+        raise ValueError(f"evaluate.frontier asks for {name}, which is not among models {found}: add it, or leave it out there")
+    check_made(config, "sample.model", config.sample.model)
+
+
+def check_made(config, key, model):
+    """Raise ValueError, in one line, for a model that there is not, or that this config does not make."""
+    if model not in MODELS:
+        raise ValueError(f"{key} {model!r} is not one of {', '.join(MODELS)}")
+    if model not in models(config):
+        raise ValueError(f"{key} {model!r} is not among models {models(config)} of the config: take one of those, or add it")

@@ -1,0 +1,16 @@
+"""Stage `autoregressive`: a causal transformer of about the teacher's size, to compare with; it judges nothing."""
+
+import math
+
+from tsdfm_jax import bounds, causal_training, settings, workspace
+
+
+def run(config, workdir):
+    """Leave `autoregressive/model`, its curve and its held-out -log p, which is no bound."""
+    with workspace.job(config, workdir, "autoregressive") as job:
+        if job.finished is not None:
+            return
+        c, cfg = config.autoregressive, settings.autoregressive(config, workspace.tokenizer(config, workdir).vocab_size)
+        figures = causal_training.train(config, workdir, job, c, cfg, config.seed + 7000, "autoregressive", job.directory)
+        bits = bounds.bits_per_byte(workspace.require(config, workdir, "data")) * math.log(figures["heldout_perplexity"])
+        job.finish(figures | {"heldout_bits_per_byte": bits})
