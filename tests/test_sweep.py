@@ -180,6 +180,6 @@ def test_the_shipped_sweep(capsys):
 ])  # fmt: skip
 def test_what_is_shared(entries, last):
     """Every stage up to the first whose result some override changes; keys that no stage names are taken to change all."""
-    stages = list(workspace.KEYS)
+    stages = [stage for stage in workspace.KEYS if stage != "autoregressive"]  # which none of these runs has
     shared = sweep_runs.shared_stages([run.config for run in expand(entries)])
     assert shared == (stages[: stages.index(last) + 1] if last else [])
