@@ -1,14 +1,16 @@
 """What TS-DFM is compared with: every baseline through all stages at a tiny size, and the key `models`."""
 
 import importlib
+import io
 import json
 import shutil
 
 import numpy as np
 import pytest
+import rich.console
 
 from configs import baselines, quickstart
-from launch import hyper, sweep_plan
+from launch import hyper, sweep_plan, sweep_table
 from tests import tiny
 from tests.sweeping import STUB
 from tsdfm_jax import load, main, roster, settings
@@ -67,9 +69,8 @@ def test_another_config_has_no_baseline():
 
 
 def test_fsdfm(begun):
-    """Only a blind student, by FS-DFM's chains; what it has none of leaves nothing; adding the shaped one only adds."""
-    c = tiny_one("fsdfm")
-    main.run(c, begun)
+    """Only a blind student, by FS-DFM's chains; what it has none of leaves nothing."""
+    main.run(tiny_one("fsdfm"), begun)
     assert not any((begun / name).exists() for name in ("compass", "autoregressive", "student/shaped"))
     report = report_of(begun)
     assert {row["model"] for row in report["rows"]} == {"data", "unigram", "teacher", "student_blind"}
@@ -78,20 +79,32 @@ def test_fsdfm(begun):
     row = records.open_store(begun / "trajectories/round_0/blind/chain")[0]
     assert row["states"].shape == (3, 16) and "left" not in row
     assert (begun / "report/index.html").stat().st_size > 10_000
-    kept = [*begun.glob("trajectories/round_0/blind/chain/shard*"), begun / "student/blind/round_0/done.json"]
-    kept += [*begun.glob("samples/*_0.jsonl")]
+
+
+def test_a_further_model_only_adds(finished, begun):
+    """What is made of a blind student alone is what a run of both has of it, and stays as it is when the shaped one comes."""
+    shutil.copytree(finished / "compass", begun / "compass")
+    alone = {"models": ("teacher", "student_blind"), "evaluate.frontier": "", "sample.model": "student_blind"}
+    main.run(tiny.changed(**alone), begun, ["trajectories", "student"])
+    blind = "trajectories/round_0/blind/whole"
+    kept = [*begun.glob(f"{blind}/*.array_record"), begun / "student/blind/round_0/done.json"]
     before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in kept}
-    more = tiny_one("fsdfm", models=roster.DEFAULT_MODELS)
-    main.run(more, begun, ["compass", "trajectories", "student", "evaluate"])
+    assert len(before) == 5 and not (begun / "student/shaped").exists() and not (begun / blind.replace("blind", "shaped")).exists()
+    main.run(tiny.get_config(), begun, ["trajectories", "student"])
     assert before == {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in kept}
-    assert (begun / "student/shaped/round_0/model").exists() and (begun / "samples/student_shaped_1_0.jsonl").exists()
+    for variant in ("shaped", "blind"):
+        where = blind.replace("blind", variant)
+        for file in (finished / where).glob("*.array_record"):
+            assert (begun / where / file.name).read_bytes() == file.read_bytes()
+        meta = f"student/{variant}/round_0/model/meta.json"
+        assert json.loads((begun / meta).read_text())["hash"] == json.loads((finished / meta).read_text())["hash"]
 
 
 def test_sdtt(begun):
-    """Three rounds, each with one step size, twice the last one's; the generator is the student of the round before."""
-    main.run(tiny_one("sdtt"), begun)
+    """Rounds of one step size each, twice the last one's; the generator is the student of the round before."""
+    main.run(tiny_one("sdtt", **{"rounds": 2, "report.traces": 0}), begun)
     made = []
-    for r in range(3):
+    for r in range(2):
         where = begun / f"trajectories/round_{r}/blind/chain"
         store = records.open_store(where)
         rows = [store[i] for i in range(len(store))]
@@ -99,8 +112,8 @@ def test_sdtt(begun):
         left, x_t, m = (np.stack([row[name] for row in rows]) for name in ("left", "x_t", "states"))
         assert left.dtype == bool and (m[~left] == x_t[:, None][~left]).all() and left.any() and not left.all()
         made.append(json.loads((where / "manifest.json").read_text())["sources"]["generator"])
-    students = [json.loads((begun / f"student/blind/round_{r}/model/meta.json").read_text())["hash"] for r in range(3)]
-    assert made[1:] == students[:2] and made[0] == json.loads((begun / "teacher/model/meta.json").read_text())["hash"]
+    students = [json.loads((begun / f"student/blind/round_{r}/model/meta.json").read_text())["hash"] for r in range(2)]
+    assert made[1] == students[0] and made[0] == json.loads((begun / "teacher/model/meta.json").read_text())["hash"]
     assert {row["model"] for row in report_of(begun)["rows"]} == {"data", "unigram", "teacher", "student_blind"}
 
 
@@ -164,3 +177,25 @@ def test_the_sweep_of_all(tmp_path):
     roster.check_models(made.common.config, [])
     for name, run in zip(NAMES, made.runs[1:]):
         assert run.config.to_dict() == importlib.import_module(f"configs.baselines.{name}").get_config().to_dict()
+
+
+def test_the_sweeps_table(tmp_path):
+    """Runs with names are told by those, each where it has texts; the autoregressive model has its own column and steps."""
+    made = sweep_plan.Sweep("configs/sweeps/baselines.py:quickstart", quickstart.get_config(), {}, tmp_path, main=STUB)
+    row = {"status": "finished", "seconds": 1.0, "teacher_heldout_bits_per_byte": 2.5, "autoregressive_heldout_bits_per_byte": None}
+    figures = {
+        "tsdfm": "student_shaped_8",
+        "fsdfm": "student_blind_8",
+        "sdtt": "student_blind_8",
+        "autoregressive": "autoregressive_64",
+    }
+    rows = [row | {"run": name} | {key: None for run in made.runs for key in run.overrides} for name in figures]
+    for i, (one, at) in enumerate(zip(rows, figures.values())):
+        one |= {f"{at}_ppl_judge_0": 100.0 + i, f"{at}_entropy_nats": 3.0 + i / 10}
+    rows[3] |= {"teacher_heldout_bits_per_byte": None, "autoregressive_heldout_bits_per_byte": 2.25}
+    console = rich.console.Console(width=200, file=io.StringIO())
+    sweep_table.show(made.runs, rows, tmp_path, console)
+    lines = [line for line in console.file.getvalue().splitlines() if line.startswith("│")]
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines]
+    assert [line[:2] for line in cells] == [["tsdfm", "8"], ["fsdfm", "8"], ["sdtt", "8"], ["autoregressive", "64"]]
+    assert cells[0][2:6] == ["100", "-", "-", "-"] and cells[3][2:6] == ["-", "-", "-", "103"] and cells[3][-2] == "2.250"
