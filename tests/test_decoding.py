@@ -27,7 +27,7 @@ def params():
 @pytest.mark.parametrize("source", ["uniform", "mask"])
 def test_sizes_are_those_of_the_networks(source):
     """The arithmetic counts what is there; the number of blocks is the nearest; the papers' teachers have the papers' sizes."""
-    c = tiny.changed(**{"flow.source": source, "autoregressive.width": 24})
+    c = tiny.changed(**{"flow.source": source, "autoregressive.width": 24, "model.blocks": 9})
     cfg = settings.network(c, settings.path(c, 50).vocab)
     real = jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg, c.data.length))
     assert sizes.transformer(cfg) == transformer.parameters(real)
