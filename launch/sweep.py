@@ -30,8 +30,7 @@ def main(argv):
     """Look at the whole sweep, then do what the flags ask for; the exit code."""
     try:
         file = command_line.config_file(argv, "configs/sweeps/shaping.py")
-        path, _, argument = file.partition(":")
-        root = pathlib.Path(_WORKDIR.value or f"runs/{pathlib.Path(path).stem}{argument and '_'}{argument}")
+        root = pathlib.Path(_WORKDIR.value or f"runs/{command_line.run_name(file)}")
         sweep = sweep_plan.Sweep(file, _CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]), root)
         return act(sweep, root)
     except (ValueError, FileNotFoundError) as error:

@@ -1,6 +1,7 @@
 """What every command does with its flags: whatever is wrong with them is one line on stderr, and an exit code."""
 
 import pathlib
+import re
 import sys
 
 from absl import flags
@@ -11,12 +12,32 @@ def parse(name, argv):
     """The arguments that are no flags; leaves with one line, in the command's `name`, for a flag that does not exist."""
     try:
         return flags.FLAGS(argv)
+    except flags.IllegalFlagValueError as error:
+        sys.exit(fail(name, _cause(error)))
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
         sys.exit(fail(name, error))
 
 
+def _cause(error):
+    """What a config file itself complained of, out of the traceback that ml_collections makes a message of."""
+    text = str(error)
+    if "Traceback (most recent call last)" not in text:
+        return error
+    last = text.strip().splitlines()[-1]
+    if re.match(r"TypeError: get_config\(\) takes (0|no) ", last) and (given := re.search(r"flag --config=(.*?):(.*?): ", text)):
+        return f"{given[1]} takes no argument: leave out ':{given[2]}'"
+    return last.removeprefix("ValueError: ")
+
+
+def run_name(file):
+    """What a run of a config file is called: its name, and its argument where it has one, configs/a.py:small -> a_small."""
+    path, _, argument = file.partition(":")
+    stem = pathlib.Path(path).stem
+    return f"{stem}_{re.sub(r'[^A-Za-z0-9_.+=-]', '-', argument)}" if argument else stem
+
+
 def config_file(argv, example):
-    """The file that --config names. Raises ValueError where it, or what else was given, is none; `example` is the remedy."""
+    """The file that --config names, with its argument (FILE.py:ARGUMENT) where it has one. Raises ValueError where it, or what else was given, is none; `example` is the remedy."""
     if len(argv) > 1:
         raise ValueError(f"'{argv[1]}' is not a flag: options are written --name=value")
     if flags.FLAGS.config is None:

@@ -57,8 +57,8 @@ def typed():
 
 
 def default_workdir():
-    """runs/ and the name of the config file."""
-    return pathlib.Path("runs") / pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    """runs/ and the name of the config file, with its argument: runs/fineweb_170m_smoke."""
+    return pathlib.Path("runs") / command_line.run_name(config_flags.get_config_filename(flags.FLAGS["config"]))
 
 
 def run(config, workdir, stages=(), command=None):

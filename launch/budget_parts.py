@@ -1,0 +1,130 @@
+"""What each stage of a config computes: its programs, how often they run, and the FLOPs of their matrix products.
+
+Counted as the method has it, from the config alone. What rematerialisation computes again, norms, softmax and draws do not
+count. `report` and `sample`, a few texts, are left out, and `tokenizer` and `data`, which are the CPU's work.
+"""
+
+from typing import NamedTuple
+
+from launch import aot_compile
+
+BLIND = {"shaping.candidates": 1}
+
+
+class Part(NamedTuple):
+    """A part of a stage: `runs` runs of a program of `flops` (of all devices) each.
+
+    `program` is what results/aot.json calls it, "" where it is not among those that are compiled.
+    """
+
+    name: str
+    runs: int
+    flops: float
+    program: str = ""
+
+
+def judge_flops(config, symbols, name):
+    """FLOPs of one pass of a judge over one window; its head is the embedding, and counts."""
+    import jax
+
+    from tsdfm_jax import settings
+    from tsdfm_jax.models import causal
+    from tsdfm_jax.runtime import mesh as meshes
+
+    cfg, length = settings.judge(config, name, symbols), config.data.length
+    params = meshes.unbox(jax.eval_shape(lambda: causal.init(jax.random.key(0), cfg)))
+    attention = 4 * length**2 * cfg.width * cfg.blocks
+    return aot_compile.forward_flops(params, cfg.width, length) + 2 * symbols * cfg.width * length + attention
+
+
+def judge_names(config):
+    return [*range(len(config.judges.widths)), "pilot"]
+
+
+def measured(config):
+    """Windows under a network's held-out bound, every round of it counted."""
+    from tsdfm_jax import bounds
+
+    return bounds.ROUNDS * (config.teacher.heldout // config.teacher.batch) * config.teacher.batch
+
+
+def judges(config, symbols):
+    """Every judge's training, forward and backward."""
+    each = {name: judge_flops(config, symbols, name) for name in judge_names(config)}
+    updates = config.judges.optimiser.steps
+    return [Part(f"judge {name}", updates, 3 * config.judges.batch * flops) for name, flops in each.items()]
+
+
+def teacher(config, symbols):
+    """Its updates, and the held-out bound every evaluate_every of them."""
+    steps, forward = config.teacher.optimiser.steps, aot_compile.window_flops(config, symbols, "teacher")
+    times = -(-steps // config.evaluate_every)
+    bound = Part("teacher's held-out bound", times, measured(config) * forward)
+    return [Part("teacher", steps, aot_compile.model_flops(config, symbols, "teacher"), "teacher"), bound]
+
+
+def walk_flops(config, symbols, jumps, **more):
+    """FLOPs of one whole trajectory of so many jumps, chosen as `shaping` says, with further settings."""
+    changes = {"trajectories.midpoints": jumps, "student.target": "endpoint", **more}
+    changed = aot_compile.with_settings(config, changes)
+    return aot_compile.model_flops(changed, symbols, "trajectories") / changed.trajectories.batch
+
+
+def compass(config, symbols):
+    """Training where its kind is trained; the account over every step size; the steered texts, blind and chosen three ways."""
+    from tsdfm_jax import settings
+    from tsdfm_jax.flow import chain
+
+    c, links = config.compass, len(chain.CHAINS[config.trajectories.chain].links)
+    forward = aot_compile.window_flops(config, symbols, "teacher")
+    ahead = (1 + (c.score == "nll" and config.flow.source == "mask")) * forward
+    light = aot_compile.window_flops(config, symbols, "compass") if c.kind != "lookahead" else 0
+    score = light or ahead
+    pair = links * (forward + 2 * score + (ahead if c.kind == "distilled" else 0))
+    parts = [Part("compass's account", len(settings.STEP_SIZES) * (c.heldout // c.batch), c.batch * pair)]
+    steered = 3 * walk_flops(config, symbols, c.steered_steps) + walk_flops(config, symbols, c.steered_steps, **BLIND)
+    parts.append(Part("compass's steered texts", -(-c.steered_samples // c.batch), c.batch * steered))
+    if c.kind == "lookahead":
+        return parts
+    trained = {"nce": 6 * light, "distilled": 3 * light + ahead}[c.kind]
+    return [Part("compass", c.optimiser.steps, c.batch * (links * forward + trained)), *parts]
+
+
+def trajectories(config, symbols):
+    """Both sets of every round, whole shards."""
+    c = config.trajectories
+    runs, parts = config.rounds * -(-c.count // c.shard) * (c.shard // c.batch), []
+    names = [name for name in aot_compile.passes(config) if name.startswith("trajectories")]
+    for name in names:
+        kind = name.removeprefix("trajectories").replace("/", ", ")
+        parts.append(Part(f"shaped trajectories{kind}", runs, aot_compile.model_flops(config, symbols, name), name))
+        blind = aot_compile.model_flops(aot_compile.with_settings(config, BLIND), symbols, name)
+        parts.append(Part(f"blind trajectories{kind}", runs, blind))
+    return parts
+
+
+def student(config, symbols):
+    """A student of each set, in every round."""
+    from tsdfm_jax import workspace
+
+    steps, flops = config.rounds * config.student.optimiser.steps, aot_compile.model_flops(config, symbols, "student")
+    return [Part(f"student, {variant}", steps, flops, "student") for variant in workspace.VARIANTS]
+
+
+def evaluate(config, symbols):
+    """Sampling of every set; all judges on all sets, the last one twice; the students' bounds. Pretrained judges do not count."""
+    from tsdfm_jax import textsets, workspace
+
+    c, sets = config.evaluate, textsets.wanted(config)
+    forward = {name: aot_compile.window_flops(config, symbols, name) for name in ("teacher", "student")}
+    parts, calls = [], -(-c.samples // c.batch)
+    for name, flops in forward.items():
+        steps = sum(one.steps for one in sets if one.model.split("_")[0] == name)
+        parts.append(Part(f"sampling, {name}", calls * steps, c.batch * flops))
+    judged = [judge_flops(config, symbols, name) for name in judge_names(config)[:-1]]
+    parts.append(Part("judging", len(sets) * calls, c.batch * (sum(judged) + judged[-1])))
+    return [*parts, Part("students' bounds", len(workspace.VARIANTS), measured(config) * forward["student"])]
+
+
+STAGES = {"judges": judges, "teacher": teacher, "compass": compass, "trajectories": trajectories, "student": student}
+STAGES |= {"evaluate": evaluate}

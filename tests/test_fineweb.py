@@ -1,0 +1,195 @@
+"""The papers' shapes: parameter counts, the smoke forms through every stage, config arguments, and what a run costs."""
+
+import importlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from launch import aot_compile, budget, budget_parts, chips
+from tests import CHEAP, tiny
+from tsdfm_jax import command_line, settings
+from tsdfm_jax.models import causal, transformer
+from tsdfm_jax.runtime import mesh as meshes
+
+ROOT = pathlib.Path(__file__).parent.parent
+COUNTS = {  # of the teacher and of the student
+    ("fineweb_170m", "uniform"): (169_625_681, 170_168_529),
+    ("fineweb_170m", "mask"): (169_627_218, 170_170_066),
+    ("fineweb_1b", "uniform"): (1_330_673_233, 1_333_956_689),
+    ("fineweb_1b", "mask"): (1_330_677_330, 1_333_960_786),
+}
+
+
+def get_config(name, form="", **changes):
+    config = importlib.import_module(f"configs.{name}").get_config(form)
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.mark.parametrize("name, source", COUNTS)
+def test_parameters(name, source):
+    """Teacher and student have exactly the papers' parameters under either source, and the docstrings name the numbers."""
+    config = get_config(name, **{"flow.source": source})
+    vocab = settings.path(config, config.tokenizer.vocab_size).vocab
+    for told, expected in zip((False, True), COUNTS[name, source]):
+        cfg = settings.network(config, vocab, step_conditioned=told)
+        shapes = jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg, config.data.length))
+        assert transformer.parameters(shapes) == expected
+        assert f"{expected:,}" in " ".join(sys.modules[f"configs.{name}"].__doc__.split())
+
+
+@pytest.mark.parametrize("name", ["fineweb_170m", "fineweb_1b"])
+def test_a_smoke_form_keeps_the_shape(name):
+    """Only depth, lengths, batches and amounts differ from the real config; what makes the programs' shape does not."""
+    real, smoke = (dict(settings.leaves(get_config(name, form))) for form in ("", "smoke"))
+    kept = (
+        "width heads cond_width mlp_ratio dtype remat accumulate chunk learning_rate warmup vocab_size kind score target jump fsdp"
+    )
+    for key, value in real.items():
+        if key.split(".")[-1] in kept.split() and not key.startswith("judges."):
+            assert smoke[key] == value, key
+    assert smoke["teacher.optimiser.accumulate"] > 1 and smoke["judges.optimiser.accumulate"] > 1
+    assert smoke["model.dtype"] == "bfloat16" and smoke["tokenizer.vocab_size"] == 50257
+
+
+SMALLER = {"tokenizer.vocab_size": 1024, "data.limit_bytes": 400_000}
+ONCE = {"teacher.optimiser.steps": 1, "student.optimiser.steps": 1}
+
+
+@pytest.mark.parametrize("name, source, more", [("fineweb_170m", "uniform", {}), ("fineweb_1b", "mask", ONCE)])
+def test_every_stage_of_a_smoke_form(name, source, more, tmp_path):
+    """FILE.py:smoke goes through every stage to a report and a sample, on one device, at full width.
+
+    With 1,024 symbols instead of 50,257, whose embedding, head and their moments would take most of the time.
+    """
+    changes = {"flow.source": source, **SMALLER, **more}
+    flags = [f"--config=configs/{name}.py:smoke", f"--workdir={tmp_path / 'run'}", *aot_compile.as_flags(changes).split()]
+    env = {**os.environ, "XLA_FLAGS": CHEAP}
+    done = subprocess.run([sys.executable, "-m", "tsdfm_jax.main", *flags], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads((tmp_path / "run/report/report.json").read_text())
+    config = get_config(name, "smoke", **changes)
+    assert report["environment"]["devices"] == 1 and (tmp_path / "run/samples/sample.jsonl").exists()
+    counts = {stage: one[0] for stage, one in budget.networks(config, 1024).items()}
+    assert report["stages"]["teacher"]["parameters"] == counts["teacher"]
+    assert report["stages"]["student/blind/round_0"]["parameters"] == counts["student blind, round 0"]
+    assert {row["model"] for row in report["rows"]} == {"data", "unigram", "teacher", "student_shaped", "student_blind"}
+    assert all(row["source"] == source and 1 < row["ppl_token"] < float("inf") for row in report["rows"])
+
+
+def left(directory):
+    """Bytes of all files below a directory."""
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+
+
+def test_disk_is_what_a_run_leaves(finished):
+    """Corpus, records, checkpoints and texts of a finished run take what was said before it, to a few percent."""
+    config = tiny.get_config()
+    tokens = sum(
+        json.loads((finished / "data/manifest.json").read_text())["splits"][name]["tokens"] for name in ("train", "heldout")
+    )
+    said = budget.disk(config, 384, tokens)
+    found = {
+        "corpus": sum(file.stat().st_size for file in finished.glob("data/*.array_record")),
+        "shaped trajectories": sum(file.stat().st_size for file in finished.glob("trajectories/*/shaped/*/*.array_record")),
+        "blind trajectories": sum(file.stat().st_size for file in finished.glob("trajectories/*/blind/*/*.array_record")),
+        "teacher": left(finished / "teacher"),
+        "students": left(finished / "student"),
+        "judges": left(finished / "judges"),
+        "samples": left(finished / "samples"),
+    }
+    assert set(said) == set(found)
+    print({k: (said[k], found[k], found[k] / said[k]) for k in said})
+
+
+SLICES = ("v5e-16", "v5p-32")
+
+
+def block():
+    """The README's tables: `python -c "from tests import test_fineweb; print(test_fineweb.block())"`."""
+    parts = []
+    for name, title in (("fineweb_170m", "170M"), ("fineweb_1b", "1.3B")):
+        config = get_config(name)
+        found = budget.budget(config, config.tokenizer.vocab_size, SLICES, 0.3)
+        parts.append(f"{title} (`configs/{name}.py`):\n\n{budget.table(found)}")
+    return "\n\n".join(["<!-- budget: begin -->", *parts, "<!-- budget: end -->"])
+
+
+def test_the_readme_shows_what_the_command_says():
+    """The README's budget is that of the configs as they are, to the character."""
+    assert block() in (ROOT / "README.md").read_text(), "put into the README what block() gives"
+
+
+def test_hours_come_from_the_programs_that_were_compiled():
+    """A bound is taken for the very program alone: other shapes, chips or numbers of them give an estimate, and no memory."""
+    parts = {part.name: part for part in budget_parts.teacher(get_config("fineweb_170m"), 50257)}
+    cost = lambda where, **changes: budget.cost(get_config("fineweb_170m", **changes), parts["teacher"], where, 0.25)
+    entries = json.loads((ROOT / "results/aot.json").read_text())
+    bound, entry = cost("v5e-16"), entries["fineweb_170m v5e:4x4 teacher"]
+    assert bound["what"] == budget.BOUND and bound["gib"] == entry["memory"]["peak"] / 2**30
+    assert bound["hours"] == pytest.approx(200_000 * entry["seconds_at_least"]["exchange_hidden"] / 3600)
+    assert cost("v5e-16", **{"flow.source": "mask", "teacher.optimiser.steps": 5}) == bound  # the same program but for a symbol
+    by_hand = 200_000 * entry["flops"]["model"] * 16 / 0.25 / 3600
+    assert cost("v5e-32") == {"hours": pytest.approx(by_hand / 32 / 197e12), "what": budget.ESTIMATE}
+    assert cost("h100-8") == {"hours": pytest.approx(by_hand / 8 / 989e12), "what": budget.ESTIMATE}
+    for changes in ({"model.remat": "full"}, {"teacher.optimiser.accumulate": 8}, {"mesh.fsdp": 2}):
+        assert cost("v5e-16", **changes)["what"] == budget.ESTIMATE, changes
+
+
+def test_stages_count_what_they_compute():
+    """Runs and FLOPs of the parts follow the method: K candidates, the blind set's one, rounds, judges, steps of sampling."""
+    config = tiny.changed(rounds=2)
+    parts = {part.name: part for of in budget_parts.STAGES.values() for part in of(config, 384)}
+    forward = {name: aot_compile.window_flops(config, 384, name) for name in ("teacher", "student")}
+    assert parts["teacher"].runs == 16 and parts["teacher"].flops == pytest.approx(3 * 16 * forward["teacher"])
+    assert parts["teacher's held-out bound"][1:3] == (1, 16 * 32 * forward["teacher"])
+    shaped, blind = parts["shaped trajectories"], parts["blind trajectories"]
+    assert shaped.runs == blind.runs == 2 * 64 // 16
+    assert shaped.flops == pytest.approx(16 * (4 + 4 * 3) * forward["teacher"])  # S = 4, K = 3
+    assert blind.flops == pytest.approx(16 * 4 * forward["teacher"])
+    assert parts["student, blind"].runs == 2 * 16
+    assert parts["compass's account"].flops == pytest.approx(16 * 3 * (1 + 2) * forward["teacher"])
+    steered = 16 * (2 + 3 * (2 + 2 * 3)) * forward["teacher"]  # blind, and three ways to choose; 2 steps
+    assert parts["compass's steered texts"][1:3] == (1, pytest.approx(steered))
+    assert parts["sampling, teacher"].runs == 2 + 4 + 3 * 2 - 2  # the frontier's three temperatures, one of them the table's
+    assert parts["sampling, student"].runs == 2 * (1 + 2) + 3 * 2 - 2
+    light = tiny.changed(**{"compass.kind": "nce"})
+    small = aot_compile.window_flops(light, 384, "compass")
+    assert budget_parts.compass(light, 384)[0][1:3] == (16, 16 * (3 * forward["teacher"] + 6 * small))
+
+
+def test_a_judge_is_counted_whole():
+    """A judge's FLOPs are those of its compiled forward pass, head included."""
+    config = tiny.get_config()
+    cfg = settings.judge(config, 1, 384)
+    params = jax.eval_shape(lambda: meshes.unbox(causal.init(jax.random.key(0), cfg)))
+    lowered = jax.jit(lambda params, x_BL: causal.logits(cfg, params, x_BL)).lower(params, jax.ShapeDtypeStruct((1, 16), int))
+    done = chips.work(lowered.as_text("hlo"), chips.CHIPS["v5e"]).flops
+    assert budget_parts.judge_flops(config, 384, 1) == pytest.approx(done, rel=1e-3)
+
+
+@pytest.mark.parametrize("file, name", [
+    ("configs/fineweb_170m.py", "fineweb_170m"),
+    ("configs/fineweb_170m.py:smoke", "fineweb_170m_smoke"),
+    ("/a.b/c.d.py:x/../y z", "c.d_x-..-y-z"),
+])  # fmt: skip
+def test_a_run_is_called_after_its_config_and_argument(file, name):
+    """The default work directory's name; an argument cannot lead out of runs/."""
+    assert command_line.run_name(file) == name
+
+
+@pytest.mark.parametrize("command, given, said", [
+    ("tsdfm_jax.main", "configs/fineweb_1b.py:smok", "tsdfm_jax: 'smok' is no form of this config: write FILE.py alone, or FILE.py: and one of smoke"),
+    ("launch.sweep", "configs/sweeps/shaping.py:small", "sweep: configs/sweeps/shaping.py takes no argument: leave out ':small'"),
+    ("launch.aot_compile", "configs/nowhere.py:smoke", "aot_compile: no config file 'configs/nowhere.py:smoke': try"),
+    ("launch.budget", "configs/sotu.py --slice=v9-16", "budget: --slice=v9-16 is not a chip"),
+])  # fmt: skip
+def test_a_wrong_argument_is_one_line(command, given, said):
+    """A config argument that does not exist is one line with what there is, whoever is asked."""
+    done = subprocess.run([sys.executable, "-m", command, *f"--config={given}".split()], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith(said) and done.stderr.count("\n") == 1, done.stderr
