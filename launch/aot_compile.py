@@ -6,7 +6,6 @@ It needs the extra `tpu` (pip install -e '.[tpu]') and no TPU: libtpu's compiler
 teacher's update, a batch of shaped trajectories and the student's update are compiled as the stages run them. For one
 device it is said what memory they need against what the chip has, their FLOPs, what they exchange with other devices, and
 the least time that one run can take, with the model FLOP utilisation that it implies. Nothing is run: the times are bounds.
-
 Where a program does not fit, the settings of `remedies` are tried in order until one does, and printed as flags.
 """
 
@@ -134,23 +133,27 @@ def passes(config):
 
 def window_flops(config, symbols, name):
     """FLOPs of one forward pass over one window of the teacher, the student or the compass's light network."""
-    import jax
-
     from tsdfm_jax import settings
     from tsdfm_jax.models import energy, transformer
+
+    vocab = settings.path(config, symbols).vocab
+    if name == "compass":
+        return _network_flops(energy.init, settings.compass_network(config, vocab), config.data.length)
+    return _network_flops(transformer.init, settings.network(config, vocab, step_conditioned=name == "student"), config.data.length)
+
+
+@functools.cache
+def _network_flops(init, cfg, length):
+    import jax
     from tsdfm_jax.runtime import mesh as meshes
 
-    vocab, length, init = settings.path(config, symbols).vocab, config.data.length, transformer.init
-    cfg = settings.network(config, vocab, step_conditioned=name == "student")
-    if name == "compass":
-        cfg, init = settings.compass_network(config, vocab), energy.init
     return forward_flops(meshes.unbox(jax.eval_shape(lambda: init(jax.random.key(0), cfg, length))), cfg.width, length)
 
 
 def model_flops(config, symbols, program):
     """FLOPs of the matrix products that the model is made of, in one run of a program, of all devices together."""
-    total = sum(count * window_flops(config, symbols, name) for name, count in passes(config)[program].items() if count)
-    return total * config[program.split("/")[0]].batch
+    total = sum(n * window_flops(config, symbols, name) for name, n in passes(config)[program].items() if n)
+    return config[program.split("/")[0]].batch * total
 
 
 def remedies(config, program, devices):
@@ -197,8 +200,7 @@ def as_flags(way):
 def examine(config, symbols, devices, chip, name):
     """The `chips.Outcome` of one program of a config on a slice."""
     mesh = mesh_of(config, devices)
-    lower = programs(config, symbols, mesh)[name]
-    outcome = chips.examine(lower, chip, model_flops(config, symbols, name) / len(devices))
+    outcome = chips.examine(programs(config, symbols, mesh)[name], chip, model_flops(config, symbols, name) / len(devices))
     about = {"devices": len(devices), "mesh": dict(mesh.shape), "batch": config[name.split("/")[0]].batch}
     return outcome._replace(found=about | outcome.found) if outcome.found else outcome
 
@@ -262,8 +264,7 @@ def main(argv):
         return fail(f"--program={unknown[0]} is not one of {', '.join(PROGRAMS)}")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     overrides = as_flags(config_flags.get_override_values(given["config"]))
-    key = lambda program: " ".join(filter(None, [command_line.run_name(file), overrides, given.topology, program]))
-    kept = {}
+    kept, key = {}, lambda program: " ".join(filter(None, [command_line.run_name(file), overrides, given.topology, program]))
 
     def say(program, outcome, way):
         show(key(program), outcome, way)
@@ -272,8 +273,7 @@ def main(argv):
             note(given.json, key(program), kept[program])
 
     try:
-        symbols = given.symbols or given.config.tokenizer.vocab_size
-        run(given.config, given.topology, symbols, given.program, given.search, say)
+        run(given.config, given.topology, given.symbols or given.config.tokenizer.vocab_size, given.program, given.search, say)
     except (ValueError, FileNotFoundError) as error:
         return fail(error)
     return 0 if all(one["fits"] for one in kept.values()) else 1

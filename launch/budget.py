@@ -97,22 +97,29 @@ def cost(config, part, where, utilisation):
 
 def networks(config, symbols):
     """{name: (parameters, updates)} of every network that a run trains and keeps."""
-    import jax
-
     from tsdfm_jax import settings, workspace
     from tsdfm_jax.models import causal, energy, transformer
 
-    vocab, length, key = settings.path(config, symbols).vocab, config.data.length, jax.random.key(0)
-    of = lambda init: transformer.parameters(jax.eval_shape(init))
-    flow = lambda told: of(lambda: transformer.init(key, settings.network(config, vocab, step_conditioned=told), length))
-    cause = lambda name: of(lambda: causal.init(key, settings.judge(config, name, symbols)))
+    vocab, length = settings.path(config, symbols).vocab, config.data.length
+    flow = lambda told: parameters(transformer.init, settings.network(config, vocab, step_conditioned=told), length)
     found = {"teacher": (flow(False), config.teacher.optimiser.steps)}
-    found |= {f"judge {name}": (cause(name), config.judges.optimiser.steps) for name in budget_parts.judge_names(config)}
+    for name in budget_parts.judge_names(config):
+        found[f"judge {name}"] = parameters(causal.init, settings.judge(config, name, symbols)), config.judges.optimiser.steps
     if config.compass.kind != "lookahead":
-        light = of(lambda: energy.init(key, settings.compass_network(config, vocab), length))
+        light = parameters(energy.init, settings.compass_network(config, vocab), length)
         found["compass"] = (light, config.compass.optimiser.steps)
     students = {f"student {v}, round {r}": flow(True) for v in workspace.VARIANTS for r in range(config.rounds)}
     return found | {name: (count, config.student.optimiser.steps) for name, count in students.items()}
+
+
+@functools.cache
+def parameters(init, cfg, *length):
+    """How many parameters `init(key, cfg, *length)` makes; none is made."""
+    import jax
+
+    from tsdfm_jax.models import transformer
+
+    return transformer.parameters(jax.eval_shape(lambda: init(jax.random.key(0), cfg, *length)))
 
 
 def corpus_tokens(config, tokens=0):
@@ -139,9 +146,10 @@ def trajectory_bytes(config, symbols, variant):
 
 
 def disk(config, symbols, tokens=0):
-    """{what: bytes} that a finished run leaves at most; while a checkpoint is written, there is one of that network more.
+    """{what: bytes} that a finished run leaves, to a few percent; while a checkpoint is written, there is one of that network more.
 
-    Checkpoints are counted whole: Orbax compresses them, which helps where weights or moments are still zero.
+    Checkpoints are counted whole: Orbax compresses them, which helps where weights or moments are still zero, and adds its
+    own files, which only count beside networks of a few thousand parameters.
     """
     from tsdfm_jax import textsets, workspace
 
@@ -255,6 +263,8 @@ def main(argv):
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed
     try:
         command_line.config_file(argv, "configs/fineweb_170m.py")
+        for where in given.slice:
+            slice_of(where)
         from tsdfm_jax import settings
 
         one_device = {"mesh.data": 1, "mesh.fsdp": 1, "mesh.tensor": -1}

@@ -4,6 +4,7 @@ Counted as the method has it, from the config alone. What rematerialisation comp
 count. `report` and `sample`, a few texts, are left out, and `tokenizer` and `data`, which are the CPU's work.
 """
 
+import functools
 from typing import NamedTuple
 
 from launch import aot_compile
@@ -25,16 +26,21 @@ class Part(NamedTuple):
 
 def judge_flops(config, symbols, name):
     """FLOPs of one pass of a judge over one window; its head is the embedding, and counts."""
+    from tsdfm_jax import settings
+
+    return _causal_flops(settings.judge(config, name, symbols), config.data.length)
+
+
+@functools.cache
+def _causal_flops(cfg, length):
     import jax
 
-    from tsdfm_jax import settings
     from tsdfm_jax.models import causal
     from tsdfm_jax.runtime import mesh as meshes
 
-    cfg, length = settings.judge(config, name, symbols), config.data.length
     params = meshes.unbox(jax.eval_shape(lambda: causal.init(jax.random.key(0), cfg)))
     attention = 4 * length**2 * cfg.width * cfg.blocks
-    return aot_compile.forward_flops(params, cfg.width, length) + 2 * symbols * cfg.width * length + attention
+    return aot_compile.forward_flops(params, cfg.width, length) + 2 * cfg.vocab * cfg.width * length + attention
 
 
 def judge_names(config):

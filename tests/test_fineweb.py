@@ -100,11 +100,19 @@ def test_disk_is_what_a_run_leaves(finished):
         "blind trajectories": sum(file.stat().st_size for file in finished.glob("trajectories/*/blind/*/*.array_record")),
         "teacher": left(finished / "teacher"),
         "students": left(finished / "student"),
-        "judges": left(finished / "judges"),
         "samples": left(finished / "samples"),
     }
-    assert set(said) == set(found)
-    print({k: (said[k], found[k], found[k] / said[k]) for k in said})
+    assert set(said) == set(found) | {"judges"}  # of the tiny judges Orbax's own files are half
+    within = {
+        "corpus": 0.05,
+        "shaped trajectories": 0.01,
+        "blind trajectories": 0.01,
+        "teacher": 0.1,
+        "students": 0.1,
+        "samples": 0.3,
+    }
+    for what, share in within.items():
+        assert said[what] == pytest.approx(found[what], rel=share), what
 
 
 SLICES = ("v5e-16", "v5p-32")
