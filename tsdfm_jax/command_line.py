@@ -12,21 +12,8 @@ def parse(name, argv):
     """The arguments that are no flags; leaves with one line, in the command's `name`, for a flag that does not exist."""
     try:
         return flags.FLAGS(argv)
-    except flags.IllegalFlagValueError as error:
-        sys.exit(fail(name, _cause(error)))
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
         sys.exit(fail(name, error))
-
-
-def _cause(error):
-    """What a config file itself complained of, out of the traceback that ml_collections makes a message of."""
-    text = str(error)
-    if "Traceback (most recent call last)" not in text:
-        return error
-    last = text.strip().splitlines()[-1]
-    if re.match(r"TypeError: get_config\(\) takes (0|no) ", last) and (given := re.search(r"flag --config=(.*?):(.*?): ", text)):
-        return f"{given[1]} takes no argument: leave out ':{given[2]}'"
-    return last.removeprefix("ValueError: ")
 
 
 def run_name(file):
@@ -37,7 +24,10 @@ def run_name(file):
 
 
 def config_file(argv, example):
-    """The file that --config names, with its argument (FILE.py:ARGUMENT) where it has one. Raises ValueError where it, or what else was given, is none; `example` is the remedy."""
+    """The file that --config names, with its argument (FILE.py:ARGUMENT) where it has one.
+
+    Raises ValueError where there is no such file, or something else was given; `example` is the remedy.
+    """
     if len(argv) > 1:
         raise ValueError(f"'{argv[1]}' is not a flag: options are written --name=value")
     if flags.FLAGS.config is None:
@@ -53,7 +43,15 @@ def fail(name, error, code=2):
     while isinstance(error, Exception) and error.args and isinstance(error.args[0], Exception):
         error = error.args[0]  # ml_collections wraps the KeyError of an unknown key in another error
     text = f"no such config key: {error.args[0]}" if isinstance(error, KeyError) and error.args else str(error)
-    if "Traceback" in text:  # ml_collections puts the whole of one into its error where a config file raises
-        text = text.strip().splitlines()[-1].removeprefix("ValueError: ")
-    print(f"{name}: " + " ".join(text.split()), file=sys.stderr)
+    print(f"{name}: " + " ".join(_cause(text).split()), file=sys.stderr)
     return code
+
+
+def _cause(text):
+    """What a config file itself complained of, out of the traceback that ml_collections makes a message of."""
+    if "Traceback (most recent call last)" not in text:
+        return text
+    last = text.strip().splitlines()[-1]
+    if re.match(r"TypeError: get_config\(\) takes (0|no) ", last) and (given := re.search(r"flag --config=(.*?):(.*?): ", text)):
+        return f"{given[1]} takes no argument: leave out ':{given[2]}'"
+    return last.removeprefix("ValueError: ")
