@@ -80,8 +80,10 @@ def programs(config, symbols, mesh, wanted=PROGRAMS):
         return jitted.lower({"generator": network.params, "compass": weights}, first, data)
 
     def learn():
-        schema = lambda kind: trajectories.schema(config, path, kind, config.shaping.candidates).fields.items()
-        batch = {kind: {name: rows(config.student.batch, *field[::-1]) for name, field in schema(kind)} for kind in kinds(config)}
+        batch = {}
+        for kind in kinds(config):
+            schema = trajectories.schema(config, path, kind, config.shaping.candidates)
+            batch[kind] = {name: rows(config.student.batch, *schema.fields[name][::-1]) for name in student.learnt(schema)}
         if config.student.target == "mixed":
             batch["data"] = rows(config.student.batch, (length,), jnp.int32)
         return student.learner(config, symbols, mesh, network, network.params).lower(batch)

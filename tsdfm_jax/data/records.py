@@ -5,7 +5,7 @@ import functools
 import json
 import pathlib
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -178,6 +178,11 @@ def _unpack(records: Sequence[bytes], *, dtype: np.dtype, where: str) -> dict[st
     return {name: np.ascontiguousarray(rows[name]).astype(rows[name].dtype.newbyteorder("=")) for name in dtype.names}
 
 
+def _chosen(unpack: Callable[..., dict[str, np.ndarray]], fields: Sequence[str], records: Sequence[bytes]) -> dict[str, np.ndarray]:
+    rows = unpack(records)
+    return {name: rows[name] for name in fields}
+
+
 class Store:
     """A sealed store of records; made by `open_store`.
 
@@ -205,13 +210,22 @@ class Store:
         return {name: rows[0] for name, rows in self._unpack([self._source[number]]).items()}
 
     def batches(
-        self, batch: int, seed: int, share: tuple[Sequence[int], int] = ((0,), 1), shuffle: bool = True, repeat: bool = True
+        self,
+        batch: int,
+        seed: int,
+        share: tuple[Sequence[int], int] = ((0,), 1),
+        shuffle: bool = True,
+        repeat: bool = True,
+        fields: Sequence[str] = (),
     ) -> grain.DatasetIterator:
-        """An iterator over dicts of [batch, …], or this share of their rows (see shards.batches), reshuffled every epoch."""
+        """An iterator over dicts of [batch, …], or this share of their rows (see shards.batches), reshuffled every epoch.
+
+        `fields` names those that are wanted, all where it is empty.
+        """
         return shards.batches(
             self._directory,
             self.manifest["shards"],
-            self._unpack,
+            functools.partial(_chosen, self._unpack, tuple(fields or self.schema.fields)),
             batch=batch,
             seed=seed,
             share=share,

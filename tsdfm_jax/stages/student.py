@@ -63,10 +63,19 @@ def batches(config, workdir, variant, round_number, mesh):
     """Batches of each kind of record that the target needs, and of data for `mixed`; one resumable iterator."""
     root = workspace.require(config, workdir, "trajectories", f"trajectories/round_{round_number}") / variant
     who = (config.student.batch, config.seed + round_number, meshes.share(mesh))
-    parts = {kind: records.open_store(root / kind).batches(*who) for kind in settings.TARGETS[config.student.target]}
+    stores = {kind: records.open_store(root / kind) for kind in settings.TARGETS[config.student.target]}
+    parts = {kind: store.batches(*who, fields=learnt(store.schema)) for kind, store in stores.items()}
     if config.student.target == "mixed":
         parts["data"] = windows.batches(workspace.require(config, workdir, "data"), "train", *who)
     return shards.Joined(parts)
+
+
+def learnt(schema):
+    """Fields of a record that a student learns from: not the energies, of which shaped and blind sets have different numbers.
+
+    Both students then have one program.
+    """
+    return [name for name in schema.fields if name not in ("energy", "index")]
 
 
 def loss(config, path, cfg, teacher, key, params, batch, teacher_params, average):
