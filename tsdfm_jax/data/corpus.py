@@ -1,6 +1,5 @@
-"""Documents from a Python package, .txt, .jsonl or .parquet, one at a time."""
+"""Documents from a Python package, from files, or from a dataset on the Hugging Face hub, one at a time."""
 
-import codecs
 import dataclasses
 import glob
 import hashlib
@@ -8,15 +7,9 @@ import importlib
 import importlib.metadata
 import json
 import pathlib
-import re
 from collections.abc import Iterator
 
-# A text file beyond this is no longer one document: it is cut at blank lines, so that any file fits in memory.
-_DOCUMENT = 1 << 20
-_BLOCK = 1 << 18
-# Where no blank line turns up for this many pieces' length, any line end will do; and then anything.
-_PATIENCE = 4
-_BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
+from tsdfm_jax.data import hub, readers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,8 +18,9 @@ class CorpusConfig:
 
     Attributes:
         package: an installed Python package with `fileids()` and `raw(fileid)`; read where `files` is empty.
-        files: globs, comma-separated, `**` for any depth; .txt, .jsonl and .parquet.
-        field: the field of .jsonl, or column of .parquet, that holds the text.
+        files: globs, comma-separated, `**` for any depth, of the suffixes in readers.SUFFIXES; a glob that begins
+            hf://datasets/OWNER/NAME@REVISION/ is one on the Hugging Face hub.
+        field: the field of JSON lines, or column of .parquet, that holds the text.
         limit_bytes: read only so many bytes of UTF-8; 0 reads all.
     """
 
@@ -37,28 +31,37 @@ class CorpusConfig:
 
 
 def documents(cfg: CorpusConfig) -> Iterator[str]:
-    """The corpus's documents in a fixed order, blank ones left out; holds one document or row group at a time.
+    """The corpus's documents in a fixed order, blank ones left out; holds one document or batch of rows at a time.
 
     Errors: ValueError or FileNotFoundError, one line, for a glob without a match, a missing package, an unknown
     suffix (all at once), bad UTF-8, bad JSON, a missing field or column, an empty corpus (when met).
     """
-    source = _from_files(cfg, _paths(cfg.files)) if cfg.files else _from_package(cfg.package)
+    source = _from_files(cfg, _found(cfg.files)) if cfg.files else _from_package(cfg.package)
     return _limited(source, cfg)
 
 
 def fingerprint(cfg: CorpusConfig) -> str:
-    """A sha256 over the identity of the corpus (paths, sizes, times; or package and version), cheap to take."""
+    """A sha256 over the identity of the corpus, cheap to take.
+
+    Of a file its path, size and time; of one on the hub its commit, path and size; of a package its version.
+    """
     if cfg.files:
-        identity = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in _paths(cfg.files)] + [[cfg.field]]
+        identity = [_identity(file) for file in _found(cfg.files)] + [[cfg.field]]
     else:
         identity = [[cfg.package, _version(cfg.package)]]
     return hashlib.sha256(json.dumps([identity, cfg.limit_bytes]).encode()).hexdigest()
 
 
+def commits(cfg: CorpusConfig) -> list[str]:
+    """The datasets on the hub that the corpus is read from, each with its commit."""
+    files = _found(cfg.files) if cfg.files else []
+    return sorted({file.origin for file in files if isinstance(file, hub.Remote)})
+
+
 def size(cfg: CorpusConfig) -> int:
-    """About how many bytes of text there are: of the files on disk, or of the package's own; for progress alone."""
+    """About how many bytes of text there are: of the files by their kind, or of the package's own."""
     if cfg.files:
-        total = sum(path.stat().st_size for path in _paths(cfg.files))
+        total = sum(readers.text_bytes(str(file), _size(file)) for file in _found(cfg.files))
     else:
         total = sum(len(text.encode()) for text in _from_package(cfg.package))
     return min(total, cfg.limit_bytes or total)
@@ -82,117 +85,37 @@ def _limited(source: Iterator[str], cfg: CorpusConfig) -> Iterator[str]:
         raise ValueError(f"the corpus is empty: no document with text in {cfg.files or cfg.package!r}")
 
 
-def _paths(files: str) -> list[pathlib.Path]:
-    found: set[str] = set()
+def _found(files: str) -> list[pathlib.Path | hub.Remote]:
+    """The files of all globs, each once: those on disk in the order of their paths, then those on the hub."""
+    local: set[str] = set()
+    remote: dict[str, hub.Remote] = {}
     for pattern in filter(None, (p.strip() for p in files.split(","))):
+        if pattern.startswith(hub.SCHEME):
+            remote |= {str(file): file for file in hub.matches(pattern)}
+            continue
         matches = [m for m in glob.glob(pattern, recursive=True) if pathlib.Path(m).is_file()]
         if not matches:
             raise FileNotFoundError(f"no file matches {pattern!r}: check --config.data.files (quote the glob)")
-        found.update(matches)
-    if not found:
+        local.update(matches)
+    if not local and not remote:
         raise FileNotFoundError(f"no file matches {files!r}: check --config.data.files")
-    for path in sorted(found):
-        if pathlib.Path(path).suffix not in _READERS:
-            raise ValueError(f"{path} has an unknown suffix: one of {', '.join(_READERS)} is read")
-    return [pathlib.Path(path) for path in sorted(found)]
+    for name in (*sorted(local), *sorted(remote)):
+        if readers.suffix(name) is None:
+            raise ValueError(f"{name} has an unknown suffix: one of {', '.join(readers.SUFFIXES)} is read")
+    return [pathlib.Path(name) for name in sorted(local)] + [remote[name] for name in sorted(remote)]
 
 
-def _from_files(cfg: CorpusConfig, paths: list[pathlib.Path]) -> Iterator[str]:
-    for path in paths:
-        yield from _READERS[path.suffix](path, cfg.field)
+def _identity(file: pathlib.Path | hub.Remote) -> list:
+    return [str(file), file.size] if isinstance(file, hub.Remote) else [str(file), file.stat().st_size, file.stat().st_mtime_ns]
 
 
-def _text(path: pathlib.Path, field: str) -> Iterator[str]:
-    del field
-    text = ""
-    for block in _decoded(path):
-        text += block
-        while len(text) > _DOCUMENT and (cut := _cut(text)):
-            yield text[:cut]
-            text = text[cut:]
-    yield text
+def _size(file: pathlib.Path | hub.Remote) -> int:
+    return file.size if isinstance(file, hub.Remote) else file.stat().st_size
 
 
-def _cut(text: str) -> int:
-    """Where to end a piece of a long text: after its last blank line, or 0 to read on until patience ends."""
-    patient = len(text) < _PATIENCE * _DOCUMENT
-    cut = max((match.end() for match in _BLANK_LINE.finditer(text)), default=0)
-    if cut > (_DOCUMENT // 2 if patient else 0):
-        return cut
-    return 0 if patient else max(text.rfind("\n"), text.rfind(" ")) + 1 or len(text)
-
-
-def _decoded(path: pathlib.Path) -> Iterator[str]:
-    carry, offset = b"", 0
-    with open(path, "rb") as file:
-        while True:
-            block = file.read(_BLOCK)
-            data = carry + block
-            try:
-                text, used = codecs.utf_8_decode(data, "strict", not block)
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{path} is not UTF-8 at byte {offset + error.start}: convert it first") from None
-            # A byte-order mark says how the file is encoded; it is no part of the text.
-            yield text.removeprefix("\ufeff") if offset == 0 else text
-            carry, offset = data[used:], offset + used
-            if not block:
-                return
-
-
-def _jsonl(path: pathlib.Path, field: str) -> Iterator[str]:
-    offset = 0
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = line.decode().removeprefix("\ufeff").strip()
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{path} is not UTF-8 at byte {offset + error.start} (line {number}): convert it first") from None
-            offset += len(line)
-            if row:
-                yield _field(row, field, f"{path}:{number}")
-
-
-def _field(row: str, field: str, where: str) -> str:
-    try:
-        text = json.loads(row)[field]
-        text.encode()
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON ({error.msg}): one object a line is read") from None
-    except UnicodeEncodeError:
-        raise ValueError(f"{where} has half a surrogate pair in {field!r}, which is no character: repair the line") from None
-    except (KeyError, TypeError, AttributeError, IndexError, RecursionError):
-        raise ValueError(f"{where} has no text in the field {field!r}: set --config.data.field") from None
-    return text
-
-
-def _parquet(path: pathlib.Path, field: str) -> Iterator[str]:
-    # Imported here: it costs a third of a second, and most runs read no Parquet.
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ValueError(f"{path} needs the package pyarrow: pip install -e '.[formats]'") from None
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            _check_column(path, file.schema_arrow, field)
-            for rows in file.iter_batches(batch_size=64, columns=[field]):
-                yield from (text or "" for text in rows.column(0).to_pylist())
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 at byte {error.start} of a row in column {field!r}: convert it first") from None
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} cannot be read as Parquet ({str(error).splitlines()[0]})") from None
-
-
-def _check_column(path: pathlib.Path, schema, field: str) -> None:
-    if field not in schema.names:
-        raise ValueError(f"{path} has no column {field!r}: set --config.data.field to one of {', '.join(schema.names)}")
-    kind = str(getattr(schema.field(field).type, "value_type", schema.field(field).type))
-    if kind not in ("string", "large_string", "string_view"):
-        raise ValueError(f"{path}: column {field!r} holds {kind}, not text: set --config.data.field")
-
-
-_READERS = {".txt": _text, ".jsonl": _jsonl, ".parquet": _parquet}
+def _from_files(cfg: CorpusConfig, files: list[pathlib.Path | hub.Remote]) -> Iterator[str]:
+    for file in files:
+        yield from readers.read(hub.fetch(file) if isinstance(file, hub.Remote) else file, cfg.field)
 
 
 def _version(package: str) -> str:

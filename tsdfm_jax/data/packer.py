@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import pathlib
-import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ import numpy as np
 from tsdfm_jax.data import atomic, shards
 
 SPLITS = ("train", "heldout")
-WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 # A web-sized corpus has no end of new words; this many are some 100 MB, and far beyond any English lexicon.
 _LEXICON = 1_000_000
 _PROGRESS = "progress.npz"
@@ -73,13 +72,12 @@ class Packer:
         part.documents += documents
         part.bytes += size
         part.tokens += len(tokens)
-        part.pending.append(tokens.astype(self.dtype))
+        part.pending.append(tokens.astype(self.dtype, copy=False))
         part.pending_tokens += len(tokens)
 
-    def add_words(self, text: str) -> None:
-        """Takes the words of a training text into the lexicon, until that is full."""
-        found = dict.fromkeys(WORD.findall(text.lower()))  # in the text's order: where the lexicon fills must not vary
-        for word in found:
+    def add_words(self, words: Iterable[str]) -> None:
+        """Takes words into the lexicon, in the order of the training text, until that is full."""
+        for word in words:
             if len(self.words) >= _LEXICON:
                 return
             self.words.add(word)
@@ -123,12 +121,13 @@ class Packer:
             "identity": self.identity,
             "documents": self.documents,
             "bytes": self.bytes,
-            "words": sorted(self.words),
             "splits": {name: _figures(part) for name, part in self.splits.items()},
         }
         buffer = io.BytesIO()
-        text = np.frombuffer(json.dumps(state).encode(), np.uint8)
-        np.savez(buffer, state=text, **{name: part.joined() for name, part in self.splits.items()})
+        # The words as bytes of their own: sorted, or as JSON, a million of them would take a second after every shard.
+        texts = {"state": json.dumps(state), "words": "\n".join(self.words)}
+        arrays = {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()}
+        np.savez(buffer, **arrays, **{name: part.joined() for name, part in self.splits.items()})
         atomic.write(self.directory / _PROGRESS, buffer.getvalue())
 
     def restore(self) -> None:
@@ -139,13 +138,13 @@ class Packer:
         data = path.read_bytes()
         try:
             with np.load(io.BytesIO(data)) as file:
-                state = json.loads(file["state"].tobytes())
+                state, words = json.loads(file["state"].tobytes()), file["words"].tobytes().decode().split("\n")
                 pending = {name: file[name] for name in SPLITS}
         except Exception:  # NumPy and zipfile raise whatever the broken file led them into; the run then starts anew
             return
         if state["identity"] != self.identity or not self._intact(state):
             return
-        self.documents, self.bytes, self.words = state["documents"], state["bytes"], set(state["words"])
+        self.documents, self.bytes, self.words = state["documents"], state["bytes"], set(filter(None, words))
         for name, fields in state["splits"].items():
             tokens = pending[name].astype(self.dtype)
             self.splits[name] = _Split(closed=fields.pop("shards"), **fields, pending=[tokens], pending_tokens=len(tokens))

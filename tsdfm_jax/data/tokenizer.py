@@ -36,11 +36,13 @@ class Tokenizer(abc.ABC):
         vocab_size: symbols, without any mask symbol: whoever needs one adds it at `vocab_size`.
         eos_id: the symbol that ends a document; never the result of encoding text.
         content_hash: sha256 of the tokenizer's file, in hex.
+        threads: how many threads the library may encode a batch with, where it lets itself be told.
     """
 
     vocab_size: int
     eos_id: int
     content_hash: str
+    threads: int = _THREADS
 
     @abc.abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -130,7 +132,7 @@ class SentencePiece(Tokenizer):
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         for text in texts:
             _check_unicode(text)
-        return self._model.encode(list(texts), out_type=int, num_threads=_THREADS)
+        return self._model.encode(list(texts), out_type=int, num_threads=self.threads)
 
     def _decode_known(self, ids: list[int]) -> str:
         # Not the library's decode: that turns '▁' into a space even where it came in as bytes.
@@ -156,7 +158,14 @@ class Json(Tokenizer):
         ends = [self._model.token_to_id(name) for name in _END_NAMES if self._model.token_to_id(name) is not None]
         if not ends:
             raise ValueError(f"it has none of {', '.join(_END_NAMES)} to mark document ends with")
-        self.eos_id = ends[0]
+        self.eos_id, self._data = ends[0], data
+        end = self._model.id_to_token(self.eos_id)
+        if self.eos_id in self.encode(end):
+            raise ValueError(f"text that spells {end} would end its document: mark it as special")
+
+    def __reduce__(self):
+        # The library's own pickle forgets that special symbols are text.
+        return type(self), (self._data,)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         for text in texts:

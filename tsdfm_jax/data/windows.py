@@ -11,14 +11,11 @@ from typing import Any
 import grain
 import numpy as np
 
-from tsdfm_jax.data import atomic, packer, shards, tokenizer as tokenizers
+from tsdfm_jax.data import atomic, encoding, filling, packer, shards, tokenizer as tokenizers
 
 _MANIFEST = "manifest.json"
 _LEXICON = "lexicon.txt"
 _REMEDY = "delete the directory and prepare the data again"
-# Documents are tokenised together up to this size: enough to keep every core busy, small beside memory.
-_BATCH_BYTES = 1 << 20
-_BATCH_DOCUMENTS = 512
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,14 +50,17 @@ def prepare(
     stop: Callable[[], bool] | None = None,
     *,
     fingerprint: str = "",
+    workers: int = 1,
+    costs: filling.Costs | None = None,
 ) -> dict[str, Any]:
     """Tokenises, splits by document, packs into windows of L, writes shards, lexicon and manifest; returns that.
 
     Goes on where an interrupted call stopped, with the same bytes as if it had not; a finished directory is left
     alone. `progress` is given the bytes of text taken so far; `stop` is asked after every document.
+    With several `workers`, processes of their own tokenise, and the bytes are the same; `costs` is told what it took.
     A corpus of one document is split by windows, and the manifest's `split_by` says so.
-    Errors: InterruptedError when `stop` says so; ValueError where L exceeds the corpus or a finished directory was
-    made from something else; OSError from the disk.
+    Errors: InterruptedError when `stop` says so; ValueError where L exceeds the corpus, a finished directory was made
+    from something else, or a worker dies; OSError from the disk.
     """
     dtype = "uint16" if tokenizer.vocab_size <= 65535 else "int32"
     identity = {
@@ -79,11 +79,13 @@ def prepare(
     pack.restore()
     stream = iter(documents)
     head = list(itertools.islice(stream, 2))
+    choices = dict(seed=cfg.seed, holdout=cfg.holdout)
     if len(head) == 1:
-        _pack_one(pack, head[0], tokenizer, cfg)
+        filling.fill_one(pack, head[0], tokenizer, length=cfg.length, **choices)
     else:
         rest = itertools.islice(itertools.chain(head, stream), pack.documents, None)
-        _pack_all(pack, rest, tokenizer, cfg, progress, stop)
+        running = dict(workers=workers, progress=progress, stop=stop, costs=costs or filling.Costs())
+        filling.fill(pack, rest, tokenizer, **choices, **running)
     return _seal(pack, identity, "windows" if len(head) == 1 else "documents")
 
 
@@ -96,57 +98,6 @@ def _finished(directory: pathlib.Path, identity: dict[str, Any]) -> dict[str, An
             )
     packer.forget(directory)
     return found
-
-
-def _pack_all(pack, documents, tokenizer, cfg, progress, stop) -> None:
-    for texts in _batched(documents):
-        for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
-            split = packer.split_of(pack.documents, cfg.seed, cfg.holdout)
-            size = len(text.encode())
-            pack.add(split, np.append(ids, np.int32(tokenizer.eos_id)), size=size, documents=1)
-            if split == "train":
-                pack.add_words(text)
-            pack.documents += 1
-            pack.bytes += size
-            if pack.flush():
-                pack.save()
-            if progress:
-                progress(pack.bytes)
-            if stop and stop():
-                pack.save()
-                raise InterruptedError(f"stopped after {pack.documents} documents: run again to go on from there")
-
-
-def _batched(documents: Iterable[str]) -> Iterator[list[str]]:
-    texts, size = [], 0
-    for text in documents:
-        texts.append(text)
-        size += len(text)
-        if size >= _BATCH_BYTES or len(texts) >= _BATCH_DOCUMENTS:
-            yield texts
-            texts, size = [], 0
-    if texts:
-        yield texts
-
-
-def _pack_one(pack, text, tokenizer, cfg) -> None:
-    ids = np.append(tokenizer.encode(text), np.int32(tokenizer.eos_id))
-    count = len(ids) // cfg.length
-    if count < 2:
-        raise ValueError(
-            f"length {cfg.length} is too long for a corpus of one document with {len(ids)} tokens: both splits need a window"
-        )
-    held = max(1, round(count * cfg.holdout))
-    chosen = set(np.random.default_rng(cfg.seed).permutation(count)[:held].tolist())
-    for number in range(count):
-        window = ids[number * cfg.length : (number + 1) * cfg.length]
-        piece = tokenizer.decode_pretty(window)
-        split = "heldout" if number in chosen else "train"
-        pack.add(split, window, size=len(piece.encode()), documents=0)
-        if split == "train":
-            pack.add_words(" ".join(_whole_words(piece)))
-    pack.add("train", ids[count * cfg.length :], size=0, documents=0)
-    pack.documents, pack.bytes = 1, len(text.encode())
 
 
 def _seal(pack: packer.Packer, identity: dict[str, Any], split_by: str) -> dict[str, Any]:
@@ -275,7 +226,7 @@ def texts(directory: pathlib.Path, split: str, tokenizer: tokenizers.Tokenizer) 
 
 def lexicon(texts: Iterable[str]) -> set[str]:
     """The lower-cased words of all texts."""
-    return {word for text in texts for word in packer.WORD.findall(text.lower())}
+    return {word for text in texts for word in encoding.WORD.findall(text.lower())}
 
 
 def stored_lexicon(directory: pathlib.Path) -> set[str]:
@@ -284,14 +235,10 @@ def stored_lexicon(directory: pathlib.Path) -> set[str]:
     return set((directory / _LEXICON).read_text().split())
 
 
-def _whole_words(text: str) -> list[str]:
-    return packer.WORD.findall(text.lower())[1:-1]
-
-
 def lexical_share(texts: Iterable[str], lexicon: set[str]) -> float:
     """The share of words found in `lexicon`, in [0, 1]; NaN without words.
 
     Each text is a window: its first and last word may be cut, and are not counted.
     """
-    words = [word in lexicon for text in texts for word in _whole_words(text)]
+    words = [word in lexicon for text in texts for word in encoding.whole_words(text)]
     return sum(words) / len(words) if words else float("nan")

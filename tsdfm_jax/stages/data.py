@@ -1,7 +1,7 @@
 """Stage `data`: the corpus, tokenised once and packed into windows of L."""
 
 from tsdfm_jax import settings, workspace
-from tsdfm_jax.data import corpus, windows
+from tsdfm_jax.data import corpus, filling, pool, windows
 from tsdfm_jax.runtime import hosts, metrics, signals
 
 
@@ -11,16 +11,23 @@ def run(config, workdir):
         if job.finished is not None:
             return
         tok = workspace.tokenizer(config, workdir)
-        made = hosts.first(lambda: prepare(config, tok, job.directory))
-        job.finish({"splits": {k: {n: v for n, v in s.items() if n != "shards"} for k, s in made["splits"].items()}})
+        made, costs, commits = hosts.first(lambda: prepare(config, tok, job.directory))
+        figures = {"splits": {k: {n: v for n, v in s.items() if n != "shards"} for k, s in made["splits"].items()}}
+        if commits:
+            figures["commits"] = commits
+        if costs.bytes:  # not where an earlier run had packed everything
+            figures["costs"] = rates(costs)
+            job.metrics.line(told(costs))
+        job.finish(figures)
 
 
 def prepare(config, tok, directory):
-    """Write the windows; returns their manifest."""
-    source = settings.corpus_config(config)
-    with signals.stopping(), metrics.progress("data", corpus.size(source), "byte") as bar:
+    """Write the windows; returns their manifest, what this run of it cost, and the hub's datasets that were read."""
+    source, costs = settings.corpus_config(config), filling.Costs()
+    size = corpus.size(source)
+    with signals.stopping(), metrics.progress("data", size, "byte") as bar:
         try:
-            return windows.prepare(
+            made = windows.prepare(
                 corpus.documents(source),
                 tok,
                 directory,
@@ -28,6 +35,34 @@ def prepare(config, tok, directory):
                 lambda taken: bar.advance(taken - bar.done),
                 signals.stop_requested,
                 fingerprint=corpus.fingerprint(source),
+                workers=pool.processes(config.data.workers, size),
+                costs=costs,
             )
         except InterruptedError:
             raise signals.Interrupted("data: stopped; the same command goes on from there") from None
+    return made, costs, corpus.commits(source)
+
+
+def rates(costs):
+    """What it cost, as plain JSON; of this run alone, where an earlier one was interrupted."""
+    name, busy, of = costs.slowest()
+    return {
+        "workers": costs.workers,
+        "bytes": costs.bytes,
+        "tokens": costs.tokens,
+        "megabytes_per_second": costs.bytes / 1e6 / costs.elapsed,
+        "tokens_per_second": costs.tokens / costs.elapsed,
+        "seconds": {part: getattr(costs, part) for part in ("reading", "tokenising", "packing", "elapsed")},
+        "slowest": {"part": name, "busy": busy, "processes": of},
+    }
+
+
+def told(costs):
+    """The same in one line."""
+    name, busy, of = costs.slowest()
+    return (
+        f"{costs.bytes / 1e6:,.1f} MB in {costs.elapsed:.1f} s, {costs.bytes / 1e6 / costs.elapsed:.1f} MB/s, "
+        f"{costs.tokens / costs.elapsed:,.0f} tokens/s; reading {costs.reading:.1f} s, tokenising {costs.tokenising:.1f} s in "
+        f"{costs.workers} {'process' if costs.workers == 1 else 'processes'}, packing and writing {costs.packing:.1f} s; "
+        f"slowest: {name}, {busy:.1f} of {of}"
+    )

@@ -1,0 +1,192 @@
+"""Whoever tokenises, and whatever happens to them, the windows are the same bytes; nothing runs ahead, nothing hangs."""
+
+import hashlib
+import itertools
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tokenizers
+
+from tests import plain
+from tsdfm_jax.data import filling, packer, pool, tokenizer, windows
+
+CFG = windows.WindowsConfig(length=16, holdout=0.2, seed=3, windows_per_shard=40)
+BATCH = 1500  # characters: a few documents, so that a small corpus is many batches
+ROOT = pathlib.Path(__file__).parent.parent
+# Of symbols and words of `whole`, as the code of commit 912e2f0 made it.
+GOLDEN = "0505576d297c542a15cbfb019d9df0820d5dd24226c012a4a92a8b4f96e77ab5"
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Small batches, and a lexicon that fills in the middle of the corpus: then its order shows."""
+    monkeypatch.setattr(filling, "_BATCH_CHARACTERS", BATCH)
+    monkeypatch.setattr(packer, "_LEXICON", 700)
+
+
+def prepare(directory, documents, **kwargs):
+    return windows.prepare(iter(documents), plain.Bytes(), directory, CFG, **kwargs)
+
+
+def files(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def one_line(error):
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What one process makes of the documents."""
+    directory = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packer, "_LEXICON", 700)
+        prepare(directory, plain.documents(150))
+    return files(directory)
+
+
+def test_several_processes_stopped_and_restarted_give_the_same_bytes(tmp_path, whole):
+    """Two processes, stopped after some documents, then three to the end: files as one process makes them, the lexicon full."""
+    after = iter([False] * 50 + [True])
+    with pytest.raises(InterruptedError):
+        prepare(tmp_path, plain.documents(150), workers=2, stop=lambda: next(after))
+    assert (tmp_path / "progress.npz").exists()
+    taken, costs = [], filling.Costs()
+    found = prepare(tmp_path, plain.documents(150), workers=3, progress=taken.append, costs=costs)
+    assert files(tmp_path) == whole and found["lexicon"]["full"]
+    assert len(taken) == 99 and costs.workers == 3  # the first 51 were not tokenised again
+    assert costs.bytes == sum(len(text) for text in plain.documents(150)[51:]) == costs.tokens - 99
+    assert min(costs.reading, costs.tokenising, costs.packing) > 0 and costs.elapsed > costs.reading + costs.packing
+
+
+def test_the_bytes_are_those_of_the_first_version(tmp_path, whole):
+    """What was prepared before there were several processes would be prepared the same today: symbols, words, manifest."""
+    for name, data in whole.items():
+        (tmp_path / name).write_bytes(data)
+    digest = hashlib.sha256(whole["lexicon.txt"])
+    for split in ("train", "heldout"):
+        digest.update(np.concatenate(list(windows.batches(tmp_path, split, 1, 0, shuffle=False, repeat=False))).astype("<u2"))
+    assert digest.hexdigest() == GOLDEN
+    assert set(windows.manifest(tmp_path)) == {
+        *("schema", "config", "tokenizer", "vocab_size", "eos_id", "corpus", "dtype"),
+        *("documents", "bytes", "split_by", "splits", "lexicon", "sha256"),
+    }
+
+
+def test_the_reader_stays_near_the_writer(tmp_path):
+    """However slow the workers are, only so many batches are read and not yet packed."""
+    read, packed, most = itertools.count(), itertools.count(), 0
+
+    def reading():
+        nonlocal most
+        for text in plain.documents(120, "WAIT"):
+            # Counters are looked at by what their repr says, so that looking does not count.
+            most = max(most, int(repr(read)[6:-1]) - int(repr(packed)[6:-1]))
+            next(read)
+            yield text
+
+    prepare(tmp_path, reading(), workers=2, progress=lambda taken: next(packed))
+    a_batch = 1 + BATCH // min(map(len, plain.documents(120)))
+    assert a_batch < most <= (pool.ahead(2) + 1) * a_batch < 100
+
+
+def test_a_worker_loads_little_and_its_error_is_one_line(tmp_path):
+    """A worker has imported the tokenizer and none of the heavy libraries, tells its library one thread, and its error arrives."""
+    with pytest.raises(ValueError) as error:
+        prepare(tmp_path, [*plain.documents(4), "TELL me"], workers=2)
+    assert one_line(error) == "[] 1"
+
+
+def test_a_worker_that_dies_is_one_line(tmp_path, whole):
+    """Killed, it is said, nothing hangs, and the same call goes on; killed because all were told to stop, it is a stop."""
+    documents = plain.documents(150)
+    begun = time.monotonic()
+    with pytest.raises(ValueError, match="has died.*--config.data.workers") as error:
+        prepare(tmp_path, [*documents[:100], "DIE", *documents[100:]], workers=2)
+    assert one_line(error) and time.monotonic() - begun < 30
+    asked = []
+    with pytest.raises(InterruptedError):
+        prepare(
+            tmp_path.with_name("stopped"), [*documents[:9], "DIE"], workers=2, stop=lambda: bool(asked.append(0)) or len(asked) > 12
+        )
+    prepare(tmp_path, documents)
+    assert files(tmp_path) == whole
+
+
+SCRIPT = """
+import multiprocessing, pathlib, signal, sys
+sys.path.insert(0, sys.argv[1])
+from tests import plain, test_pool
+from tsdfm_jax.data import filling, packer
+filling._BATCH_CHARACTERS, packer._LEXICON = test_pool.BATCH, 700
+stopped, seen = [], []
+signal.signal(signal.SIGINT, lambda *_: stopped.append(1))
+def progress(taken):
+    seen.append(taken)
+    if len(seen) == 20:
+        print(*(p.pid for p in multiprocessing.active_children()), flush=True)
+        sys.stdin.readline()
+try:
+    test_pool.prepare(pathlib.Path(sys.argv[2]), plain.documents(150), workers=2, progress=progress, stop=lambda: bool(stopped))
+except InterruptedError as error:
+    print(error, flush=True)
+"""
+
+
+def gone(number):
+    """Whether there is no such process, but perhaps as a zombie that its parent has not looked at."""
+    try:
+        return pathlib.Path(f"/proc/{number}/stat").read_text().rsplit(")")[-1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_signal_to_the_terminal_or_a_kill_leaves_no_one_behind(tmp_path, whole, how):
+    """Ctrl-C reaches all processes and stops the main one politely; killed, it takes its workers along. Both go on the same."""
+    command = [sys.executable, "-c", SCRIPT, str(ROOT), str(tmp_path)]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True, start_new_session=True) as process:
+        workers = [int(number) for number in process.stdout.readline().split()]
+        assert len(workers) == 2 and not any(map(gone, workers))
+        if how == signal.SIGINT:
+            os.killpg(process.pid, how)
+            said, _ = process.communicate("\n", timeout=60)
+            assert "stopped after 20 documents" in said and process.returncode == 0
+        else:
+            process.kill()
+    until = time.monotonic() + 30
+    while not all(map(gone, workers)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert all(map(gone, workers))
+    prepare(tmp_path, plain.documents(150))
+    assert files(tmp_path) == whole
+
+
+def test_little_text_has_no_pool():
+    """One a core for much text, one process for little; a number that is given is taken."""
+    assert pool.processes(0, 10**6) == 1 and pool.processes(0, 10**12) == pool.cores() >= 1
+    assert pool.processes(3, 1) == 3 and pool.processes(1, 10**12) == 1
+
+
+def test_a_tokenizer_json_is_the_same_in_a_worker(tmp_path):
+    """Its symbols, and that text which spells the document end is text, come through to other processes."""
+    model = tokenizers.Tokenizer(tokenizers.models.BPE())
+    model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet)
+    model.train_from_iterator(plain.documents(9), trainer)
+    words = tokenizer.Json(model.to_str().encode())
+    documents = [*plain.documents(20), "one <|endoftext|> two"]
+    for workers in (1, 2):
+        windows.prepare(iter(documents), words, tmp_path / str(workers), CFG, workers=workers)
+    assert files(tmp_path / "1") == files(tmp_path / "2")
+    rows = [windows.batches(tmp_path / "2", split, 1, 0, shuffle=False, repeat=False) for split in ("train", "heldout")]
+    assert sum(int((batch == words.eos_id).sum()) for split in rows for batch in split) <= len(documents)

@@ -1,0 +1,91 @@
+"""What is done to a batch of documents by whoever tokenises it, in this process or in another: symbols, sizes, words.
+
+A worker process imports this module and the tokenizer, and nothing heavier: no JAX, no grain.
+"""
+
+import dataclasses
+import re
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tsdfm_jax.data import tokenizer as tokenizers
+
+WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
+# A word is told once by each encoder; it forgets which it told when they are this many (some 20 MB).
+_TOLD = 200_000
+
+
+def whole_words(text: str) -> list[str]:
+    """The lower-cased words of a window of text, but for its first and last, which may be cut."""
+    return WORD.findall(text.lower())[1:-1]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Consecutive documents of the corpus.
+
+    Attributes:
+        texts: the documents.
+        counted: which of them give words to the lexicon.
+    """
+
+    texts: Sequence[str]
+    counted: Sequence[bool]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """The same documents as symbols: N of them, T symbols together, as few objects as can be.
+
+    Attributes:
+        ids_T: their symbols one after another, each document with its end.
+        lengths_N: symbols of each.
+        sizes_N: bytes of each.
+        words: words of the counted ones in their order, one a line, those left out that this encoder has told before.
+        words_N: how many of these each document gave.
+        seconds: what it took, by the clock that the encoder was given.
+    """
+
+    ids_T: np.ndarray
+    lengths_N: np.ndarray
+    sizes_N: np.ndarray
+    words: str
+    words_N: np.ndarray
+    seconds: float
+
+
+class Encoder:
+    """Turns batches into `Encoded`, with what one process keeps between two of them.
+
+    Where an encoder has told a word in an earlier batch, that batch is packed earlier too, whichever process made
+    which: so the lexicon fills in the corpus's order.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, dtype: str, clock: Callable[[], float] = time.perf_counter):
+        self._tokenizer, self._dtype, self._clock = tokenizer, dtype, clock
+        self._told: set[str] = set()
+
+    def __call__(self, batch: Batch) -> Encoded:
+        """The batch, encoded; raises ValueError, one line, for text that is none."""
+        begun = self._clock()
+        rows = self._tokenizer.encode_batch(batch.texts)
+        end = np.array([self._tokenizer.eos_id], self._dtype)
+        words = [self._words(text) if counted else [] for text, counted in zip(batch.texts, batch.counted, strict=True)]
+        return Encoded(
+            ids_T=np.concatenate([part for row in rows for part in (row.astype(self._dtype), end)]),
+            lengths_N=np.array([len(row) + 1 for row in rows]),
+            sizes_N=np.array([len(text.encode()) for text in batch.texts]),
+            words="\n".join(word for found in words for word in found),
+            words_N=np.array([len(found) for found in words]),
+            seconds=self._clock() - begun,
+        )
+
+    def _words(self, text: str) -> list[str]:
+        if len(self._told) > _TOLD:
+            self._told.clear()
+        found = dict.fromkeys(WORD.findall(text.lower()))  # in the text's order: where the lexicon fills must not vary
+        new = [word for word in found if word not in self._told]
+        self._told.update(new)
+        return new

@@ -1,0 +1,145 @@
+"""Documents into a packer, batch by batch, and what that took."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from tsdfm_jax.data import encoding, packer, pool, tokenizer as tokenizers
+
+# Documents are tokenised together up to this size: enough to keep a process busy, small beside memory.
+_BATCH_CHARACTERS = 1 << 20
+_BATCH_DOCUMENTS = 512
+
+
+@dataclasses.dataclass(kw_only=True)
+class Costs:
+    """What a call of `fill` took in, and its seconds.
+
+    Attributes:
+        workers: processes that tokenised; 1 is the one that does everything.
+        bytes, tokens: text taken, and the symbols it became.
+        reading: of the main process, for documents.
+        tokenising: of all workers together (CPU time where they are processes of their own).
+        packing: of the main process, for windows, shards and the lexicon.
+        elapsed: from the first document to the last.
+    """
+
+    workers: int = 1
+    bytes: int = 0
+    tokens: int = 0
+    reading: float = 0.0
+    tokenising: float = 0.0
+    packing: float = 0.0
+    elapsed: float = 0.0
+
+    def slowest(self) -> tuple[str, float, int]:
+        """The part nearest to its limit: its name, how many processes it kept busy, and of how many."""
+        parts = {"reading": (self.reading, 1), "tokenising": (self.tokenising, self.workers), "packing": (self.packing, 1)}
+        name = max(parts, key=lambda part: parts[part][0] / parts[part][1])
+        return name, parts[name][0] / max(self.elapsed, 1e-9), parts[name][1]
+
+
+def fill(
+    pack: packer.Packer,
+    documents: Iterator[str],
+    tokenizer: tokenizers.Tokenizer,
+    *,
+    seed: int,
+    holdout: float,
+    workers: int,
+    progress: Callable[[int], None] | None,
+    stop: Callable[[], bool] | None,
+    costs: Costs,
+) -> None:
+    """Packs the documents from number `pack.documents` on; the result depends on nothing but them, seed and holdout.
+
+    `progress` is given the bytes packed so far; `stop` is asked after every document.
+    Errors: InterruptedError when `stop` says so, with everything saved; see pool.encoded for the others.
+    """
+    begun, costs.workers = time.perf_counter(), workers
+    splits = lambda first, number: [packer.split_of(first + i, seed, holdout) for i in range(number)]
+    batches = _timed(_batched(documents, pack.documents, splits), costs)
+    try:
+        with pool.encoded(batches, tokenizer, pack.dtype.str, workers, stop) as stream:
+            for batch, done in stream:
+                costs.tokenising += done.seconds
+                start = time.perf_counter()
+                _pack(pack, done, splits(pack.documents, len(batch.texts)), progress, stop, costs)
+                costs.packing += time.perf_counter() - start
+    except InterruptedError:
+        pack.save()
+        raise
+    finally:
+        costs.elapsed += time.perf_counter() - begun
+
+
+def _pack(pack: packer.Packer, done: encoding.Encoded, splits: list[str], progress, stop, costs: Costs) -> None:
+    words, begin, first = done.words.split("\n"), 0, 0
+    for split, length, size, count in zip(
+        splits, done.lengths_N.tolist(), done.sizes_N.tolist(), done.words_N.tolist(), strict=True
+    ):
+        pack.add(split, done.ids_T[begin : begin + length], size=size, documents=1)
+        pack.add_words(words[first : first + count])
+        begin, first = begin + length, first + count
+        pack.documents += 1
+        pack.bytes += size
+        costs.bytes += size
+        costs.tokens += length
+        if pack.flush():
+            pack.save()
+        if progress:
+            progress(pack.bytes)
+        if stop and stop():
+            raise InterruptedError(f"stopped after {pack.documents} documents: run again to go on from there")
+
+
+def _batched(documents: Iterator[str], first: int, splits) -> Iterator[encoding.Batch]:
+    texts, size = [], 0
+    for text in documents:
+        texts.append(text)
+        size += len(text)
+        if size >= _BATCH_CHARACTERS or len(texts) >= _BATCH_DOCUMENTS:
+            yield _batch(texts, splits(first, len(texts)))
+            first, texts, size = first + len(texts), [], 0
+    if texts:
+        yield _batch(texts, splits(first, len(texts)))
+
+
+def _batch(texts: list[str], splits: list[str]) -> encoding.Batch:
+    return encoding.Batch(texts=texts, counted=[split == "train" for split in splits])
+
+
+def _timed(batches: Iterator[encoding.Batch], costs: Costs) -> Iterator[encoding.Batch]:
+    while True:
+        begun = time.perf_counter()
+        batch = next(batches, None)
+        costs.reading += time.perf_counter() - begun
+        if batch is None:
+            return
+        yield batch
+
+
+def fill_one(pack: packer.Packer, text: str, tokenizer: tokenizers.Tokenizer, *, length: int, seed: int, holdout: float) -> None:
+    """Packs a corpus of one document, its windows shared out between the splits.
+
+    Errors: ValueError where it has fewer than two windows.
+    """
+    ids = np.append(tokenizer.encode(text), np.int32(tokenizer.eos_id))
+    count = len(ids) // length
+    if count < 2:
+        raise ValueError(
+            f"length {length} is too long for a corpus of one document with {len(ids)} tokens: both splits need a window"
+        )
+    held = max(1, round(count * holdout))
+    chosen = set(np.random.default_rng(seed).permutation(count)[:held].tolist())
+    for number in range(count):
+        window = ids[number * length : (number + 1) * length]
+        piece = tokenizer.decode_pretty(window)
+        split = "heldout" if number in chosen else "train"
+        pack.add(split, window, size=len(piece.encode()), documents=0)
+        if split == "train":
+            pack.add_words(encoding.whole_words(piece))
+    pack.add("train", ids[count * length :], size=0, documents=0)
+    pack.documents, pack.bytes = 1, len(text.encode())
