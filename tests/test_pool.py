@@ -2,19 +2,23 @@
 
 import hashlib
 import itertools
+import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
 import tokenizers
 
-from tests import plain
+from tests import plain, tiny
+from tsdfm_jax import main
 from tsdfm_jax.data import filling, packer, pool, tokenizer, windows
+from tsdfm_jax.stages import data as stage
 
 CFG = windows.WindowsConfig(length=16, holdout=0.2, seed=3, windows_per_shard=40)
 BATCH = 1500  # characters: a few documents, so that a small corpus is many batches
@@ -98,6 +102,17 @@ def test_the_reader_stays_near_the_writer(tmp_path):
     assert a_batch < most <= (pool.ahead(2) + 1) * a_batch < 100
 
 
+def test_what_waits_for_its_shard_holds_no_more_than_itself(tmp_path):
+    """A few held-out symbols of each of many large batches keep none of those batches in memory."""
+    pack = packer.Packer(tmp_path, {}, length=16, windows_per_shard=1 << 20, dtype="uint16")
+    tracemalloc.start()
+    for _ in range(50):
+        pack.add("heldout", np.zeros(200_000, "<u2")[:100], size=100, documents=1)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert pack.splits["heldout"].tokens == 5000 and held < 400_000
+
+
 def test_a_worker_loads_little_and_its_error_is_one_line(tmp_path):
     """A worker has imported the tokenizer and none of the heavy libraries, tells its library one thread, and its error arrives."""
     with pytest.raises(ValueError) as error:
@@ -125,6 +140,7 @@ SCRIPT = """
 import multiprocessing, pathlib, signal, sys
 sys.path.insert(0, sys.argv[1])
 from tests import plain, test_pool
+from tsdfm_jax import main
 from tsdfm_jax.data import filling, packer
 filling._BATCH_CHARACTERS, packer._LEXICON = test_pool.BATCH, 700
 stopped, seen = [], []
@@ -190,3 +206,31 @@ def test_a_tokenizer_json_is_the_same_in_a_worker(tmp_path):
     assert files(tmp_path / "1") == files(tmp_path / "2")
     rows = [windows.batches(tmp_path / "2", split, 1, 0, shuffle=False, repeat=False) for split in ("train", "heldout")]
     assert sum(int((batch == words.eos_id).sum()) for split in rows for batch in split) <= len(documents)
+
+
+def test_the_slowest_part_is_the_one_nearest_its_limit():
+    """Reading and packing have one process, tokenising has its workers; the line says rates, seconds and which it was."""
+    costs = filling.Costs(workers=2, bytes=8_000_000, tokens=2_000_000, reading=0.9, tokenising=7.6, packing=1.0, elapsed=4.0)
+    assert costs.slowest() == ("tokenising", 1.9, 2)
+    assert stage.told(costs).startswith(
+        "8.0 MB in 4.0 s, 2.0 MB/s, 500,000 tokens/s; reading 0.9 s, tokenising 7.6 s in 2 processes"
+    )
+    assert stage.told(costs).endswith("slowest: tokenising, 1.9 of 2")
+    costs.packing = 3.9
+    assert costs.slowest()[0] == stage.rates(costs)["slowest"]["part"] == "packing"
+
+
+def test_the_stage_leaves_its_costs_and_does_not_mind_other_workers(tmp_path, monkeypatch):
+    """done.json has rates and seconds; another number of workers finds the stage finished; a bad one is refused."""
+    config = tiny.changed(**{"data.limit_bytes": 60_000, "data.workers": 1})
+    main.run(config, tmp_path, ["tokenizer", "data"])
+    done = json.loads((tmp_path / "data/done.json").read_text())["figures"]
+    assert done["costs"]["bytes"] == windows.manifest(tmp_path / "data")["bytes"] == 60_000
+    assert done["costs"]["tokens"] == sum(split["tokens"] for split in done["splits"].values())
+    assert sum(done["costs"]["seconds"].values()) > 0 and "slowest: " in (tmp_path / "log.txt").read_text()
+    monkeypatch.setattr(windows, "prepare", None)
+    config.data.workers = 3
+    main.run(config, tmp_path, ["data"])
+    config.data.workers = -1
+    with pytest.raises(ValueError, match="data.workers -1 .* at least 0"):
+        main.run(config, tmp_path, ["data"])
