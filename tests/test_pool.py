@@ -91,14 +91,14 @@ def test_the_reader_stays_near_the_writer(tmp_path):
 
     def reading():
         nonlocal most
-        for text in plain.documents(120, "WAIT"):
+        for text in plain.documents(80, "WAIT"):
             # Counters are looked at by what their repr says, so that looking does not count.
             most = max(most, int(repr(read)[6:-1]) - int(repr(packed)[6:-1]))
             next(read)
             yield text
 
     prepare(tmp_path, reading(), workers=2, progress=lambda taken: next(packed))
-    a_batch = 1 + BATCH // min(map(len, plain.documents(120)))
+    a_batch = 1 + BATCH // min(map(len, plain.documents(80)))
     assert a_batch < most <= (pool.ahead(2) + 1) * a_batch < 100
 
 
@@ -139,10 +139,10 @@ def test_a_worker_that_dies_is_one_line(tmp_path, whole):
 SCRIPT = """
 import multiprocessing, pathlib, signal, sys
 sys.path.insert(0, sys.argv[1])
-from tests import plain, test_pool
-from tsdfm_jax import main
-from tsdfm_jax.data import filling, packer
-filling._BATCH_CHARACTERS, packer._LEXICON = test_pool.BATCH, 700
+from tests import plain
+from tsdfm_jax.data import filling, packer, windows
+filling._BATCH_CHARACTERS, packer._LEXICON = 1500, 700
+cfg = windows.WindowsConfig(length=16, holdout=0.2, seed=3, windows_per_shard=40)
 stopped, seen = [], []
 signal.signal(signal.SIGINT, lambda *_: stopped.append(1))
 def progress(taken):
@@ -151,7 +151,8 @@ def progress(taken):
         print(*(p.pid for p in multiprocessing.active_children()), flush=True)
         sys.stdin.readline()
 try:
-    test_pool.prepare(pathlib.Path(sys.argv[2]), plain.documents(150), workers=2, progress=progress, stop=lambda: bool(stopped))
+    choices = dict(workers=2, progress=progress, stop=lambda: bool(stopped))
+    windows.prepare(iter(plain.documents(150)), plain.Bytes(), pathlib.Path(sys.argv[2]), cfg, **choices)
 except InterruptedError as error:
     print(error, flush=True)
 """
