@@ -97,18 +97,22 @@ def cost(config, part, where, utilisation):
 
 def networks(config, symbols):
     """{name: (parameters, updates)} of every network that a run trains and keeps."""
-    from tsdfm_jax import settings, workspace
+    from tsdfm_jax import roster, settings
     from tsdfm_jax.models import causal, energy, transformer
 
     vocab, length = settings.path(config, symbols).vocab, config.data.length
     flow = lambda told: parameters(transformer.init, settings.network(config, vocab, step_conditioned=told), length)
-    found = {"teacher": (flow(False), config.teacher.optimiser.steps)}
+    found = {"teacher": (flow(False), 0 if config.teacher.path else config.teacher.optimiser.steps)}
+    found = found if roster.needs(config, "teacher") else {}
     for name in budget_parts.judge_names(config):
         found[f"judge {name}"] = parameters(causal.init, settings.judge(config, name, symbols)), config.judges.optimiser.steps
-    if config.compass.kind != "lookahead":
+    if roster.needs(config, "autoregressive"):
+        causal_like = parameters(causal.init, settings.autoregressive(config, symbols))
+        found["autoregressive"] = causal_like, config.autoregressive.optimiser.steps
+    if config.compass.kind != "lookahead" and roster.needs(config, "compass"):
         light = parameters(energy.init, settings.compass_network(config, vocab), length)
         found["compass"] = (light, config.compass.optimiser.steps)
-    students = {f"student {v}, round {r}": flow(True) for v in workspace.VARIANTS for r in range(config.rounds)}
+    students = {f"student {v}, round {r}": flow(True) for v in roster.variants(config) for r in range(config.rounds)}
     return found | {name: (count, config.student.optimiser.steps) for name, count in students.items()}
 
 
@@ -151,12 +155,12 @@ def disk(config, symbols, tokens=0):
     Checkpoints are counted whole: Orbax compresses them, which helps where weights or moments are still zero, and adds its
     own files, which only count beside networks of a few thousand parameters.
     """
-    from tsdfm_jax import textsets, workspace
+    from tsdfm_jax import roster, textsets
 
     windows, size = corpus_tokens(config, tokens) // config.data.length, config.data.length * (2 if symbols <= 65535 else 4)
     held = round(windows * config.data.holdout)
     found = {"corpus": sum(shards_bytes(n, config.data.windows_per_shard, size) for n in (held, windows - held))}
-    for variant in workspace.VARIANTS:
+    for variant in roster.variants(config):
         found[f"{variant} trajectories"] = trajectory_bytes(config, symbols, variant)
     kept = lambda updates: min(KEPT, -(-updates // config.save_every)) * (STATE + USED) + MODEL
     for name, (count, updates) in networks(config, symbols).items():
@@ -168,14 +172,24 @@ def disk(config, symbols, tokens=0):
 
 def read(config):
     """{who: symbols of the corpus that its training reads}."""
+    from tsdfm_jax import roster
+
     each = lambda section: section.optimiser.steps * section.batch * config.data.length
-    return {"the teacher": each(config.teacher), "each judge": each(config.judges)}
+    found = {"the teacher": each(config.teacher), "each judge": each(config.judges)}
+    found["the autoregressive model"] = each(config.autoregressive)
+    needed = {"the teacher": roster.needs(config, "teacher") and not config.teacher.path}
+    needed["the autoregressive model"] = roster.needs(config, "autoregressive")
+    return {who: symbols for who, symbols in found.items() if needed.get(who, True)}
 
 
 def budget(config, symbols, slices, utilisation, tokens=0):
     """All of it as plain JSON: parts of every stage with their costs on each slice, state, disk, what is read. ValueError."""
+    from tsdfm_jax import roster
+
     stages = {}
     for stage, parts_of in budget_parts.STAGES.items():
+        if not roster.needs(config, stage):
+            continue
         stages[stage] = [
             {"part": part.name, "runs": part.runs, "flops": part.runs * part.flops}
             | {"on": {where: cost(config, part, where, utilisation) for where in slices}}

@@ -62,11 +62,22 @@ def judges(config, symbols):
 
 
 def teacher(config, symbols):
-    """Its updates, and the held-out bound every evaluate_every of them."""
+    """Its updates, and the held-out bound every evaluate_every of them; of a teacher that is taken the bound alone."""
     steps, forward = config.teacher.optimiser.steps, aot_compile.window_flops(config, symbols, "teacher")
-    times = -(-steps // config.evaluate_every)
+    times = 1 if config.teacher.path else -(-steps // config.evaluate_every)
     bound = Part("teacher's held-out bound", times, measured(config) * forward)
+    if config.teacher.path:
+        return [bound]
     return [Part("teacher", steps, aot_compile.model_flops(config, symbols, "teacher"), "teacher"), bound]
+
+
+def autoregressive(config, symbols):
+    """The autoregressive model's updates."""
+    from tsdfm_jax import settings
+
+    c = config.autoregressive
+    forward = _causal_flops(settings.autoregressive(config, symbols), config.data.length)
+    return [Part("autoregressive", c.optimiser.steps, 3 * c.batch * forward)]
 
 
 def walk_flops(config, symbols, jumps, **more):
@@ -97,40 +108,48 @@ def compass(config, symbols):
 
 
 def trajectories(config, symbols):
-    """Both sets of every round, whole shards."""
+    """The sets that the students need, in every round, whole shards."""
+    from tsdfm_jax import roster
+
     c = config.trajectories
     runs, parts = config.rounds * -(-c.count // c.shard) * (c.shard // c.batch), []
     names = [name for name in aot_compile.passes(config) if name.startswith("trajectories")]
     for name in names:
         kind = name.removeprefix("trajectories").replace("/", ", ")
-        parts.append(Part(f"shaped trajectories{kind}", runs, aot_compile.model_flops(config, symbols, name), name))
+        shaped = Part(f"shaped trajectories{kind}", runs, aot_compile.model_flops(config, symbols, name), name)
         blind = aot_compile.model_flops(aot_compile.with_settings(config, BLIND), symbols, name)
-        parts.append(Part(f"blind trajectories{kind}", runs, blind))
+        found = {"shaped": shaped, "blind": Part(f"blind trajectories{kind}", runs, blind)}
+        parts += [found[variant] for variant in roster.variants(config)]
     return parts
 
 
 def student(config, symbols):
     """A student of each set, in every round."""
-    from tsdfm_jax import workspace
+    from tsdfm_jax import roster
 
     steps, flops = config.rounds * config.student.optimiser.steps, aot_compile.model_flops(config, symbols, "student")
-    return [Part(f"student, {variant}", steps, flops, "student") for variant in workspace.VARIANTS]
+    return [Part(f"student, {variant}", steps, flops, "student") for variant in roster.variants(config)]
 
 
 def evaluate(config, symbols):
-    """Sampling of every set; all judges on all sets, the last one twice; the students' bounds. Pretrained judges do not count."""
-    from tsdfm_jax import textsets, workspace
+    """Sampling of every set; all judges on all sets, the last one twice; the bounds. Pretrained judges do not count."""
+    from tsdfm_jax import roster, settings, textsets
 
-    c, sets = config.evaluate, textsets.wanted(config)
+    c, sets, made = config.evaluate, textsets.wanted(config), roster.models(config)
     forward = {name: aot_compile.window_flops(config, symbols, name) for name in ("teacher", "student")}
     parts, calls = [], -(-c.samples // c.batch)
     for name, flops in forward.items():
         steps = sum(one.steps for one in sets if one.model.split("_")[0] == name)
         parts.append(Part(f"sampling, {name}", calls * steps, c.batch * flops))
+    causal = _causal_flops(settings.autoregressive(config, symbols), config.data.length)
+    texts = sum(one.model == "autoregressive" for one in sets)  # with its cache, a text costs one pass over it
+    parts.append(Part("sampling, autoregressive", calls * texts, c.batch * causal))
     judged = [judge_flops(config, symbols, name) for name in judge_names(config)[:-1]]
     parts.append(Part("judging", len(sets) * calls, c.batch * (sum(judged) + judged[-1])))
-    return [*parts, Part("students' bounds", len(workspace.VARIANTS), measured(config) * forward["student"])]
+    parts.append(Part("students' bounds", len(roster.variants(config)), measured(config) * forward["student"]))
+    parts.append(Part("autoregressive model's likelihood", "autoregressive" in made, config.teacher.heldout * causal))
+    return [part for part in parts if part.runs]
 
 
-STAGES = {"judges": judges, "teacher": teacher, "compass": compass, "trajectories": trajectories, "student": student}
-STAGES |= {"evaluate": evaluate}
+STAGES = {"judges": judges, "teacher": teacher, "autoregressive": autoregressive, "compass": compass}
+STAGES |= {"trajectories": trajectories, "student": student, "evaluate": evaluate}

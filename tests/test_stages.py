@@ -130,7 +130,7 @@ def test_stopped_and_resumed_is_never_stopped(finished, copy, stage, output, sig
 
 
 @pytest.mark.parametrize("changes", [
-    {"flow.source": "mask", "compass.kind": "nce", "student.target": "mixed", "rounds": 2, "shaping.policy": "sequence_to_token", "trajectories.chain": "heun", "student.evaluator": "teacher", "shaping.tau": 0.5, "model.dtype": "bfloat16"},
+    {"flow.source": "mask", "compass.kind": "nce", "student.target": "mixed", "rounds": 2, "shaping.policy": "sequence_to_token", "trajectories.chain": "heun", "student.evaluator": "teacher", "shaping.tau": 0.5, "model.dtype": "bfloat16", "models": ("teacher", "student_shaped")},
     {"shaping.candidates": 1, "compass.kind": "distilled", "compass.score": "entropy", "student.target": "chain", "flow.jump": "cumulative", "teacher.loss": "kl", "student.loss": "kl", "mesh.fsdp": 2, "mesh.tensor": 2},
 ], ids=["mask-nce-mixed-rounds-bf16", "k1-distilled-chain-mesh"])  # fmt: skip
 def test_other_ways_through(finished, tmp_path, changes):
