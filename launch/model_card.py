@@ -101,8 +101,9 @@ def made(about, config, report, data):
         f"- seed: {config.seed}",
     ]
     if about.kind == "student" or not path:
-        symbols = section.optimiser.steps * section.batch * config.data.length
-        lines.append(f"- trained on {symbols:,} symbols: {section.optimiser.steps:,} updates of {section.batch:,} windows")
+        updates = section.optimiser.steps * (config.rounds if about.kind == "student" else 1)
+        symbols = updates * section.batch * config.data.length
+        lines.append(f"- trained on {symbols:,} symbols: {updates:,} updates of {section.batch:,} windows")
     if about.kind == "student":
         taken = config.teacher.get("path", "")
         c, symbols = config.teacher, config.teacher.optimiser.steps * config.teacher.batch * config.data.length
@@ -111,7 +112,9 @@ def made(about, config, report, data):
             if taken
             else f"- its teacher: {symbols:,} symbols, {c.optimiser.steps:,} updates"
         )
-        lines.append(f"- trajectories: {config.trajectories.count:,}, of {config.trajectories.midpoints} midpoints")
+        c, whole = config.trajectories, config.student.target != "chain"
+        kind = f"whole ones of {c.midpoints} midpoints" if whole else f"chains `{c.chain}`"
+        lines.append(f"- trajectories: {c.count:,} in each of {config.rounds} round{'s' * (config.rounds > 1)}, {kind}")
     if about.name == "student_shaped":
         lines.append(
             f"- shaping: K = {config.shaping.candidates}, compass `{config.compass.kind}`, selection `{config.shaping.selection}`"
