@@ -142,8 +142,9 @@ def test_autoregressive(begun):
         with pytest.raises(ValueError) as caught:
             model.sample(**ask)
         assert "left to right" in str(caught.value) and "\n" not in str(caught.value)
+    assert load(begun).name.startswith("autoregressive of")  # the first that it has
     with pytest.raises(ValueError, match="not among models"):
-        load(begun)
+        load(begun, "student_shaped")
 
 
 @pytest.mark.parametrize("changes, said", [

@@ -9,6 +9,8 @@ import pytest
 import tokenizers
 from hypothesis import strategies
 
+from tests import tiny
+from tsdfm_jax import main
 from tsdfm_jax.data import corpus, tokenizer
 
 _TRICKY = [
@@ -100,9 +102,10 @@ def test_symbols_are_the_librarys_own(byte_level, tmp_path):
 def test_a_document_end_that_text_can_spell_is_refused(byte_level, tmp_path):
     """Where the document end is no special symbol, text could end its own document: one line says so."""
     (tmp_path / "t.json").write_text(byte_level.read_text().replace('"special": true', '"special": false'))
-    with pytest.raises(ValueError, match="t.json.*<|endoftext|>.*special") as caught:
-        tokenizer.adopt(str(tmp_path / "t.json"), tmp_path / "adopted")
+    with pytest.raises(ValueError, match="t.json.*<.endoftext.>.*special") as caught:
+        main.run(tiny.changed(**{"tokenizer.path": str(tmp_path / "t.json")}), tmp_path / "run", ["tokenizer"])
     assert "\n" not in str(caught.value)
+    tokenizer.require_end_apart(tokenizer.given(str(byte_level)), "the same, where it is special")
 
 
 _LOADED = {}

@@ -36,6 +36,7 @@ class Tokenizer(abc.ABC):
         vocab_size: symbols, without any mask symbol: whoever needs one adds it at `vocab_size`.
         eos_id: the symbol that ends a document; never the result of encoding text.
         content_hash: sha256 of the tokenizer's file, in hex.
+        spelt_end: text that would become the document end, where there is any; a corpus may hold it.
         threads: how many threads the library may encode a batch with, where it lets itself be told.
     """
 
@@ -159,9 +160,12 @@ class Json(Tokenizer):
         if not ends:
             raise ValueError(f"it has none of {', '.join(_END_NAMES)} to mark document ends with")
         self.eos_id, self._data = ends[0], data
+
+    @property
+    def spelt_end(self) -> str:
+        """How text could end its own document, where the file does not mark that symbol as special; else empty."""
         end = self._model.id_to_token(self.eos_id)
-        if self.eos_id in self.encode(end):
-            raise ValueError(f"text that spells {end} would end its document: mark it as special")
+        return end if self.eos_id in self.encode(end) else ""
 
     def __reduce__(self):
         # The library's own pickle forgets that special symbols are text.
@@ -226,6 +230,12 @@ def adopt(given: str, path: pathlib.Path) -> Tokenizer:
 def given(file: str) -> Tokenizer:
     """The tokenizer in a SentencePiece .model or a tokenizer.json of any name; errors as of `adopt`."""
     return _given(file)[0]
+
+
+def require_end_apart(tok: Tokenizer, file: str) -> None:
+    """Raises ValueError where text of a corpus could end its own document, as the tokenizer in `file` reads it."""
+    if tok.spelt_end:
+        raise ValueError(f"tokenizer {file!r}: text that spells {tok.spelt_end} would end its document: mark it as special there")
 
 
 def _given(given: str) -> tuple[Tokenizer, bytes, str]:
