@@ -4,12 +4,13 @@ import pathlib
 import re
 import sys
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import config_flags
 
 
 def parse(name, argv):
     """The arguments that are no flags; leaves with one line, in the command's `name`, for a flag that does not exist."""
+    logging.set_verbosity(logging.WARNING)  # the libraries' own; a run's go to its log
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, FileNotFoundError) as error:

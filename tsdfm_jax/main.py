@@ -8,7 +8,7 @@ import shlex
 import sys
 import traceback
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from tsdfm_jax import command_line
@@ -99,7 +99,6 @@ def main(argv):
         command_line.config_file(argv, "configs/quickstart.py")
     except ValueError as error:
         return fail(error)
-    logging.set_verbosity(logging.WARNING)  # the libraries' own; ours go to the run's log
     workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else default_workdir()
     if _MULTIHOST.value:
         return one_of_several(workdir)
