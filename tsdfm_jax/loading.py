@@ -140,7 +140,8 @@ class Model:
         Given text stays as it is: `prompt` at the beginning, `suffix` at the end, or `infill` with a marker `span` for every
         `span_length` symbols to be written. `length` counts symbols (None: as many as the model writes). Text i is a function
         of (seed, i): not of `number`, nor of `batch`, the texts computed at once. With `states` each Sample keeps its text
-        of every step. An autoregressive model takes a prompt alone, and one step a symbol. A call compiles only where temperature, top_p or the batch's size are new.
+        of every step. An autoregressive model takes a prompt alone, and one step a symbol. A call compiles only where
+        temperature, top_p or the batch's size are new.
         Raises ValueError, in one line, for what cannot be written.
         """
         if self._write is None:

@@ -13,7 +13,10 @@ OPTIMISED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_pa
 
 
 def compiled(function):
-    """`jax.jit` as users have it, not as the other tests do: worth its compilation (half a minute for some) where a program runs longer than that."""
+    """`jax.jit` as users have it, not as the other tests do.
+
+    For programs that run for long: compiling so takes half a minute for some, where it takes two seconds otherwise.
+    """
     return jax.jit(function, compiler_options=OPTIMISED)
 
 
