@@ -24,11 +24,8 @@ _FORCE = flags.DEFINE_bool("force", False, "Replace a model that is in --out alr
 def main(argv):
     """Read and write; the exit code."""
     try:
-        if len(argv) > 1:
-            raise ValueError(f"'{argv[1]}' is not a flag: options are written --name=value")
-        for name, value in {"workdir": _WORKDIR.value, "out": _OUT.value}.items():
-            if not value:
-                raise ValueError(f"--{name} is missing: python -m launch.export --workdir=runs/quickstart --out=DIR")
+        example = "python -m launch.export --workdir=runs/quickstart --out=DIR"
+        command_line.only_flags(argv, example, workdir=_WORKDIR.value, out=_OUT.value)
         from launch import model_export  # late: help and a mistyped flag should not wait for JAX
 
         told = model_export.export(_WORKDIR.value, _OUT.value, model=_MODEL.value, dtype=_DTYPE.value, force=_FORCE.value)

@@ -32,11 +32,8 @@ _FORCE = flags.DEFINE_bool("force", False, "Replace a model that is in --out alr
 def main(argv):
     """Read, convert and write; the exit code."""
     try:
-        if len(argv) > 1:
-            raise ValueError(f"'{argv[1]}' is not a flag: options are written --name=value")
-        for name, value in {"checkpoint": _CHECKPOINT.value, "out": _OUT.value}.items():
-            if not value:
-                raise ValueError(f"--{name} is missing: python -m launch.import_fsdfm --checkpoint=X.pth --out=DIR")
+        example = "python -m launch.import_fsdfm --checkpoint=X.pth --out=DIR"
+        command_line.only_flags(argv, example, checkpoint=_CHECKPOINT.value, out=_OUT.value)
         options = {"dictionary": _DICTIONARY.value, "heads": _HEADS.value, "source": _SOURCE.value, "tokenizer": _TOKENIZER.value}
         options |= {"length": _LENGTH.value, "exponent": _EXPONENT.value, "jump": _JUMP.value, "force": _FORCE.value}
         command = shlex.join(["python", "-m", "launch.import_fsdfm", *sys.argv[1:]])

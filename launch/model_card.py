@@ -5,8 +5,8 @@ import json
 import jax
 
 from tsdfm_jax.models import transformer
+from tsdfm_jax.report import cells
 
-NAMES = {"data": "real held-out text", "teacher": "teacher", "student_shaped": "shaped student", "student_blind": "blind student"}
 TRAINED = {
     "teacher": "discrete flow matching on the corpus",
     "student_shaped": "distilled, told the step size, from trajectories whose midpoints a compass chose",
@@ -22,7 +22,7 @@ about people, or where a reader could take it for a person's.
 
 def exported(about, config, report, why=""):
     """The card of a model of a run: `report` is its report.json, None where there is none of these weights, for the reason `why`."""
-    name = f"{NAMES[about.name]} of {about.origin['run']}"
+    name = f"{cells.PLAIN[about.name]} of {about.origin['run']}"
     data = config.data.package if not config.data.files else config.data.files
     parts = [
         header(license="apache-2.0", datasets=[data]),
@@ -142,10 +142,12 @@ def measured(about, report):
     for model in dict.fromkeys(("data", "teacher", about.name)):
         for steps in sorted({row["steps"] for row in rows if row["model"] == model}):
             mine = [row for row in rows if (row["model"], row["steps"]) == (model, steps)]
-            cells = [_mean(row["entropy_nats"] for row in mine)]
-            cells += [_mean(row["ppl_token"] for row in mine if row["judge"] == judge) for judge in judges]
+            means = [_mean(row["entropy_nats"] for row in mine)]
+            means += [_mean(row["ppl_token"] for row in mine if row["judge"] == judge) for judge in judges]
             lines.append(
-                f"| {NAMES[model]} | {steps or '–'} | {cells[0]:.2f} | " + " | ".join(f"{cell:,.0f}" for cell in cells[1:]) + " |"
+                f"| {cells.PLAIN[model]} | {steps or '–'} | {means[0]:.2f} | "
+                + " | ".join(f"{mean:,.0f}" for mean in means[1:])
+                + " |"
             )
     some, seeds = rows[0], len({row["seed"] for row in rows})
     how = f"{some['samples']} texts of {some['length']} symbols a row and seed, {seeds} seed{'s' * (seeds > 1)}, temperature {temperature:g}"

@@ -7,11 +7,9 @@ import jax
 from flax import traverse_util
 
 from launch import model_card
-from tsdfm_jax import loading, portable, settings, workspace
+from tsdfm_jax import loading, portable, roster, settings, workspace
 from tsdfm_jax.runtime import mesh as meshes
 from tsdfm_jax.stages import report as report_stage
-
-MODELS = ("teacher", "student_shaped", "student_blind")
 
 
 def export(workdir, out, *, model="student_shaped", dtype="float32", force=False):
@@ -19,7 +17,7 @@ def export(workdir, out, *, model="student_shaped", dtype="float32", force=False
 
     Raises ValueError, one line, for what is no run, is not finished, or cannot be written.
     """
-    settings.choose("--model", model, MODELS)
+    settings.choose("--model", model, roster.FLOW_MODELS)
     settings.choose("--dtype", dtype, portable.DTYPES)
     portable.check_free(out, force)
     workdir = pathlib.Path(workdir)

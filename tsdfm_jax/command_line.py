@@ -24,13 +24,21 @@ def run_name(file):
     return f"{stem}_{re.sub(r'[^A-Za-z0-9_.+=-]', '-', argument)}" if argument else stem
 
 
+def only_flags(argv, example="", **needed):
+    """Raises ValueError where something else than flags was given, or one of the `needed` is empty; `example` is the remedy."""
+    if len(argv) > 1:
+        raise ValueError(f"'{argv[1]}' is not a flag: options are written --name=value")
+    for name, value in needed.items():
+        if not value:
+            raise ValueError(f"--{name} is missing: {example}")
+
+
 def config_file(argv, example):
     """The file that --config names, with its argument (FILE.py:ARGUMENT) where it has one.
 
     Raises ValueError where there is no such file, or something else was given; `example` is the remedy.
     """
-    if len(argv) > 1:
-        raise ValueError(f"'{argv[1]}' is not a flag: options are written --name=value")
+    only_flags(argv)
     if flags.FLAGS.config is None:
         raise ValueError(f"--config is missing: try --config={example}")
     file = config_flags.get_config_filename(flags.FLAGS["config"])

@@ -227,7 +227,8 @@ def read(directory, mesh):
     files = stored.Tensors(told.directory)
     leaves = traverse_util.flatten_dict(abstract(told.network, mesh), sep="/")
     _match(told, files, leaves)
-    params = traverse_util.unflatten_dict({name: _put(files, name, leaf) for name, leaf in leaves.items()}, sep="/")
+    put = lambda name, leaf: meshes.read_parts(leaf, lambda index: files.read(name, index).astype(np.float32))
+    params = traverse_util.unflatten_dict({name: put(name, leaf) for name, leaf in leaves.items()}, sep="/")
     if (found := checkpoint.tree_hash(params)) != told.hash:
         raise ValueError(
             f"{told.directory / stored.SINGLE} has content hash {found[:12]}, but {CONFIG} says {told.hash[:12]}: "
@@ -250,17 +251,6 @@ def _match(told, files, leaves):
     for name, leaf in leaves.items():
         if files.shapes[name] != leaf.shape:
             raise ValueError(f"{file}: '{name}' has shape {files.shapes[name]}, but {config} says {leaf.shape}: {REMEDY}")
-
-
-def _put(files, name, leaf):
-    """One array in its sharding; the host holds no more than this array, a device its own part."""
-
-    @functools.cache  # a part that several devices hold is read once
-    def part(*spans):
-        return files.read(name, tuple(slice(*span) for span in spans)).astype(np.float32)
-
-    spans = lambda index: (at.indices(size)[:2] for at, size in zip(index, leaf.shape))
-    return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: part(*spans(index)))
 
 
 def tokenizer(told):

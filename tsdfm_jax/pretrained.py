@@ -1,6 +1,5 @@
 """Judges that others trained: GPT-2 and Llama from a directory in the published format, straight onto a mesh."""
 
-import functools
 import pathlib
 import re
 
@@ -129,23 +128,20 @@ def _check_copy(kind, directory, files, name):
 
 
 def _put(files, found, source, leaf, cfg):
-    """One array in its sharding; the host holds no more than this array, a device its own part."""
+    """One array in its sharding, from one tensor or from one a block."""
     dtype = jnp.dtype(cfg.dtype)
 
-    @functools.cache  # a part that several devices hold is read once
-    def part(*spans):
-        index = tuple(slice(*span) for span in spans)
+    def part(index):
         if "{}" not in source.name:
             return source.read(files, found[source.name], index, leaf.shape).astype(dtype)
         blocks = range(cfg.blocks)[index[0]]
         rows = (source.read(files, found[source.name.format(block)], index[1:], leaf.shape[1:]) for block in blocks)
-        whole = np.empty([len(range(*at)) for at in spans], dtype)
+        whole = np.empty([at.stop - at.start for at in index], dtype)
         for row, value in enumerate(rows):
             whole[row] = value
         return whole
 
-    spans = lambda index: (at.indices(size)[:2] for at, size in zip(index, leaf.shape))
-    return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: part(*spans(index)))
+    return meshes.read_parts(leaf, part)
 
 
 def _tokenizer(directory, cfg):

@@ -1,12 +1,12 @@
 """Which networks a config makes, and what follows from it: the key `models`."""
 
 MODELS = ("teacher", "student_shaped", "student_blind", "autoregressive")
-DEFAULT_MODELS = MODELS[:3]  # of a config from before there was a choice
+FLOW_MODELS = MODELS[:3]  # and those of a config from before there was a choice
 
 
 def models(config):
     """Names of the networks that are made and judged."""
-    return tuple(config.get("models", DEFAULT_MODELS))
+    return tuple(config.get("models", FLOW_MODELS))
 
 
 def variants(config):

@@ -78,6 +78,16 @@ def abstract(mesh, init, *given):
     return jax.tree.map(place, unbox(boxed), shardings(mesh, boxed))
 
 
+def read_parts(leaf, read):
+    """The array of an abstract leaf, put together in its sharding from `read(index)`, index a tuple of slices with start and stop.
+
+    The host holds no more than this array, a device its own part; a part that several devices hold is read once.
+    """
+    part = functools.cache(lambda *spans: read(tuple(slice(*span) for span in spans)))
+    spans = lambda index: (at.indices(size)[:2] for at, size in zip(index, leaf.shape))
+    return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: part(*spans(index)))
+
+
 def is_box(leaf):
     """Whether a leaf is an array in a box that carries the names of its axes."""
     return isinstance(leaf, meta.AxisMetadata)
