@@ -10,6 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tsdfm_jax/__init__.py").re
 
 CORE = [  # lower bounds are the versions that the tests passed with; upper ones the next that may break
     "absl-py>=2.3,<3",
+    "filelock>=3.18,<5",  # bounds the folder of compiled programs
     "flax>=0.12.8,<0.13",
     "grain>=0.2.18,<0.3",  # brings array_record
     "jax>=0.10.2,<0.11",

@@ -82,6 +82,7 @@ def get_config():
     c.model.dropout = 0.0
     c.model.dtype = "float32"  # float32 or bfloat16 compute; weights and softmax stay float32
     c.model.remat = "none"  # none, full or dots: what the backward pass computes again
+    c.model.attention = "auto"  # auto, xla, cudnn (NVIDIA GPU, bfloat16) or splash (TPU, bfloat16), in all networks
     c.model.unroll = 1  # blocks a turn of the scan: higher is faster and longer to compile (all networks)
 
     c.teacher = ConfigDict()
@@ -111,6 +112,7 @@ def get_config():
     c.compass = ConfigDict()
     c.compass.kind = "lookahead"  # nce, lookahead or distilled
     c.compass.score = "nll"  # what a look-ahead asks of the posterior: nll or entropy
+    c.compass.prior = 0.0  # how much of the symbols' own log frequency a look-ahead takes out of that; 1: all
     c.compass.blocks = 2  # of the network of nce and distilled
     c.compass.width = 128
     c.compass.heads = 4
@@ -128,10 +130,13 @@ def get_config():
     c.shaping.selection = "argmin"  # argmin, boltzmann, or the controls random and worst
     c.shaping.temperature = 1.0  # of boltzmann
     c.shaping.tau = 0.0  # shape only where a jump arrives at this time or later
+    c.shaping.span = 1  # token and sequence_to_token: neighbouring symbols that are chosen together
     c.shaping.margin = 0.0  # sequence_to_token: how much lower another symbol's score must be
+    c.shaping.coins = "own"  # own or shared: whether candidates leave each at their own places, or all where the first one does
     c.shaping.chunk = 0  # candidates scored at once; 0 is all K
 
     c.trajectories = ConfigDict()
+    c.trajectories.seed = 0  # another gives other trajectories and students of the same teacher
     c.trajectories.count = 2048  # records of each kind and each set (shaped, blind)
     c.trajectories.midpoints = 16  # S, jumps from source to text
     c.trajectories.chain = "fsdfm"  # fsdfm, classical, heun or sdtt

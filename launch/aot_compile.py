@@ -35,7 +35,8 @@ def mesh_of(config, devices):
     from tsdfm_jax import settings
     from tsdfm_jax.runtime import mesh as meshes
 
-    here = with_settings(config, {"mesh.data": 1, "mesh.fsdp": 1, "mesh.tensor": -1})  # this machine's devices do not matter
+    # This machine's devices do not matter.
+    here = with_settings(config, {"mesh.data": 1, "mesh.fsdp": 1, "mesh.tensor": -1, "model.attention": "auto"})
     settings.validate(here)
     mesh = meshes.make_mesh(settings.fill(meshes.MeshConfig, config.mesh), devices)
     settings.check_batches(config, mesh)
@@ -201,8 +202,11 @@ def as_flags(way):
 
 def examine(config, symbols, devices, chip, name):
     """The `chips.Outcome` of one program of a config on a slice."""
+    import jax
+
     mesh = mesh_of(config, devices)
-    outcome = chips.examine(programs(config, symbols, mesh)[name], chip, model_flops(config, symbols, name) / len(devices))
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # attention is chosen by the devices of the mesh at hand
+        outcome = chips.examine(programs(config, symbols, mesh)[name], chip, model_flops(config, symbols, name) / len(devices))
     about = {"devices": len(devices), "mesh": dict(mesh.shape), "batch": config[name.split("/")[0]].batch}
     return outcome._replace(found=about | outcome.found) if outcome.found else outcome
 
@@ -213,10 +217,16 @@ def run(config, where, symbols, wanted, search, say):
     Where that does not fit, a second time with the settings that made it fit, or that came nearest.
     """
     devices, chip = chips.topology(where)
-    from tsdfm_jax.runtime import mesh as meshes  # late, as a mistyped flag should not wait for JAX
+    import jax  # late, as a mistyped flag should not wait for it
+
+    from tsdfm_jax.models import attention
+    from tsdfm_jax.runtime import mesh as meshes
 
     mesh = mesh_of(config, devices)
-    for program in programs(config, symbols, mesh, wanted):
+    attention.check_devices(config.model.attention, devices[0].platform, config.data.length)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        names = list(programs(config, symbols, mesh, wanted))
+    for program in names:
         outcome = examine(config, symbols, devices, chip, program)
         say(program, outcome, {})
         if search and not outcome.fits:

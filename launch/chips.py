@@ -146,7 +146,12 @@ def record(text, chip, model_flops):
     return {
         "chip": chip.name,
         "hbm": chip.hbm,
-        "flops": {"model": model_flops, "program": done.flops, "program, loops once": done.flops_once},
+        "flops": {
+            "model": model_flops,
+            "program": done.flops,
+            "program, loops once": done.flops_once,
+            "kernels, loops once": done.kernels_once,
+        },
         "traffic": {"bytes": done.bytes, "bytes, loops once": done.bytes_once},
         "collectives": dict(exchanges),
         "loops_known": done.exact,
@@ -190,6 +195,7 @@ class Work(NamedTuple):
       bytes: read from and written to its memory.
       wire: bytes sent to other devices.
       flops_once, bytes_once: the same with the body of every loop counted once, as XLA's cost analysis has them.
+      kernels_once: of flops_once, what kernels do, which XLA's cost analysis does not see into.
       seconds: the least time that the instructions take one after the other; copies that XLA starts ahead are left out.
       exact: whether the lengths of all loops are known; those that are not count once.
     """
@@ -199,25 +205,28 @@ class Work(NamedTuple):
     wire: float
     flops_once: float
     bytes_once: float
+    kernels_once: float
     seconds: float
     exact: bool
 
 
 def work(text, chip):
     """The `Work` of a compiled program, from its HLO text, on a chip."""
-    module, steps, exact = hlo.Module(text), [], True
+    module, steps, kernels, exact = hlo.Module(text), [], 0.0, True
     for run in module.runs():
         exact = exact and run.times is not None
         if run.computation == run.holder:
             ahead = run.instruction.opcode.endswith("-start")
             steps.append([0.0, traffic(module, run), 1 if run.times is None else run.times, ahead])
-        steps[-1][0] += module.flops(run)  # inside a fusion, it is the fusion's
+        steps[-1][0] += (flops := module.flops(run))  # inside a fusion, it is the fusion's
+        kernels += flops if run.instruction.opcode == "custom-call" else 0.0
     return Work(
         flops=sum(flops * times for flops, _, times, _ in steps),
         bytes=sum(moved * times for _, moved, times, _ in steps),
         wire=sum(c.wire * (c.times or 1) for c in hlo.collectives(text)),
         flops_once=sum(flops for flops, *_ in steps),
         bytes_once=sum(moved for _, moved, *_ in steps),
+        kernels_once=kernels,
         seconds=sum(max(flops / chip.flops, moved / chip.bandwidth) * times for flops, moved, times, ahead in steps if not ahead),
         exact=exact,
     )

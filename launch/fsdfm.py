@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from tsdfm_jax.models import transformer
+from tsdfm_jax.models import attention, transformer
 
 WRAPPERS = ("module", "_orig_mod")  # what DistributedDataParallel, AveragedModel and torch.compile put into names
 # Stored beside the parameters, but none: rotary frequencies, which the head size implies, and the count of an averaged model.
@@ -194,10 +194,8 @@ def _heads(state, width, heads):
                 f"{state.file}: width {width} and {len(found)} rotary frequencies make no {heads or 'whole'} heads of {size}"
             )
         # bfloat16 keeps 8 bits.
-        if not np.allclose(found, transformer.ROTARY_BASE ** (-np.arange(len(found)) / len(found)), rtol=1e-2, atol=0):
-            raise ValueError(
-                f"{state.file}: rotary_emb.inv_freq is not of base {transformer.ROTARY_BASE}, which is not implemented"
-            )
+        if not np.allclose(found, attention.ROTARY_BASE ** (-np.arange(len(found)) / len(found)), rtol=1e-2, atol=0):
+            raise ValueError(f"{state.file}: rotary_emb.inv_freq is not of base {attention.ROTARY_BASE}, which is not implemented")
         return width // size
     if heads < 1 or width % heads or (width // heads) % 2:
         raise ValueError(f"--heads={heads} does not split width {width} into heads of even size ({HEADS_HINT})")

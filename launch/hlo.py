@@ -14,6 +14,8 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective
 CALLED = re.compile(r"(calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](?:\{([^}]*)\})?")
+# Products of [L, d] and [L, L] in each kernel of splash attention: scores and values; in the gradients the scores again too.
+PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
 SAME_VALUE = ("copy", "bitcast", "convert", "copy-start", "copy-done")
 
 
@@ -195,8 +197,13 @@ class Module:
         return int(found.arguments) if found.opcode == "constant" and re.fullmatch(r"-?\d+", found.arguments) else None
 
     def flops(self, run):
-        """FLOPs of one run of a `dot` or a `convolution` (which a TPU's matrix product is), 2 a multiply-add; else 0."""
+        """FLOPs of one run of a `dot`, a `convolution` (a TPU's matrix product) or a kernel of attention, 2 a multiply-add; else 0."""
         found = run.instruction
+        if kernel := re.match(r"splash_mha_(fwd|dq|dkv)", found.name):
+            inside = self.computations[run.computation]
+            # Of [B, H, L, d], after two arrays that say which blocks are masked: none of them here.
+            queries, keys = (arrays(inside[name].shape)[0][1] for name in found.operands[2:4])
+            return 2.0 * PRODUCTS[kernel[1]] * math.prod(queries) * keys[-2]
         if found.opcode not in ("dot", "convolution"):
             return 0.0
         inside, ((_, out, _),) = self.computations[run.computation], arrays(found.shape)

@@ -28,17 +28,13 @@ _TABLE = flags.DEFINE_bool("table", False, "Gather what is finished into a table
 
 def main(argv):
     """Look at the whole sweep, then do what the flags ask for; the exit code."""
-    try:
+
+    def begin():
         file = command_line.config_file(argv, "configs/sweeps/shaping.py")
         root = pathlib.Path(_WORKDIR.value or f"runs/{command_line.run_name(file)}")
-        sweep = sweep_plan.Sweep(file, _CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]), root)
-        return act(sweep, root)
-    except (ValueError, FileNotFoundError) as error:
-        return fail(error)
-    except sweep_jobs.Stopped as error:
-        return fail("stopped; the same command goes on from there", 128 + error.signum)
-    except KeyboardInterrupt:
-        return fail("stopped; the same command goes on from there", 130)
+        return act(sweep_plan.Sweep(file, _CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]), root), root)
+
+    return sweep_jobs.attempt(begin, fail)
 
 
 def act(sweep, root):

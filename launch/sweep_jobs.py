@@ -19,6 +19,18 @@ class Stopped(Exception):
         self.signum = signum
 
 
+def attempt(act, fail):
+    """The exit code of `act()`; what stops it is told by `fail`, in one line: bad input, or a signal."""
+    try:
+        return act()
+    except (ValueError, FileNotFoundError) as error:
+        return fail(error)
+    except Stopped as error:
+        return fail("stopped; the same command goes on from there", 128 + error.signum)
+    except KeyboardInterrupt:
+        return fail("stopped; the same command goes on from there", 130)
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """A command by a name; its output goes to stdout.txt and stderr.txt of `workdir`, or, where that is None, to the terminal."""
@@ -126,8 +138,8 @@ def catching():
 
 
 @contextlib.contextmanager
-def progress(total, done):
-    """`say(line, ended=0)`: lines on stderr; on a terminal with a bar of the runs below them."""
+def progress(total, done, name="sweep"):
+    """`say(line, ended=0)`: lines on stderr, behind a name; on a terminal with a bar of the runs below them."""
     import rich.console
     import rich.progress
 
@@ -143,7 +155,7 @@ def progress(total, done):
         task = bar.add_task("runs", total=total, completed=done)
 
         def say(line, ended=0):
-            console.print(f"sweep: {line}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{name}: {line}", markup=False, highlight=False, soft_wrap=True)
             bar.advance(task, ended)
 
         yield say

@@ -18,6 +18,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
+from tsdfm_jax.runtime import memory  # noqa: E402
+
+memory.keep()  # as a run does, before JAX has threads
+
 import jax  # noqa: E402  after the flags that it reads
 import pytest  # noqa: E402
 

@@ -200,3 +200,13 @@ def test_the_sweeps_table(tmp_path):
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines]
     assert [line[:2] for line in cells] == [["tsdfm", "8"], ["fsdfm", "8"], ["sdtt", "8"], ["autoregressive", "64"]]
     assert cells[0][2:6] == ["100", "-", "-", "-"] and cells[3][2:6] == ["-", "-", "-", "103"] and cells[3][-2] == "2.250"
+
+
+def test_what_is_not_made_may_be_of_any_size():
+    """A batch that does not split over the devices is refused where its network is made, and there alone."""
+    odd = tiny.changed(**{"autoregressive.batch": 3})
+    settings.validate(odd)
+    with odd.unlocked():
+        odd.models += ("autoregressive",)
+    with pytest.raises(ValueError, match="autoregressive.batch=3 is not divisible by 8 devices"):
+        settings.validate(odd)

@@ -82,6 +82,22 @@ def test_top_p_keeps_the_smallest_nucleus():
     assert kept(1.0) == [True] * 4
 
 
+def test_nucleus_of_many_symbols():
+    """At a large V it is the set that sorting finds, symbols of one logit together; none of no mass is in it."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(scale=[[[1.0]], [[8.0]], [[0.01]]], size=(3, 2, 1001)).astype(np.float32)
+    logits[:, 1] = np.round(logits[:, 1] * 4) / 4  # many alike
+    logits[..., -1] = -np.inf
+    p = np.exp(logits.astype(np.float64))
+    p /= p.sum(axis=-1, keepdims=True)
+    for top_p in (0.05, 0.5, 0.9, 0.999):
+        kept = np.asarray(sampler.nucleus(jnp.asarray(logits), top_p))
+        for row, mass, got in zip(logits.reshape(-1, 1001), p.reshape(-1, 1001), kept.reshape(-1, 1001)):
+            held = np.array([mass[row >= logit].sum() for logit in row])
+            lowest = row[held >= top_p].max()
+            assert abs(held - top_p).min() > 1e-6 and (got == (row >= lowest)).all()
+
+
 @pytest.mark.parametrize("name", chain.CHAINS)
 @pytest.mark.parametrize("k", [1, 3])
 def test_chain_by_hand(name, k):
@@ -128,6 +144,11 @@ def test_pairs_differ_only_in_their_landings(name, source):
     assert (jnp.where(left, 0, negative) == jnp.where(left, 0, x_t[:, None])).all()
     assert (jnp.where(left, 0, positive) == jnp.where(left, 0, x_t[:, None])).all()
     assert left.any() and not left.all()
+    landed = jnp.zeros((B, L), bool)  # the coins of `bridge` do not depend on the posterior
+    for i, link in enumerate(chain.CHAINS[name].links):
+        move = jump.prepare(path, "bridge", jnp.zeros((B, L, path.vocab)), x_t, t + link.depart * h, link.width * h)
+        landed = jump.land(paths.fold(keys(), i), move)[1] | (landed & link.from_last)
+        assert (left[:, i] == landed).all()
 
 
 @pytest.mark.parametrize("source", paths.SOURCES)
@@ -142,3 +163,26 @@ def test_lookahead_is_finite_and_prefers_what_the_posterior_expects(source, scor
     assert score == "entropy" or found[0] < found[1]
     masked = paths.sample_source(keys(), path, L)
     assert np.isfinite(lookahead.lookahead(path, sure, masked, jnp.zeros(B), jnp.ones(B), score)[1]).all()
+
+
+@pytest.mark.parametrize("source", paths.SOURCES)
+@pytest.mark.parametrize("score", lookahead.SCORES)
+def test_without_its_prior_a_posterior_says_nothing(source, score):
+    """What every context is given alike has no score once the symbols' frequencies are taken out; the rest is log p/q."""
+    path, x_BL = a_path(source), jnp.tile(jnp.arange(L)[None] % 3, (B, 1))
+    same_V = jax.random.normal(jax.random.key(5), (path.vocab,))
+    apart_V = jax.random.normal(jax.random.key(6), (path.vocab,))
+
+    def posterior(x_BL, t_B, h_B):
+        later_B = jnp.where(t_B > 0, shift, 0.0)
+        return jnp.broadcast_to((same_V[None] + later_B[:, None] * apart_V[None])[:, None], (*x_BL.shape, path.vocab))
+
+    shift, half = 0.0, jnp.full((B,), 0.5)
+    prior_V = lookahead.log_prior(path, posterior, L, 0.5)
+    p, q = (np.array(jax.nn.softmax(a[: path.symbols])) for a in (same_V + apart_V, same_V))
+    np.testing.assert_allclose(np.exp(prior_V[: path.symbols]), q, rtol=1e-5)
+    x_BL = paths.sample_source(keys(), path, L) if score == "entropy" else x_BL
+    np.testing.assert_allclose(lookahead.lookahead(path, posterior, x_BL, half, half, score, prior_V)[1], 0.0, atol=1e-5)
+    shift = 1.0
+    wanted = np.full(x_BL.shape, -(p * np.log(p / q)).sum()) if score == "entropy" else -np.log(p / q)[x_BL]
+    np.testing.assert_allclose(lookahead.lookahead(path, posterior, x_BL, half, half, score, prior_V)[1], wanted, atol=1e-5)

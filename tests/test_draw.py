@@ -25,3 +25,15 @@ def test_extreme_uniforms_stay_possible():
     weight = jnp.array([0.0, 0.3, 0.0, 0.7, 0.0])
     for u in (0.0, 1.0 - 2.0**-23):
         assert int(draw.pick(jnp.float32(u), jnp.float32(u), draw.table(weight))) in (1, 3)
+
+
+@pytest.mark.parametrize("v", [5, 128, 300, 20_000])
+def test_a_tpus_sums_are_the_blocks(v):
+    """The sums that a TPU makes, of windows of the weights, are those of the blocks; and blocks fill its lanes, but for few symbols."""
+    weight = jnp.asarray(np.random.default_rng(0).gamma(0.5, size=(3, v)), jnp.float32)
+    tab = draw.table(weight)
+    blocks, size = tab.mass.shape[1:]
+    assert size == v if v < draw.LANES else size % draw.LANES == 0 and blocks * size - v < size <= 2 * max(v**0.5, draw.LANES)
+    np.testing.assert_array_equal(tab.mass.reshape(3, -1)[:, :v], weight)
+    sums = draw._windows(weight, tab.mass, size=size, filled=[(0, 0), (0, blocks * size - v)])
+    np.testing.assert_allclose(sums, tab.block, rtol=1e-6)

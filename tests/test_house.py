@@ -73,6 +73,8 @@ def test_every_key_is_read():
         ("shaping.policy", "tokens", "sequence_to_token"),
         ("shaping.selection", "best", "argmin"),
         ("shaping.candidates", 0, "at least 1"),
+        ("shaping.coins", "common", "shared"),
+        ("shaping.span", 0, "at least 1"),
         ("trajectories.chain", "rk4", "fsdfm"),
         ("trajectories.midpoints", 12, "power of two"),
         ("student.target", "ends", "endpoint"),

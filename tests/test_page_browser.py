@@ -174,8 +174,8 @@ def test_light_and_dark(browser):
     browser.execute_script("localStorage.clear()")
     browser.refresh()
     assert colours() == light
-    look(browser, 1280, "dark")
-    assert colours() == dark
+    look(browser, 1280, "dark")  # reaches the page in its own time
+    WebDriverWait(browser, 30).until(lambda _: colours() == dark)
 
 
 @pytest.mark.parametrize("width", [360, 768])

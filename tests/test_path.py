@@ -43,8 +43,9 @@ def test_stratified_times_cover_the_line():
 def test_the_mask_is_never_predicted():
     """Under the mask source the posterior gives no mass to the mask symbol, whatever the network says."""
     path = paths.Path(source="mask", exponent=1.0, symbols=3)
-    logp = losses.log_posterior(path, jnp.array([[[0.0, 1.0, 2.0, 50.0]]]))
-    assert np.isneginf(logp[0, 0, 3]) and float(jnp.exp(logp[..., :3]).sum()) == pytest.approx(1.0)
+    x_BL = jnp.arange(4)[None]
+    nll = losses.negative_log_posterior(path, jnp.array([[0.0, 1.0, 2.0, 50.0]] * 4)[None], x_BL)[0]
+    assert np.isposinf(nll[3]) and float(jnp.exp(-nll[:3]).sum()) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("source", paths.SOURCES)
@@ -91,3 +92,14 @@ def test_distillation_kl_is_zero_at_the_target():
 def test_nce_prefers_low_energy_for_data():
     """The sign: lowering the energy of data or raising the generator's lowers the loss."""
     assert losses.nce(-1.0, 1.0) < losses.nce(0.0, 0.0) < losses.nce(1.0, -1.0)
+
+
+def test_both_ways_to_read_a_symbols_value():
+    """What a CPU looks up is what the others sum, symbols of no mass among them, in the values' own type."""
+    rng = np.random.default_rng(0)
+    values_BLV, x_BL = rng.normal(size=(2, 5, 7)).astype(np.float32), rng.integers(0, 7, (2, 5))
+    values_BLV[..., 3], x_BL[0, 0] = -np.inf, 3
+    wanted_BL = values_BLV[np.arange(2)[:, None], np.arange(5)[None], x_BL]
+    for read in (paths.at, paths._look_up, paths._masked_sum):
+        np.testing.assert_array_equal(read(jnp.asarray(values_BLV), jnp.asarray(x_BL)), wanted_BL)
+        assert read(jnp.asarray(values_BLV, jnp.bfloat16), jnp.asarray(x_BL)).dtype == jnp.bfloat16

@@ -3,9 +3,11 @@
 Also a program, `python test_runtime_loop.py WORKDIR STEPS`, for the tests that kill one.
 """
 
+import dataclasses
 import functools
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -44,24 +46,26 @@ def dataset():
 
 @functools.cache
 def pieces():
-    """A maker of newborn states, the mesh, and the jitted step: compiled once for the whole file."""
+    """The toy in training, and its mesh: compiled once for the whole file."""
     optimiser = state_lib.make_optimiser(CONFIG)
     # Two of the devices: sharded, and cheap to save.
     mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(data=1, fsdp=2), jax.devices()[:2])
     init = lambda: Toy().init(jax.random.key(0), jnp.zeros((1, 16)))["params"]
     state, shardings = state_lib.create(init, optimiser, mesh, ema=True)
     copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)
-    return lambda: copy(state), mesh, state_lib.make_step(loss_fn, optimiser, CONFIG, mesh, shardings, seed=1)
+    step = state_lib.make_step(loss_fn, optimiser, CONFIG, mesh, shardings, seed=1)
+    abstract = state_lib.abstract(init, optimiser, mesh, ema=True)
+    return state_lib.Learner(create=lambda: copy(state), abstract=abstract, step=step, lower=None), mesh
 
 
-def fit(workdir, steps=12, batches=None, save_every=5, step=None, **kwargs):
-    newborn, mesh, sound = pieces()
+def fit(workdir, steps=12, batches=None, save_every=5, changes=None, **kwargs):
+    sound, mesh = pieces()
     batches = iter(dataset()) if batches is None else batches
     store = checkpoint.Checkpoints(pathlib.Path(workdir) / "checkpoints")
     try:
         with metrics.Metrics(workdir, "toy") as out:
             return loop.fit(
-                step or sound, newborn(), batches, name="toy", steps=steps, checkpoints=store, metrics=out, mesh=mesh,
+                dataclasses.replace(sound, **(changes or {})), batches, name="toy", steps=steps, checkpoints=store, metrics=out, mesh=mesh,
                 log_every=4, save_every=save_every, tokens_per_step=8, **kwargs,
             )  # fmt: skip
     finally:
@@ -91,7 +95,10 @@ def test_figures_tell_the_run(straight):
     assert figures["recompilations"] == 0 and figures["steps"] == int(state.step) == 12
     assert 0 < figures["seconds_to_first_step"] < figures["seconds"] and figures["tokens_per_second"] > 0
     assert checkpoint.Checkpoints(workdir / "checkpoints").latest() == 12
-    assert "toy 12/12  loss " in (workdir / "log.txt").read_text()
+    log = (workdir / "log.txt").read_text()
+    assert (
+        "toy 12/12  loss " in log and len(re.findall(r"toy: first step after .* s compiling \d+ programs, \d+ of them", log)) == 1
+    )
     events = b"".join(path.read_bytes() for path in (workdir / "tensorboard" / "toy").iterdir())
     assert all(name in events for name in (b"loss", b"grad_norm", b"learning_rate"))
 
@@ -114,7 +121,8 @@ def test_stopped_and_resumed_is_never_stopped(straight, tmp_path):
 
 def test_a_finished_run_is_not_run_again(straight):
     """With the last checkpoint there, no step is taken and the figures are those of the run."""
-    state, figures = fit(straight[3], step=lambda *_: pytest.fail("a step was taken"))
+    never = lambda *_: pytest.fail("a step was taken, or a newborn state made")
+    state, figures = fit(straight[3], changes={"step": never, "create": never})
     assert_same_bits(straight[0], state)
     assert figures["curve"] == straight[1]["curve"]
 
@@ -143,12 +151,12 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
 
 def test_recompilations_are_counted(tmp_path):
     """A step whose shapes change is seen, told, and shows in the figures."""
-    newborn, mesh, _ = pieces()
+    learner, mesh = pieces()
     grown = [{"x": np.ones((8 * (n // 3 + 1), 16), np.float32)} for n in range(6)]
     batches = iter(grain.MapDataset.source(grown).to_iter_dataset())
-    shardings = jax.tree.map(lambda x: x.sharding, newborn())
+    shardings = jax.tree.map(lambda x: x.sharding, learner.abstract)
     step = state_lib.make_step(loss_fn, state_lib.make_optimiser(CONFIG), CONFIG, mesh, shardings, seed=2)
-    _, figures = fit(tmp_path, steps=6, batches=batches, step=step)
+    _, figures = fit(tmp_path, steps=6, batches=batches, changes={"step": step})
     assert figures["recompilations"] >= 1
     assert "step 4 compiled again" in (tmp_path / "log.txt").read_text()
 

@@ -216,6 +216,15 @@ def test_a_learner_is_what_it_says():
     assert float(metrics["loss"]) == train(mesh, noisy_loss, updates=1)[1][0]["loss"]
 
 
+@pytest.mark.parametrize("seed", [7, 2**31 + 5])
+def test_the_seed_is_an_argument(seed):
+    """A step's key is folded of `jax.random.key(seed)` and the step, also for a seed that int32 does not hold."""
+    only_key = lambda key, params, batch: (loss_fn(key, params, batch)[0], {"drawn": jax.random.uniform(key)})
+    _, history = train(one_device(), only_key, updates=2, seed=seed)
+    wanted = [jax.random.uniform(jax.random.fold_in(jax.random.key(seed), n)) for n in range(2)]
+    np.testing.assert_array_equal([h["drawn"] for h in history], wanted)
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_frozen_weights_and_average_reach_the_loss(accumulate):
     """`frozen` and the average are arguments of the step: the loss sees them, and no gradient changes them."""

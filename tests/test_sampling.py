@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,10 @@ import nbformat
 import numpy as np
 import pytest
 import rich.console
+from ml_collections import ConfigDict
 
 from tests import tiny
-from tsdfm_jax import load, main, sampling, settings
+from tsdfm_jax import load, main, prompts, sampling, settings, workspace
 from tsdfm_jax.flow import path as paths, sampler
 from tsdfm_jax.runtime import mesh as meshes, metrics, signals
 from tsdfm_jax.stages import sample as stage
@@ -145,6 +147,33 @@ def test_a_second_call_compiles_nothing(model):
     assert other.count > 0
 
 
+def test_short_texts_take_a_short_window():
+    """A text is written in the least half, quarter, … of the window that holds it, whatever else is asked for with it; order stays."""
+    path, apply, _ = a_sampler(8)
+    flow = {"source": "uniform", "exponent": 1.0, "jump": "bridge"}
+    tok = types.SimpleNamespace(vocab_size=V, decode_pretty=lambda x_L: " ".join(map(str, x_L)))
+    network = workspace.Network(apply=apply, params=jnp.zeros(()), hash="")
+    mesh = meshes.make_mesh(meshes.MeshConfig())
+    write = sampling.Writer(ConfigDict({"data": {"length": 80}, "flow": flow}), mesh, tok, network)
+
+    def request(length, number=1):
+        free_L = np.full(80, prompts.FREE, np.int32)
+        free_L[0] = 3
+        return prompts.Request(ask=prompts.Ask(number=number), given_L=free_L, length=length)
+
+    lengths, seen = (80, 5, 20, 21, 40, 41), []
+    found = write(
+        [request(n) for n in lengths], 2, states=True, seen=lambda places, step, x_BL: seen.append((places, step, x_BL.shape))
+    )
+    assert [len(sample.tokens) for sample in found] == list(lengths) and all(sample.tokens[0] == 3 for sample in found)
+    assert write.windows([(request(n), 0) for n in lengths]) == {80: [0, 5], 20: [1, 2], 40: [3, 4]}
+    assert seen[0] == ([0, 5], 0, (2, 80)) and seen[3] == ([1, 2], 0, (2, 20)) and len(seen) == 9
+    (alone,) = write([request(21)], 2)
+    assert alone.tokens == found[3].tokens and [len(state.split()) for state in found[3].states] == [21] * 3
+    few = sampling.Writer(ConfigDict({"data": {"length": 80}, "flow": flow}), mesh, tok, network, "autoregressive")
+    assert few.windows([(request(5), 0)]) == {80: [0]}
+
+
 @pytest.mark.parametrize("ask, said", [
     (dict(length=17), ("17", "16")),
     (dict(prompt="The Senate of the Union and the House of the people"), ("16", "shorten")),
@@ -199,7 +228,8 @@ def test_a_file_of_prompts(trained, tmp_path, capsys):
     asks = [{"prompt": "The Senate"}, {"infill": "The____ of the", "span_length": 4, "number": 3}, {"suffix": " war", "seed": 9}]
     file.write_text("\n".join(map(json.dumps, asks)))
     lines = run(trained, prompts=str(file), states=True, batch=3, model="student_blind")
-    said = capsys.readouterr().out
+    said, beside = capsys.readouterr()
+    assert re.search(r"\d texts in [\d.]+ s, of which [\d.]+ s compiling \d+ programs", beside)
     assert "\x1b" not in said and all(line["text"].translate(stage.VISIBLE) in said for line in lines)
     assert [line["index"] for line in lines] == [0, 1, 0, 1, 2, 0, 1] and [line["seed"] for line in lines] == [0] * 5 + [9] * 2
     for line in lines:

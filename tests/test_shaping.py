@@ -66,6 +66,27 @@ def test_chunks_change_nothing(chunk):
     np.testing.assert_allclose(whole.energy_BK, parts.energy_BK, rtol=1e-6)
 
 
+def test_shared_coins_move_the_same_places():
+    """With shared coins every candidate stays where the blind jump stays, and they differ in where they land."""
+    drawn, _ = paths.split(keys())  # the second keys choose
+    blind, left = jump.land(paths.fold(drawn, 0), move())
+    own, shared = (shaping.shaped_jump(keys(), move(), jnp.ones((B,)), energy, config(coins=c)).cand_BKL for c in shaping.COINS)
+    assert (own[:, 0] == blind).all() and (shared[:, 0] == blind).all()
+    assert (jnp.where(left[:, None], 0, shared) == jnp.where(left, 0, move().x_BL)[:, None]).all()
+    assert (jnp.where(left[:, None], 0, own) != jnp.where(left, 0, move().x_BL)[:, None]).any()
+    assert (jnp.where(left[:, None], shared, 0) != jnp.where(left, blind, 0)[:, None]).any()
+
+
+@pytest.mark.parametrize("policy", shaping.POLICIES)
+def test_a_random_choice_asks_for_no_energy(policy):
+    """The control costs what a blind jump costs: its energies are 0, and every candidate is taken now and then."""
+    key_B = keys(400)
+    choice = shaping.shaped_jump(
+        key_B, move(b=400), jnp.full((400,), 0.75), forbidden, config(candidates=3, selection="random", policy=policy)
+    )
+    assert not choice.energy_BK.any() and set(choice.index_B.tolist()) == {0, 1, 2}
+
+
 def test_vmapped_scores_are_looped_scores():
     """Scoring a whole batch's candidates in one vmap is scoring them one by one."""
     t_B = jnp.linspace(0.1, 0.9, B)
@@ -105,6 +126,18 @@ def test_sequence_to_token_mends_the_winner():
     assert chosen(cfg, [3.0, 1.0, 6.0], falls) == ([0, 2, 1], 1)
     assert chosen(cfg, [3.0, 1.0, 6.0], rises) == ([1, 1, 1], 1)
     assert chosen(dataclasses.replace(cfg, margin=1.0), [3.0, 1.0, 6.0], falls) == ([1, 1, 1], 1)
+    assert chosen(dataclasses.replace(cfg, selection="worst"), [3.0, 1.0, 6.0], falls) == ([2, 2, 2], 2)
+
+
+def test_spans_are_chosen_whole():
+    """Two neighbours go by their mean score, the last span may be one symbol, and a random choice is one choice a span."""
+    score = np.array(SCORE)[0]
+    assert chosen(config(candidates=3, policy="token", span=2), [3.0, 1.0, 6.0])[0] == [1, 1, 1]
+    cfg = config(candidates=3, policy="sequence_to_token", span=2, margin=0.5)
+    mended = [int(score[:, :2].mean(axis=1).argmin())] * 2 + [int(score[:, 2].argmin())]
+    assert chosen(cfg, [3.0, 4.0, 1.0], lambda x: jnp.array([0.5])) == (mended, 2) and mended == [1, 1, 1]
+    found = [chosen(config(candidates=3, policy="token", span=2, selection="random"), [0.0] * 3, seed=s)[0] for s in range(12)]
+    assert all(a == b for a, b, _ in found) and {a for a, _, _ in found} == {0, 1, 2} and any(b != c for _, b, c in found)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +156,7 @@ def test_tau_leaves_early_jumps_blind():
     cfg = config(candidates=8, tau=0.5)
     early = shaping.shaped_jump(keys(), move(), jnp.full((B,), 0.49), energy, cfg)
     late = shaping.shaped_jump(keys(), move(), jnp.full((B,), 0.5), energy, cfg)
+    assert not early.energy_BK.any() and late.energy_BK.any()
     assert (early.x_BL == early.cand_BKL[:, 0]).all() and (early.index_B == 0).all()
     assert (late.index_B == jnp.argmin(late.energy_BK, axis=1)).all() and (late.index_B > 0).any()
 

@@ -54,7 +54,8 @@ def test_the_report(finished):
     report = json.loads((finished / "report/report.json").read_text())
     assert report["schema"] == 2 and report["config"]["data"]["length"] == 16 and report["environment"]["devices"] == 8
     for stage in report["stages"].values():
-        assert stage["seconds"] > 0 and stage["peak_memory_bytes"] > 1e6
+        assert stage["seconds"] > stage["compile_seconds"] >= 0 and stage["peak_memory_bytes"] > 1e6
+        assert stage["compilations"] >= stage["from_cache"] >= 0
     assert sum(stage["share_of_time"] for stage in report["stages"].values()) == pytest.approx(1.0)
     compass = report["compass"]
     assert {row["selection"] for row in compass["steered"]} == {"blind", "random", "worst", "shaped"}

@@ -16,7 +16,8 @@ def train(config, workdir, job, section, cfg, seed, name, directory):
     data, tok, mesh = workspace.require(config, workdir, "data"), workspace.tokenizer(config, workdir), settings.mesh(config)
     loss = lambda key, params, x_BL: (causal.token_nll(cfg, params, x_BL, tok.eos_id, key).mean(), {})
     heldout_NL = windows.heldout(data, config.teacher.heldout)
-    learner = states.learner(lambda: causal.init(jax.random.key(seed), cfg), loss, settings.optimiser(section), mesh, seed)
+    init, start = lambda seed: causal.init(jax.random.key(seed), cfg), (meshes.seed_word(seed),)
+    learner = states.learner(init, loss, settings.optimiser(section), mesh, seed, given=start)
     batches = windows.batches(data, "train", section.batch, seed, meshes.share(mesh))
     state, figures = workspace.train(config, job, section, learner, batches, name=name, mesh=mesh, tok=tok, directory=directory)
     heldout = judging.perplexity(judging.own("", cfg, state.averaged, tok), heldout_NL, section.batch, mesh)["ppl_token"]

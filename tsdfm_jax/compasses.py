@@ -14,10 +14,18 @@ def make(config, path):
     return KINDS[config.compass.kind](config, path)
 
 
+def prior(config, path, posterior, h_B):
+    """`compass.prior` times the symbols' log frequencies, as a look-ahead adds them; None where that is 0."""
+    if not config.compass.prior:
+        return None
+    return config.compass.prior * lookahead.log_prior(path, posterior, config.data.length, h_B[0])
+
+
 def _lookahead(config, path):
     def build(params, posterior, h_B):
         del params
-        return lambda x_BL, t_B: lookahead.lookahead(path, posterior, x_BL, t_B, h_B, config.compass.score)
+        prior_V = prior(config, path, posterior, h_B)
+        return lambda x_BL, t_B: lookahead.lookahead(path, posterior, x_BL, t_B, h_B, config.compass.score, prior_V)
 
     return build
 

@@ -84,15 +84,17 @@ def shaped(config, variant):
 def program(config, symbols, mesh, kind, variant, generator, round_number=0, batch=None):
     """The jitted `(weights, first, x_1_BL) -> fields` that makes the records `first`, `first` + 1, … of one batch.
 
-    A record is a function of the seed, the round and its own number. `weights` holds the generator's and the compass's;
+    A record is a function of the seed, the round and its own number; the program depends on neither seed nor round (but
+    for `student.progressive`, whose rounds have steps of their own). `weights` holds the generator's and the compass's;
     `generator(params, x_BL, t_B, h_B)` is the network's. `batch` is trajectories.batch unless another is asked for.
     """
     path, config = settings.path(config, symbols), settings.of_round(config, round_number)
     make = KINDS[kind](config, path, generator, compasses.make(config, path), shaped(config, variant))
     split = meshes.batch_sharding(mesh)
 
-    def generate_batch(weights, first, x_1_BL):
-        key_B = workspace.sample_keys(config.seed + 2000 + round_number, first, batch or config.trajectories.batch)
+    def generate_batch(seed, weights, first, x_1_BL):
+        key_B = workspace.sample_keys(seed, first, batch or config.trajectories.batch)
         return make(weights, jax.lax.with_sharding_constraint(key_B, split), x_1_BL)
 
-    return meshes.jit(mesh, generate_batch, in_shardings=(None, None, split), out_shardings=split)
+    seed = settings.student_seed(config) + 2000 + round_number
+    return meshes.seeded(mesh, generate_batch, seed, in_shardings=(None, None, split), out_shardings=split)

@@ -9,7 +9,7 @@ import numpy as np
 
 from tsdfm_jax import measures
 from tsdfm_jax.models import causal
-from tsdfm_jax.runtime import hosts, mesh as meshes
+from tsdfm_jax.runtime import mesh as meshes, pipeline
 
 SHORTEST = 16  # windows are padded to this times a power of two, so that few programs are compiled
 
@@ -97,12 +97,12 @@ def nll(judge, rows, batch, mesh):
     """
     most = _context(judge, mesh)
     windows = [(i, row[at : at + most]) for i, row in enumerate(rows) for at in range(0, len(row), most)]
-    owner_N = np.array([i for i, _ in windows])
-    found_N = []
-    for x_BL, valid_BL in _batches([row for _, row in windows], batch, most, mesh):
-        nll_BL = hosts.gather(program(judge.cfg, judge.bos, mesh)(judge.params, meshes.put_whole(mesh, x_BL)))
-        found_N.append((nll_BL.astype(np.float64) * valid_BL).sum(axis=1))
-    total_N = np.bincount(owner_N, np.concatenate(found_N)[: len(windows)], minlength=len(rows))
+    owner_N, jitted = np.array([i for i, _ in windows]), program(judge.cfg, judge.bos, mesh)
+    x_NL, valid_NL = _padded([row for _, row in windows], batch, most, mesh)
+    start = lambda at: jitted(judge.params, meshes.put_whole(mesh, x_NL[at]))
+    nll_NL = np.concatenate(list(pipeline.ahead(start, _batches(x_NL, batch))))
+    found_N = (nll_NL.astype(np.float64) * valid_NL).sum(axis=1)
+    total_N = np.bincount(owner_N, found_N[: len(windows)], minlength=len(rows))
     return total_N, np.array([len(row) for row in rows])
 
 
@@ -112,11 +112,10 @@ def features(judge, rows, batch, mesh):
     The mean, not the last position as with MAUVE's authors: of 64 symbols a small judge's last state tells the last few. On
     48 texts it put unigram draws at 0.998, among real text; the mean put them at 0.72 and 0.89, and real text at 0.98 and above. [D]
     """
-    found, most = [], _context(judge, mesh)
-    for x_BL, valid_BL in _batches([row[:most] for row in rows], batch, most, mesh):
-        given = meshes.put_whole(mesh, (x_BL, valid_BL.astype(np.float32)))
-        found.append(hosts.gather(_pooled(judge.cfg, mesh)(judge.params, *given)))
-    return np.concatenate(found)[: len(rows)]
+    most, jitted = _context(judge, mesh), _pooled(judge.cfg, mesh)
+    x_NL, valid_NL = _padded([row[:most] for row in rows], batch, most, mesh)
+    start = lambda at: jitted(judge.params, *meshes.put_whole(mesh, (x_NL[at], valid_NL[at].astype(np.float32))))
+    return np.concatenate(list(pipeline.ahead(start, _batches(x_NL, batch))))[: len(rows)]
 
 
 def _context(judge, mesh):
@@ -124,15 +123,16 @@ def _context(judge, mesh):
     return judge.context // mesh.shape["tensor"] * mesh.shape["tensor"]
 
 
-def _batches(rows, batch, most, mesh):
-    """Rows padded behind to one length and to whole batches: (x_BL, valid_BL). What is behind is seen by nothing before it."""
+def _padded(rows, batch, most, mesh):
+    """Rows padded behind to one length and to whole batches: (x_NL, valid_NL). What is behind is seen by nothing before it."""
     longest, length = max(map(len, rows)), SHORTEST * mesh.shape["tensor"]
     while length < longest:
         length *= 2
-    length = min(length, most)
-    x_NL, valid_NL = measures.padded(rows, -(-len(rows) // batch) * batch, length)
-    for first in range(0, len(x_NL), batch):
-        yield x_NL[first : first + batch], valid_NL[first : first + batch]
+    return measures.padded(rows, -(-len(rows) // batch) * batch, min(length, most))
+
+
+def _batches(x_NL, batch):
+    return [slice(first, first + batch) for first in range(0, len(x_NL), batch)]
 
 
 def perplexity(judge, x_NL, batch, mesh):

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from tsdfm_jax import portable, prompts, roster, sampling, settings, workspace
 from tsdfm_jax.models import transformer
-from tsdfm_jax.runtime import hosts, mesh as meshes
+from tsdfm_jax.runtime import compiled, hosts, mesh as meshes
 
 SECTIONS = ("data", "flow", "model", "student", "teacher", "tokenizer")
 FIRST = ("student_shaped", "student_blind", "autoregressive", "teacher")  # which of a run's models is opened unless one is named
@@ -22,9 +22,11 @@ def load(directory, model=None, mesh=None):
 
     `directory` is a run's work directory, of which `model` is one of its `models` (unless given the first of FIRST that it has); or that
     of a single model, which `model`, where it is given, must name. `mesh` is a mesh of `runtime.mesh.make_mesh`: all
-    devices along `data` unless given, whatever mesh the model was trained on.
+    devices along `data` unless given, whatever mesh the model was trained on. What the model compiles is kept on disk, as
+    `runtime.compiled.keep` says, unless JAX was told where to keep it, or not to.
     Raises ValueError, in one line, for a directory that is neither, a model that is not finished or damaged, and an unknown name.
     """
+    compiled.keep()
     directory = pathlib.Path(directory)
     mesh = meshes.make_mesh(meshes.MeshConfig()) if mesh is None else mesh
     if portable.is_one(directory):

@@ -12,6 +12,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from tsdfm_jax import command_line
+from tsdfm_jax.runtime import memory
 
 ORDER = (
     "tokenizer",
@@ -66,12 +67,17 @@ def run(config, workdir, stages=(), command=None):
 
     `command` is what was typed, kept for the report.
     """
-    from tsdfm_jax import roster, settings, taken  # late: help and a mistyped flag should not wait for JAX
-    from tsdfm_jax.runtime import hosts, metrics, stage as bookkeeping
+    plan(stages, 1)  # a mistyped stage need not wait for JAX
+    memory.keep()
+    from tsdfm_jax import roster, settings  # late: help and a mistyped flag should not wait for JAX
+    from tsdfm_jax.runtime import compiled, hosts, metrics, stage as bookkeeping
 
     settings.validate(config)
     todo = [(name, arguments) for name, arguments in plan(stages, config.rounds) if roster.needs(config, name)]
+    from tsdfm_jax import taken  # later still: a mistyped value should not wait for what reads models
+
     taken.check(config, workdir, [name for name, _ in todo])
+    compiled.keep()
 
     file = workdir / "config.json"
     before = hosts.first(lambda: file.read_text() if file.exists() else None)
@@ -133,18 +139,19 @@ def attempt(call, workdir):
 
 def explain(error, workdir):
     """Bad input, a full disk or a stop are one line and an exit code; anything else keeps its traceback."""
-    from tsdfm_jax.runtime import hosts, ledger, signals
-
-    if isinstance(error, signals.Interrupted):
-        return fail(error, 128 + error.signum)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return fail(f"the disk is full ({error.filename or workdir}): make room, and the same command goes on from there")
-    if isinstance(error, (ValueError, FileNotFoundError, ledger.Diverged, hosts.Elsewhere)):
-        if workdir.is_dir():
-            with open(workdir / "log.txt", "a") as log:
-                log.write("".join(traceback.format_exception(error)))
-        return fail(error, 1)
-    raise error
+    if not isinstance(error, (ValueError, FileNotFoundError)):
+        from tsdfm_jax.runtime import hosts, signals  # late: a mistyped stage need not wait for JAX
+
+        if isinstance(error, signals.Interrupted):
+            return fail(error, 128 + error.signum)
+        if not isinstance(error, hosts.Elsewhere):
+            raise error
+    if workdir.is_dir():
+        with open(workdir / "log.txt", "a") as log:
+            log.write("".join(traceback.format_exception(error)))
+    return fail(error, 1)
 
 
 if __name__ == "__main__":

@@ -139,6 +139,7 @@ def _replace(draft, directory):
 def _body(about):
     network = dataclasses.asdict(about.network)
     network.pop("step_conditioned")  # its kind says so
+    network.pop("attention")  # a matter of the machine that it runs on
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -197,7 +198,9 @@ def about(directory):
 
 def _fields(where, network):
     """The fields of a TransformerConfig, each of its own type and none besides."""
-    fields = {f.name: f.type for f in dataclasses.fields(transformer.TransformerConfig) if f.name != "step_conditioned"}
+    fields = {
+        f.name: f.type for f in dataclasses.fields(transformer.TransformerConfig) if f.name not in ("step_conditioned", "attention")
+    }
     if extra := sorted(set(network) - set(fields)):
         raise ValueError(f"{where}: network has '{extra[0]}', which is not implemented: update tsdfm_jax")
     return {name: _get(where, network, name, kind) for name, kind in fields.items()}

@@ -80,9 +80,9 @@ def table(config, rows):
 
 
 def midpoints(config, workdir):
-    """Energies of the candidates by midpoint, and how often the first draw would have won, over records of the last round.
+    """Energies of the candidates by midpoint that was shaped, and how often the first draw would have won, over records of the last round.
 
-    {"candidates": K, "records": N, "midpoints": [{time, lowest, highest, mean, first, kept, first_kept, shaped}]}, each mean
+    {"candidates": K, "records": N, "midpoints": [{time, lowest, highest, mean, first, kept, first_kept}]}, each mean
     over records; None where nothing was looked at (K = 1) or no whole trajectory was generated.
     """
     where = pathlib.Path(workdir) / f"trajectories/round_{config.rounds - 1}/shaped/whole"
@@ -96,7 +96,7 @@ def midpoints(config, workdir):
     figures |= {"first": energy_NSK[..., 0], "kept": kept_NS, "first_kept": index_NS == 0}
     times = [(i + 1) / energy_NSK.shape[1] for i in range(energy_NSK.shape[1])]
     points = [{"time": t} | {name: float(a[:, i].mean()) for name, a in figures.items()} for i, t in enumerate(times)]
-    points = [point | {"shaped": point["time"] >= config.shaping.tau - 1e-6} for point in points]
+    points = [point for point in points if point["time"] >= config.shaping.tau - 1e-6]
     return {"candidates": energy_NSK.shape[2], "records": len(sample), "midpoints": points}
 
 

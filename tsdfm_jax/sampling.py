@@ -13,6 +13,7 @@ from tsdfm_jax.models import causal
 from tsdfm_jax.runtime import hosts, mesh as meshes, signals
 
 STEPS_A_CALL = 64
+SHORTEST = 16  # symbols of the least window that a text is written in
 
 
 class Sampler:
@@ -114,11 +115,11 @@ class Decoder(Sampler):
         return np.array(hosts.gather(state.x_BL))[:, :step]
 
 
-def drawer(config, mesh, tok, model, apply, batch, cfg):
-    """The Sampler of a model of that name, whose network is `apply`; see workspace.model."""
+def drawer(config, mesh, tok, model, apply, batch, cfg, window=None):
+    """The Sampler of a model of that name, whose network is `apply`; see workspace.model. `window` is data.length unless given."""
     if model == "autoregressive":
         return Decoder(apply, settings.autoregressive(config, tok.vocab_size), tok.eos_id, mesh, batch, cfg)
-    return Sampler(apply, settings.path(config, tok.vocab_size), mesh, config.data.length, batch, cfg)
+    return Sampler(apply, settings.path(config, tok.vocab_size), mesh, window or config.data.length, batch, cfg)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
@@ -154,11 +155,11 @@ def rows(requests):
 
 
 class Writer:
-    """Answers requests from one trained network. Programs are kept, one for each temperature, top_p and batch size.
+    """Answers requests from one trained network. Programs are kept, one for each temperature, top_p, batch size and window.
 
     Attributes:
       tokenizer: of the texts.
-      length: L, symbols that the network writes.
+      length: L, symbols that the network writes at most.
       hash: content hash of its weights.
       network: the workspace.Network itself.
     """
@@ -170,32 +171,58 @@ class Writer:
     def __call__(self, requests, steps, *, temperature=1.0, top_p=1.0, batch=64, states=False, seen=None):
         """A Sample for every text of every request, in order, at most `batch` (rounded up to the devices) computed at once.
 
-        `states` keeps the text of every step; `seen` is as of `Sampler`. The autoregressive model takes a step a symbol,
-        whatever `steps` says. Raises ValueError for bad numbers, and where that model is given text behind what it is to write.
+        `states` keeps the text of every step; `seen(places, step, x_BL)` hears of every state of the texts of those places
+        in that order, x_0 (step 0) included. A text is written in the least window that holds it (`windows`), the
+        autoregressive model's in the whole one, a step a symbol, whatever `steps` says. Raises ValueError for bad numbers,
+        and where that model is given text behind what it is to write.
         """
         steps = roster.evaluations(self._config, self._model, steps)
         if self._model == "autoregressive":
             for request in requests:
                 prompts.check_left_to_right(request.ask)
-        wanted, kept = rows(requests), {}
+        wanted = rows(requests)
+        samples = [None] * len(wanted)
+        for window, places in self.windows(wanted).items():
+            draw = self._sampler(temperature, top_p, self._size(batch, len(places)), window)
+            here = [wanted[place] for place in places]
+            for place, sample in zip(places, self._written(draw, here, places, window, steps, states, seen)):
+                samples[place] = sample
+        return samples
+
+    def windows(self, wanted):
+        """{symbols: places} of the texts: the least window that holds a text, of L, L/2, L/4, … down to SHORTEST.
+
+        A network's cost goes with its window, and so few windows ask for few programs. The window is a text's own, so that
+        the text does not depend on the others; nor on the devices, while their tensor axis divides SHORTEST.
+        """
+        found, split = {}, self._mesh.shape["tensor"]
+        for place, (request, _) in enumerate(wanted):
+            window, least = self.length, max(request.length, SHORTEST)
+            while self._model != "autoregressive" and window // 2 >= least and window % (2 * split) == 0:
+                window //= 2
+            found.setdefault(window, []).append(place)
+        return found
+
+    def _written(self, draw, here, places, window, steps, states, seen):
+        """The Samples of the (request, index) pairs `here`, all of one window."""
+        kept = {}
 
         def watch(first, step, x_BL):
             if states:
                 kept.setdefault(step, []).extend(x_BL)
             if seen is not None:
-                seen(first, step, x_BL)
+                seen(places[first : first + len(x_BL)], step, x_BL)
 
-        draw = self._sampler(temperature, top_p, self._size(batch, len(wanted)))
         x_NL, _ = draw(
             self.network.params,
-            [request.ask.seed for request, _ in wanted],
-            len(wanted),
+            [request.ask.seed for request, _ in here],
+            len(here),
             steps,
-            index_N=[i for _, i in wanted],
-            given_NL=np.stack([request.given_L for request, _ in wanted]),
+            index_N=[i for _, i in here],
+            given_NL=np.stack([request.given_L[:window] for request, _ in here]),
             seen=watch if states or seen is not None else None,
         )
-        return [self.sample(row, x_NL[n], [kept[step][n] for step in sorted(kept)]) for n, row in enumerate(wanted)]
+        return [self.sample(row, x_NL[n], [kept[step][n] for step in sorted(kept)]) for n, row in enumerate(here)]
 
     def sample(self, row, x_L, states=()):
         """The Sample of a (request, index) and its symbols."""
@@ -212,12 +239,12 @@ class Writer:
             size *= 2
         return min(size, -(-batch // parts) * parts)
 
-    def _sampler(self, temperature, top_p, size):
-        key = (temperature, top_p, size)
+    def _sampler(self, temperature, top_p, size, window):
+        key = (temperature, top_p, size, window)
         if key not in self._samplers:
             cfg = sampler.SamplerConfig(jump=self._config.flow.jump, temperature=temperature, top_p=top_p)
             what = (self._mesh, self.tokenizer, self._model, self.network.apply)
-            self._samplers[key] = drawer(self._config, *what, size, cfg)
+            self._samplers[key] = drawer(self._config, *what, size, cfg, window)
         return self._samplers[key]
 
 

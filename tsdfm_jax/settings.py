@@ -3,9 +3,9 @@
 import dataclasses
 
 from tsdfm_jax import prompts, roster
-from tsdfm_jax.data import corpus, windows
+from tsdfm_jax.data import corpus, cut
 from tsdfm_jax.flow import chain, jump, lookahead, losses, path as paths, sampler, shaping
-from tsdfm_jax.models import causal, sizes, transformer
+from tsdfm_jax.models import attention, causal, sizes, transformer
 from tsdfm_jax.runtime import mesh as meshes, state as states
 
 TARGETS = {"chain": ("chain",), "endpoint": ("whole",), "mixed": ("chain", "whole")}
@@ -21,6 +21,7 @@ MOST |= {"rounds": 1000, "shaping.candidates": 2**15 - 1}  # a round has a seed 
 MOST |= {"student.progressive": 1024}
 MOST |= {"sample.number": prompts.BOUNDS["number"][1], "sample.batch": 2**16}
 FLAGS = ("compass.from_teacher", "sample.states", "sample.live")
+STUDENT_SEEDS = 100_000  # how far apart they are, beyond any seed of a round or a stage
 LINES = ("sample.prompt", "sample.suffix", "sample.infill")  # text that may have several
 TINY, HUGE = 1e-30, 1e30  # what float32 holds, with room to divide by
 
@@ -50,7 +51,7 @@ def corpus_config(config):
 
 def windows_config(config):
     """How it is cut."""
-    return fill(windows.WindowsConfig, config.data, seed=config.seed)
+    return fill(cut.WindowsConfig, config.data, seed=config.seed)
 
 
 def path(config, symbols):
@@ -151,7 +152,9 @@ def validate(config):
     if config.compass.kind != "lookahead":
         compass_network(config, 8)
     autoregressive(config, 8)
-    check_batches(config, mesh(config))
+    device_mesh = mesh(config)
+    check_batches(config, device_mesh)
+    attention.check_devices(config.model.attention, device_mesh.devices.flat[0].platform, config.data.length)
 
 
 def leaves(section, at=""):
@@ -252,6 +255,11 @@ def check_progressive(config):
         )
 
 
+def student_seed(config):
+    """The seed of trajectories and students; trajectories.seed sets apart those of one teacher."""
+    return config.seed + STUDENT_SEEDS * config.trajectories.seed
+
+
 def of_round(config, round_number):
     """The config as a round's records and losses see it: with `student.progressive` its steps are of one size."""
     if not config.student.progressive:
@@ -280,10 +288,11 @@ def check_sample(config):
 def check_batches(config, device_mesh):
     """Every batch splits over the devices and its microbatches, and no measurement asks for less than one."""
     meshes.require_positions(config.data.length, device_mesh, "data.length")
-    for name in ("teacher", "autoregressive", "judges", "compass", "trajectories", "student", "evaluate"):
+    besides = ("autoregressive",) if roster.needs(config, "autoregressive") else ()  # what is not made may be of any size
+    for name in ("teacher", *besides, "judges", "compass", "trajectories", "student", "evaluate"):
         meshes.require_divides(config[name].batch, device_mesh, f"{name}.batch")
     meshes.require_divides(config.evaluate.judge_batch or config.evaluate.batch, device_mesh, "evaluate.judge_batch")
-    for name in ("teacher", "autoregressive", "judges", "compass", "student"):
+    for name in ("teacher", *besides, "judges", "compass", "student"):
         parts = optimiser(config[name]).accumulate * meshes.batch_devices(device_mesh)
         if config[name].batch % parts:
             raise ValueError(

@@ -1,5 +1,6 @@
 """The sets of texts that an evaluation is about: each is made once and kept on disk."""
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -126,14 +127,19 @@ class Maker:
             )
         return windows.ordered(self._data, "heldout", self._config.seed + seed + 1)(range(part * number, (part + 1) * number))
 
-    def _unigram(self, one, bar):
-        """Independent draws from the training text's frequencies."""
+    @functools.cached_property
+    def _count_V(self):
+        """How often each symbol stands in the training text."""
         count_V = np.zeros(self._path.symbols, np.int64)
         take = windows.ordered(self._data, "train", 0)
         total = windows.manifest(self._data)["splits"]["train"]["windows"]
         for first in range(0, total, 4096):
             count_V += np.bincount(take(range(first, min(first + 4096, total))).ravel(), minlength=len(count_V))
-        shape = (self._config.evaluate.samples, self._config.data.length)
+        return count_V
+
+    def _unigram(self, one, bar):
+        """Independent draws from the training text's frequencies, which are counted once for all seeds."""
+        count_V, shape = self._count_V, (self._config.evaluate.samples, self._config.data.length)
         x_NL = np.random.default_rng(one.seed).choice(len(count_V), shape, p=count_V / count_V.sum()).astype(np.int32)
         return x_NL, {"tokens_per_second": None}
 

@@ -56,23 +56,29 @@ class Job:
     fingerprint: dict
     finished: dict | None
     _begun: float = 0.0
+    _compiled: metrics_lib.Compiled = metrics_lib.Compiled()
 
     def finish(self, figures):
-        """Declare the stage done, with its figures; its seconds count every part of it, interruptions left out."""
-        seconds = self._account()
-        figures = {**figures, "seconds": seconds, "peak_memory_bytes": metrics_lib.peak_memory_bytes()}
+        """Declare the stage done, with its figures; its seconds and compilations count every part of it, interruptions left out."""
+        spent = self._account()
+        figures = {**figures, **spent, "peak_memory_bytes": metrics_lib.peak_memory_bytes()}
         hosts.first(lambda: bookkeeping.finish(self.directory, self.fingerprint, figures))
-        self.metrics.line(f"done in {seconds:.0f} s")
+        compiled = metrics_lib.Compiled(spent["compile_seconds"], spent["compilations"], spent["from_cache"])
+        self.metrics.line(f"done in {spent['seconds']:.0f} s, of which {compiled}")
 
     def _account(self):
-        """Add the seconds since the stage was taken up to those of earlier times; process 0 alone keeps the account."""
+        """Add what was spent since the stage was taken up to that of earlier times; process 0 alone keeps the account."""
         file = self.directory / bookkeeping.SECONDS
-        before = json.loads(file.read_text()) if file.exists() else 0.0
-        seconds = before + time.perf_counter() - self._begun
+        before = json.loads(file.read_text()) if file.exists() else {}
+        before = before if isinstance(before, dict) else {"seconds": before}  # of a version that noted no more
+        now, compiled = time.perf_counter(), metrics_lib.compiled()
+        spent = {"seconds": now - self._begun}
+        spent |= dict(zip(("compile_seconds", "compilations", "from_cache"), compiled - self._compiled))
+        spent = {name: value + before.get(name, 0) for name, value in spent.items()}
         if hosts.is_first():
-            self._begun = time.perf_counter()
-            bookkeeping.atomic_write(file, json.dumps(seconds))
-        return seconds
+            self._begun, self._compiled = now, compiled
+            bookkeeping.atomic_write(file, json.dumps(spent))
+        return spent
 
 
 @contextlib.contextmanager
@@ -83,7 +89,8 @@ def job(config, workdir, name, directory=None):
     with metrics_lib.Metrics(workdir, name) as metrics:
         finished = hosts.first(lambda: bookkeeping.begin(where, mark))
         metrics_lib.reset_peak_memory()
-        task = Job(directory=where, metrics=metrics, fingerprint=mark, finished=finished, _begun=time.perf_counter())
+        begun = dict(_begun=time.perf_counter(), _compiled=metrics_lib.compiled())
+        task = Job(directory=where, metrics=metrics, fingerprint=mark, finished=finished, **begun)
         try:
             yield task
         finally:
@@ -118,8 +125,7 @@ def train(config, job, section, learner, batches, *, name, mesh, tok, directory=
     where = directory or job.directory
     checkpoints = checkpoint.Checkpoints(where / "checkpoints")
     state, figures = loop.fit(
-        learner.step,
-        learner.create(),
+        learner,
         batches,
         name=name,
         steps=section.optimiser.steps,

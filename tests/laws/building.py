@@ -168,7 +168,7 @@ def compass_builds(c, path, cfg, boxed):
             jax.eval_shape(energy.overlay, own, meshes.unbox(boxed))
     weights = {"teacher": meshes.unbox(boxed), "compass": weights}
     steer = functools.partial(compass.steer, c, path, apply, compasses.make(c, path), settings.shaped(c))
-    assert jax.eval_shape(steer, weights, abstract(np.int32)).shape == (c.compass.batch, c.data.length)
+    assert jax.eval_shape(steer, abstract(np.int32), weights, abstract(np.int32)).shape == (c.compass.batch, c.data.length)
     return weights["compass"]
 
 

@@ -2,13 +2,14 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests import chance
 from tests.laws import enumerable, systems
-from tsdfm_jax.flow import chain, losses, path as paths, shaping
+from tsdfm_jax.flow import chain, path as paths, shaping
 
 T, H = 0.25, 0.75  # two steps of 3/8, the second of which ends at t = 1
 
@@ -37,7 +38,7 @@ def target(system, x_BL, m_BL, left_BL):
     path, n = systems.path_of(system), len(x_BL)
     arrays = (jnp.asarray(x_BL), jnp.asarray(m_BL)[:, None], systems.full(n, T), systems.full(n, H), jnp.asarray(left_BL)[:, None])
     logits = chain.target_logits(path, "sdtt", systems.posterior_of(system), *arrays)
-    return np.exp(np.asarray(losses.log_posterior(path, logits)))[..., : system.symbols]
+    return np.asarray(jax.nn.softmax(paths.data_logits(path, logits)))[..., : system.symbols]
 
 
 def test_under_masks_it_is_the_marginal_of_two_teacher_steps():

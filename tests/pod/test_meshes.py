@@ -26,7 +26,7 @@ def losses(name, mesh_name):
     c, mesh, state, told = programs.config(), programs.mesh_of(mesh_name), learner.create(), []
     for number in range(UPDATES):
         rows = meshes.put_batch(mesh, programs.batch(c, name, number))
-        state, figures = compiled(learner.step.args[0], state, rows)
+        state, figures = compiled(learner.step.func.placed, learner.step.args[0], state, rows)
         told.append([float(figures["loss"]), float(figures["grad_norm"])])
     return np.array(told), jax.device_get(state.averaged)
 
@@ -48,7 +48,8 @@ def recorded(kind, mesh_name):
     weights, compiled = programs.generating_program(kind, mesh_name)
     c, mesh = programs.config(), programs.mesh_of(mesh_name)
     rows = meshes.put_batch(mesh, programs.batch(c, "teacher", 0))
-    return jax.device_get(compiled(weights, jax.device_put(np.int32(32), meshes.replicated(mesh)), rows))
+    seed, first = jax.device_put((meshes.seed_word(c.seed + 2000), np.int32(32)), meshes.replicated(mesh))
+    return jax.device_get(compiled(seed, weights, first, rows))
 
 
 @pytest.mark.parametrize("kind, mesh_name", RECORDS_OVER)

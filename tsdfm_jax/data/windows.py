@@ -12,33 +12,11 @@ import grain
 import numpy as np
 
 from tsdfm_jax.data import atomic, encoding, filling, packer, shards, tokenizer as tokenizers
+from tsdfm_jax.data.cut import WindowsConfig
 
 _MANIFEST = "manifest.json"
 _LEXICON = "lexicon.txt"
 _REMEDY = "delete the directory and prepare the data again"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WindowsConfig:
-    """How documents become windows.
-
-    Attributes:
-        length: symbols a window, L.
-        holdout: the share of documents held out, between 0 and 1.
-        seed: decides which documents those are.
-        windows_per_shard: windows a file; the unit that an interrupted run keeps.
-    """
-
-    length: int
-    holdout: float = 0.05
-    seed: int = 0
-    windows_per_shard: int = 4096
-
-    def __post_init__(self):
-        if self.length < 1 or self.windows_per_shard < 1:
-            raise ValueError(f"length {self.length} and windows_per_shard {self.windows_per_shard} must be at least 1")
-        if not 0 < self.holdout < 1:
-            raise ValueError(f"holdout {self.holdout} leaves a split empty: choose it between 0 and 1")
 
 
 def prepare(

@@ -68,15 +68,16 @@ def run(key_B, path, kind, name, posterior, x_BL, t_B, h_B, energy, cfg):
 
     The semi-teacher is told h/2, the width of its jumps (method: chain).
     """
-    t_BE, told_B, state_BL, found = times(name, t_B, h_B), h_B / 2, x_BL, []
-    for i, link in enumerate(CHAINS[name].links):
-        logits_BLV = posterior(state_BL, t_BE[:, i], told_B)
-        start_BL = state_BL if link.from_last else x_BL
-        move = jump.prepare(path, kind, logits_BLV, start_BL, t_B + link.depart * h_B, link.width * h_B)
-        choice = shaping.shaped_jump(paths.fold(key_B, i), move, t_BE[:, i + 1], energy, cfg)
-        found.append((choice.x_BL, choice.energy_BK, choice.index_B, choice.left_BL))
-        state_BL = choice.x_BL
-    return Midpoints(*(None if part[0] is None else jnp.stack(part, axis=1) for part in zip(*found)))
+
+    def leap(state_BL, link):
+        i, from_last, depart, width, before_B, after_B = link
+        logits_BLV = posterior(state_BL, before_B, h_B / 2)
+        start_BL = jnp.where(from_last, state_BL, x_BL)
+        move = jump.prepare(path, kind, logits_BLV, start_BL, t_B + depart * h_B, width * h_B)
+        choice = shaping.shaped_jump(paths.fold(key_B, i), move, after_B, energy, cfg)
+        return choice.x_BL, Midpoints(choice.x_BL, choice.energy_BK, choice.index_B, choice.left_BL)
+
+    return _each(leap, x_BL, _links(name, t_B, h_B))
 
 
 def blind_pairs(key_B, path, kind, name, posterior, x_BL, x_1_BL, t_B, h_B):
@@ -85,17 +86,29 @@ def blind_pairs(key_B, path, kind, name, posterior, x_BL, x_1_BL, t_B, h_B):
     Returns (negative_BSL, positive_BSL, left_BSL): the compass's training pairs at each depth. left_BSL marks the
     positions that have landed somewhere since x_t, the only ones at which the two may differ (method: compass).
     """
-    t_BE, told_B = times(name, t_B, h_B), h_B / 2
-    still_BL = jnp.zeros_like(x_BL, bool)
-    state_BL, landed_BL, found = x_BL, still_BL, []
-    for i, link in enumerate(CHAINS[name].links):
-        logits_BLV = posterior(state_BL, t_BE[:, i], told_B)
-        start_BL, before_BL = (state_BL, landed_BL) if link.from_last else (x_BL, still_BL)
-        move = jump.prepare(path, kind, logits_BLV, start_BL, t_B + link.depart * h_B, link.width * h_B)
+
+    def leap(last, link):
+        (state_BL, landed_BL), (i, from_last, depart, width, before_B, _) = last, link
+        logits_BLV = posterior(state_BL, before_B, h_B / 2)
+        start_BL, landed_BL = jnp.where(from_last, state_BL, x_BL), landed_BL & from_last
+        move = jump.prepare(path, kind, logits_BLV, start_BL, t_B + depart * h_B, width * h_B)
         state_BL, left_BL = jump.land(paths.fold(key_B, i), move)
-        landed_BL = before_BL | left_BL
-        found.append((state_BL, jnp.where(landed_BL, x_1_BL, x_BL), landed_BL))
-    return tuple(jnp.stack(part, axis=1) for part in zip(*found))
+        landed_BL = landed_BL | left_BL
+        return (state_BL, landed_BL), (state_BL, jnp.where(landed_BL, x_1_BL, x_BL), landed_BL)
+
+    return _each(leap, (x_BL, jnp.zeros_like(x_BL, bool)), _links(name, t_B, h_B))
+
+
+def _links(name, t_B, h_B):
+    """A chain's jumps to be scanned: each one's number, its Link but for the last field, the times before and after it."""
+    links, t_EB = CHAINS[name].links, times(name, t_B, h_B).T
+    from_last, depart, width, _ = (jnp.array(field) for field in zip(*links))
+    return jnp.arange(len(links)), from_last, depart, width, t_EB[:-1], t_EB[1:]
+
+
+def _each(leap, start, jumps):
+    """What `leap(state, jump) -> (state, found)` finds at every jump of a scan, S behind B: one network in the program."""
+    return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), jax.lax.scan(leap, start, jumps)[1])
 
 
 def target_logits(path, name, posterior, x_BL, midpoints_BSL, t_B, h_B, left_BSL=None):
@@ -105,13 +118,22 @@ def target_logits(path, name, posterior, x_BL, midpoints_BSL, t_B, h_B, left_BSL
     `sdtt` takes l1 where `left_BSL` says that a position left, and l2 elsewhere. It must be given the coins themselves: under
     the uniform source a position may land on the symbol that it left, which no state tells from staying.
     """
-    t_BE = times(name, t_B, h_B)
-    states = [x_BL] + [midpoints_BSL[:, i] for i in range(midpoints_BSL.shape[1])]
-    logits = (paths.settled_logits(path, posterior(x, t_BE[:, i], h_B / 2), x) for i, x in enumerate(states))
+    state_EBL = jnp.concatenate([x_BL[None], jnp.moveaxis(midpoints_BSL, 1, 0)])
     weights = CHAINS[name].weights
     if weights is None:
-        return jnp.where(left_BSL[:, 0, :, None], *logits)
-    return sum(w * l for w, l in zip(weights, logits))
+        weight_EBL = jnp.stack([left_BSL[:, 0], ~left_BSL[:, 0]]).astype(jnp.float32)
+    else:
+        weight_EBL = jnp.broadcast_to(jnp.array(weights)[:, None, None], state_EBL.shape)
+
+    def add(sum_BLV, evaluation):
+        state_BL, t_B, weight_BL = evaluation
+        logits_BLV = paths.settled_logits(path, posterior(state_BL, t_B, h_B / 2), state_BL)
+        weight_BL1 = weight_BL[..., None]
+        return sum_BLV + jnp.where(weight_BL1 > 0, weight_BL1 * logits_BLV, 0.0), None
+
+    # One network in the program, and beside its logits one sum.
+    nothing_BLV = jnp.zeros((*x_BL.shape, path.vocab))
+    return jax.lax.scan(add, nothing_BLV, (state_EBL, times(name, t_B, h_B).T, weight_EBL))[0]
 
 
 class Trajectory(NamedTuple):
@@ -155,5 +177,5 @@ def _walk(key_B, path, kind, posterior, x_0_BL, steps, energy, cfg, told):
         choice = shaping.shaped_jump(paths.fold(key_B, i), move, arrive_B, energy, cfg)
         return choice.x_BL, told(choice)
 
-    _, (state_SBL, *more) = jax.lax.scan(leap, x_0_BL, jnp.arange(steps))
-    return [jnp.moveaxis(a, 0, 1) for a in (jnp.concatenate([x_0_BL[None], state_SBL]), *more)]
+    state_BSL, *more = _each(leap, x_0_BL, jnp.arange(steps))
+    return [jnp.concatenate([x_0_BL[:, None], state_BSL], axis=1), *more]

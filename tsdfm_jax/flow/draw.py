@@ -5,11 +5,15 @@ levels: blocks of symbols, then the symbols inside one. A draw finds a block wit
 within it with another, so that the tail keeps its relative precision and a further draw costs no pass over V.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+
+LANES = 128  # a TPU holds the last axis of an array in rows of this many: blocks of other sizes are copied into such
 
 
 class Table(NamedTuple):
@@ -20,13 +24,20 @@ class Table(NamedTuple):
 
 
 def table(weight):
-    """Cut non-negative weights [..., V] into about sqrt(V) blocks and sum each one."""
+    """Cut non-negative weights [..., V] into blocks of about sqrt(V), a multiple of LANES, and sum each one."""
     v = weight.shape[-1]
-    size = math.ceil(math.sqrt(v))
-    blocks = math.ceil(v / size)
-    padded = jnp.pad(weight.astype(jnp.float32), [(0, 0)] * (weight.ndim - 1) + [(0, blocks * size - v)])
-    mass = padded.reshape(*weight.shape[:-1], blocks, size)
-    return Table(mass, mass.sum(axis=-1))
+    size = min(v, math.ceil(math.sqrt(v) / LANES) * LANES)
+    filled = [(0, 0)] * (weight.ndim - 1) + [(0, -v % size)]
+    weight = weight.astype(jnp.float32)
+    mass = jnp.pad(weight, filled).reshape(*weight.shape[:-1], -1, size)
+    windows = functools.partial(_windows, size=size, filled=filled)
+    # A TPU would sum what it has padded, copied and written; elsewhere the sum reads the blocks that are there.
+    return Table(mass, jax.lax.platform_dependent(weight, mass, tpu=windows, default=lambda _, mass: mass.sum(axis=-1)))
+
+
+def _windows(weight, _, *, size, filled):
+    window = (1,) * (weight.ndim - 1) + (size,)
+    return jax.lax.reduce_window(weight, 0.0, jax.lax.add, window, window, filled)
 
 
 def _search(u, mass):
@@ -35,11 +46,11 @@ def _search(u, mass):
     Parallel prefix sums need not be monotone in floating point, nor twice the same; asking for positive mass, and
     falling back on the last index that has any, keeps an impossible symbol impossible.
     """
-    has = mass > 0
+    has, place = mass > 0, jnp.arange(mass.shape[-1]).reshape((1,) * (mass.ndim - 1) + (-1,))
     prefix = jnp.where(has, jnp.cumsum(mass, axis=-1), 0.0)
     passed = has & (prefix > u[..., None] * prefix.max(axis=-1, keepdims=True))
-    last = mass.shape[-1] - 1 - jnp.argmax(has[..., ::-1], axis=-1)
-    return jnp.where(passed.any(axis=-1), jnp.argmax(passed, axis=-1), last).astype(jnp.int32)
+    last = jnp.where(has, place, 0).max(axis=-1)
+    return jnp.where(passed, place, last[..., None]).min(axis=-1).astype(jnp.int32)
 
 
 def pick(u_block, u_symbol, tab):

@@ -58,21 +58,36 @@ def prepare(path, kind, logits_BLV, x_BL, t_B, h_B):
 
     The step that ends at t = 1 draws x_1 ~ p whatever the kind; under the mask source an unmasked symbol stays.
     """
-    p_BLV = jax.nn.softmax(paths.data_logits(path, logits_BLV), axis=-1)
-    at_x_BL = jnp.take_along_axis(p_BLV, x_BL[..., None], axis=-1)[..., 0]
-    leave_BL = jnp.broadcast_to(JUMPS[kind](path, t_B[:, None], h_B[:, None], at_x_BL), x_BL.shape)
-    last_B1 = (t_B + h_B >= 1.0 - 1e-6)[:, None]
-    leave_BL = jnp.where(paths.free_BL(path, x_BL), jnp.where(last_B1, 1.0, leave_BL), 0.0)
+    logits_BLV = paths.data_logits(path, logits_BLV)
+    # The softmax's numerators: the table's own sums are all of its denominator, so that no pass over V is made to divide.
+    peak_BL1 = logits_BLV.max(axis=-1, keepdims=True)
+    mass_BLV = jnp.exp(logits_BLV - peak_BL1)
+    at_x_BL = jnp.exp(paths.at(logits_BLV, x_BL) - peak_BL1[..., 0])
+    last_B1, removed_BL = (t_B + h_B >= 1.0 - 1e-6)[:, None], jnp.zeros_like(at_x_BL)
     if LANDS_ELSEWHERE[kind]:
-        here_BLV = jax.nn.one_hot(x_BL, p_BLV.shape[-1], dtype=bool)
-        p_BLV = jnp.where(here_BLV & ~last_B1[..., None], 0.0, p_BLV)
-    return Move(x_BL, leave_BL, draw.table(p_BLV))
+        here_BLV = jnp.arange(path.vocab)[None, None] == x_BL[..., None]
+        mass_BLV = jnp.where(here_BLV & ~last_B1[..., None], 0.0, mass_BLV)
+        removed_BL = jnp.where(last_B1, 0.0, at_x_BL)
+    table = draw.table(mass_BLV)
+    at_x_BL = at_x_BL / (table.block.sum(axis=-1) + removed_BL)
+    leave_BL = jnp.broadcast_to(JUMPS[kind](path, t_B[:, None], h_B[:, None], at_x_BL), x_BL.shape)
+    leave_BL = jnp.where(paths.free_BL(path, x_BL), jnp.where(last_B1, 1.0, leave_BL), 0.0)
+    return Move(x_BL, leave_BL, table)
 
 
-def land(key_B, move):
-    """One realisation of a move, each sequence by its own key: (x_BL after it, left_BL: who left)."""
+def _leaving(coin_B, move):
+    return paths.uniform_BL(coin_B, move.x_BL.shape[1]) < move.leave_BL
+
+
+def coins(key_B, move):
+    """Who leaves in the realisation of a move by these keys: left_BL."""
+    return _leaving(paths.split(key_B, 3)[0], move)
+
+
+def land(key_B, move, left_BL=None):
+    """One realisation of a move, each sequence by its own key: (x_BL after it, left_BL: who left, unless that is given)."""
     coin_B, block_B, symbol_B = paths.split(key_B, 3)
     length = move.x_BL.shape[1]
-    left_BL = paths.uniform_BL(coin_B, length) < move.leave_BL
+    left_BL = _leaving(coin_B, move) if left_BL is None else left_BL
     landing_BL = draw.pick(paths.uniform_BL(block_B, length), paths.uniform_BL(symbol_B, length), move.table)
     return jnp.where(left_BL, landing_BL, move.x_BL), left_BL

@@ -1,26 +1,49 @@
 """The look-ahead: a compass that asks the posterior itself how coherent a candidate is. [D]"""
 
+import jax
 import jax.numpy as jnp
 
-from tsdfm_jax.flow import losses, path as paths
+from tsdfm_jax.flow import losses, normaliser, path as paths
 
 SCORES = ("nll", "entropy")
+PRIOR_ROWS = 16  # sequences of noise that the frequencies of symbols are read from
 
 
-def lookahead(path, posterior, x_BL, t_B, h_B, score):
+def lookahead(path, posterior, x_BL, t_B, h_B, score, prior_V=None):
     """(energy_B, score_BL) of candidates x_BL at their time: the scores' mean is the energy, in nats.
 
     `entropy`: of the posterior at every position that may still change. `nll`: -log p(x^i | x). Under the mask source
     an unmasked symbol has a point mass for posterior, so there every other symbol is hidden and asked for, first the
     even places and then the odd ones, at the time that has so many masks: two passes instead of one.
+
+    `prior_V`, if given, is added at each symbol (`nll`), or its mean under the posterior (`entropy`). With the symbols' own
+    log frequencies (see `log_prior`) what is left is how much the context says, not how common the symbol is: -log p/q,
+    and -KL(p || q).
     """
     if score == "entropy":
-        score_BL = losses.entropy(path, posterior(x_BL, t_B, h_B), x_BL)
-    elif path.masked:
+        logits_BLV = posterior(x_BL, t_B, h_B)
+        score_BL = losses.entropy(path, logits_BLV, x_BL)
+        if prior_V is not None:
+            score_BL += jnp.where(paths.free_BL(path, x_BL), normaliser.mean(path, logits_BLV, prior_V), 0.0)
+        return score_BL.mean(axis=-1), score_BL
+    if path.masked:
         score_BL = _hidden_halves(path, posterior, x_BL, t_B, h_B)
     else:
         score_BL = losses.negative_log_posterior(path, posterior(x_BL, t_B, h_B), x_BL)
+    if prior_V is not None:
+        score_BL += prior_V[x_BL]
     return score_BL.mean(axis=-1), score_BL
+
+
+def log_prior(path, posterior, length, h):
+    """The log frequency of each symbol as the posterior knows it: its mean over noise, where it has nothing else to go by.
+
+    [V]; 0 at the mask symbol. The noise is always the same.
+    """
+    x_BL = paths.sample_source(jax.random.split(jax.random.key(0), PRIOR_ROWS), path, length)
+    logits_BLV = posterior(x_BL, jnp.zeros(PRIOR_ROWS), jnp.full(PRIOR_ROWS, h))
+    p_V = jax.nn.softmax(paths.data_logits(path, logits_BLV), axis=-1).mean(axis=(0, 1))
+    return jnp.where(p_V > 0, jnp.log(jnp.maximum(p_V, jnp.finfo(p_V.dtype).tiny)), 0.0)
 
 
 def _hidden_halves(path, posterior, x_BL, t_B, h_B):

@@ -3,21 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from tsdfm_jax.flow import path as paths
+from tsdfm_jax.flow import normaliser, path as paths
 
 LONGEST = 1.0 - 1e-3  # training times end here: the generalised KL's weight kappa'/(1 - kappa) has no bound (method: teacher)
 NEAREST = 1e-3  # the bound's times end at 1 - NEAREST^2, which float32 tells from 1; less than 2e-5 nats a position is left out
-
-
-def log_posterior(path, logits_BLV):
-    """log p(x_1 | x_t), the mask symbol at -inf: float32 [B, L, V]."""
-    return jax.nn.log_softmax(paths.data_logits(path, logits_BLV), axis=-1)
-
-
-def _at(values_BLV, x_BL):
-    """The value at each position's symbol, by a masked sum: a gather's gradient is a scatter into [B, L, V]."""
-    here_BLV = jnp.arange(values_BLV.shape[-1])[None, None] == x_BL[..., None]
-    return jnp.where(here_BLV, values_BLV, 0.0).sum(axis=-1)
 
 
 def generalised_kl(path, logits_BLV, x_1_BL, x_t_BL, t_B):
@@ -26,12 +15,14 @@ def generalised_kl(path, logits_BLV, x_1_BL, x_t_BL, t_B):
     -kappa'/(1 - kappa) [p(x_t|x_t) - 1{x_t = x_1} + 1{x_t != x_1} log p(x_1|x_t)]. Under the mask source an unmasked
     symbol stays, its posterior is a point mass, and its term is zero.
     """
-    logp_BLV = log_posterior(path, logits_BLV)
     same_BL = x_t_BL == x_1_BL
-    at_t_BL = jnp.exp(_at(logp_BLV, x_t_BL))
     if path.masked:
+        (logp_BL,) = normaliser.log_p(path, logits_BLV, x_1_BL)
         at_t_BL = same_BL.astype(jnp.float32)
-    term_BL = at_t_BL - same_BL + jnp.where(same_BL, 0.0, _at(logp_BLV, x_1_BL))
+    else:
+        logp_BL, at_t_BL = normaliser.log_p(path, logits_BLV, x_1_BL, x_t_BL)
+        at_t_BL = jnp.exp(at_t_BL)
+    term_BL = at_t_BL - same_BL + jnp.where(same_BL, 0.0, logp_BL)
     return -paths.rate(path, t_B)[:, None] * term_BL
 
 
@@ -52,7 +43,7 @@ def bound(key, path, posterior, x_1_BL):
 def cross_entropy(path, logits_BLV, x_1_BL, x_t_BL, t_B):
     """-log p(x_1 | x_t) in nats at each position that may still change: [B, L]."""
     del t_B
-    return jnp.where(paths.free_BL(path, x_t_BL), -_at(log_posterior(path, logits_BLV), x_1_BL), 0.0)
+    return jnp.where(paths.free_BL(path, x_t_BL), negative_log_posterior(path, logits_BLV, x_1_BL), 0.0)
 
 
 PATH_LOSSES = {"kl": generalised_kl, "cross_entropy": cross_entropy}
@@ -67,10 +58,7 @@ def check(name):
 
 def distillation_kl(path, target_BLV, logits_BLV, x_t_BL):
     """Forward KL(target || student) in nats at each position that may still change: [B, L]."""
-    target_logp, logp = log_posterior(path, target_BLV), log_posterior(path, logits_BLV)
-    finite = jnp.isfinite(target_logp)
-    kl_BL = jnp.where(finite, jnp.exp(target_logp) * (target_logp - jnp.where(finite, logp, 0.0)), 0.0).sum(axis=-1)
-    return jnp.where(paths.free_BL(path, x_t_BL), kl_BL, 0.0)
+    return jnp.where(paths.free_BL(path, x_t_BL), normaliser.divergence(path, target_BLV, logits_BLV), 0.0)
 
 
 def nce(positive, negative):
@@ -80,12 +68,9 @@ def nce(positive, negative):
 
 def negative_log_posterior(path, logits_BLV, x_BL):
     """-log p(x^i | ·) in nats at each position: [B, L]; infinite at the mask symbol."""
-    return -_at(log_posterior(path, logits_BLV), x_BL)
+    return -normaliser.log_p(path, logits_BLV, x_BL)[0]
 
 
 def entropy(path, logits_BLV, x_BL):
     """The posterior's entropy in nats at each position that may still change, 0 elsewhere: [B, L]."""
-    logp_BLV = log_posterior(path, logits_BLV)
-    # The inner `where` keeps the gradient finite too: 0 x -inf is what a symbol of no mass would give it.
-    entropy_BL = -(jnp.exp(logp_BLV) * jnp.where(jnp.isfinite(logp_BLV), logp_BLV, 0.0)).sum(axis=-1)
-    return jnp.where(paths.free_BL(path, x_BL), entropy_BL, 0.0)
+    return jnp.where(paths.free_BL(path, x_BL), normaliser.entropy(path, logits_BLV), 0.0)

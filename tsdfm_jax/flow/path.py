@@ -107,6 +107,24 @@ def data_logits(path, logits_BLV):
     return jnp.where(is_mask_V[None, None], -jnp.inf, logits_BLV)
 
 
+def at(values_BLV, x_BL):
+    """The value at each position's symbol: [B, L].
+
+    By a look-up on a CPU. Elsewhere by a masked sum, which reads what the values are made of while they are made: a look-up
+    would have them written first, all of [B, L, V].
+    """
+    return jax.lax.platform_dependent(values_BLV, x_BL, cpu=_look_up, default=_masked_sum)
+
+
+def _look_up(values_BLV, x_BL):
+    return jnp.take_along_axis(values_BLV, x_BL[..., None], axis=-1)[..., 0]
+
+
+def _masked_sum(values_BLV, x_BL):
+    here_BLV = jnp.arange(values_BLV.shape[-1])[None, None] == x_BL[..., None]
+    return jnp.where(here_BLV, values_BLV, 0).sum(axis=-1)
+
+
 def settled_logits(path, logits_BLV, x_BL):
     """The same logits, but all but a point mass where a symbol of x_BL has been unmasked and stays.
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from tsdfm_jax.flow import draw, jump, path as paths
 
+COINS = ("own", "shared")
 TIE = 1e-5  # of the largest energy: some ten times the rounding of a float32 network
 
 
@@ -26,7 +27,10 @@ class ShapingConfig:
       selection: `argmin`, `boltzmann`, and the controls `random` and `worst`.
       temperature: of `boltzmann`.
       tau: shape only where the jump arrives at this time or later.
+      span: how many neighbouring symbols are chosen together by the last two, by the mean of their scores.
       margin: by how much a symbol's score must be lower to be taken over (`sequence_to_token`).
+      coins: `own` (each candidate leaves where its own coins say) or `shared` (all leave where the first one does and
+        differ in where they land: under the mask source they then have equally many masks, and energies that compare).
       chunk: candidates scored at once, 0 for all K; peak memory grows with it.
     """
 
@@ -35,16 +39,22 @@ class ShapingConfig:
     selection: str = "argmin"
     temperature: float = 1.0
     tau: float = 0.0
+    span: int = 1
     margin: float = 0.0
+    coins: str = "own"
     chunk: int = 0
 
     def __post_init__(self):
         if self.candidates < 1:
             raise ValueError(f"shaping.candidates {self.candidates} must be at least 1 (1 is the blind jump)")
+        if self.span < 1:
+            raise ValueError(f"shaping.span {self.span} must be at least 1 (1 chooses every symbol by itself)")
         if self.policy not in POLICIES:
             raise ValueError(f"shaping.policy '{self.policy}' is not one of {', '.join(POLICIES)}")
         if self.selection not in SELECTIONS:
             raise ValueError(f"shaping.selection '{self.selection}' is not one of {', '.join(SELECTIONS)}")
+        if self.coins not in COINS:
+            raise ValueError(f"shaping.coins '{self.coins}' is not one of {', '.join(COINS)}")
         if self.selection == "boltzmann" and not self.temperature > 0:
             raise ValueError(f"shaping.temperature {self.temperature} must be above 0")
 
@@ -89,6 +99,7 @@ def _boltzmann(key_B, energy_BK, cfg):
     return jax.vmap(draw.categorical)(key_B, weight_BK)
 
 
+CONTROLS = ("random", "worst")
 SELECTIONS = {"argmin": _argmin, "boltzmann": _boltzmann, "random": _random, "worst": _worst}
 
 
@@ -103,25 +114,47 @@ def _sequence(key_B, cand_BKL, energy_BK, score_BKL, rescore, cfg):
     return _take(cand_BKL, index_B), index_B
 
 
+def _spans(score_BKL, span):
+    """The mean score of every span of so many neighbours, the last of which may be shorter: [B, K, N]."""
+    length = score_BKL.shape[-1]
+    filled = jnp.pad(score_BKL, ((0, 0), (0, 0), (0, -length % span)))
+    sizes_N = jnp.minimum(span, length - jnp.arange(0, length, span))
+    return filled.reshape(*score_BKL.shape[:2], -1, span).sum(axis=-1) / sizes_N[None, None]
+
+
+def _symbols(of_span_BN, span, length):
+    """What each symbol has of its span: [B, L]."""
+    return jnp.repeat(of_span_BN, span, axis=-1)[..., :length]
+
+
+def _at(cand_BKL, index_BL):
+    return jnp.take_along_axis(cand_BKL, index_BL[:, None], axis=1)[:, 0]
+
+
 def _token(key_B, cand_BKL, energy_BK, score_BKL, rescore, cfg):
-    """Every position is a choice of its own; the index is that of the candidate most positions came from."""
+    """Every span is a choice of its own; the index is that of the candidate most positions came from."""
     del rescore
-    b, k, length = cand_BKL.shape
-    score_NK = score_BKL.transpose(0, 2, 1).reshape(b * length, k)
-    key_N = jax.vmap(lambda key: jax.random.split(key, length))(key_B).reshape(-1)
-    index_BL = SELECTIONS[cfg.selection](key_N, score_NK, cfg).reshape(b, length)
-    x_BL = jnp.take_along_axis(cand_BKL, index_BL[:, None], axis=1)[:, 0]
+    (b, k, length), score_BKN = cand_BKL.shape, _spans(score_BKL, cfg.span)
+    spans = score_BKN.shape[-1]
+    key_X = jax.vmap(lambda key: jax.random.split(key, spans))(key_B).reshape(-1)
+    index_X = SELECTIONS[cfg.selection](key_X, score_BKN.transpose(0, 2, 1).reshape(-1, k), cfg)
+    index_BL = _symbols(index_X.reshape(b, spans), cfg.span, length)
     votes_BK = (index_BL[:, None, :] == jnp.arange(k)[None, :, None]).sum(axis=-1)
-    return x_BL, jnp.argmax(votes_BK, axis=1)
+    return _at(cand_BKL, index_BL), jnp.argmax(votes_BK, axis=1)
 
 
 def _sequence_to_token(key_B, cand_BKL, energy_BK, score_BKL, rescore, cfg):
-    """The winner, mended symbol by symbol, and the mending kept only where the sequence's energy falls. [D]"""
+    """The winner, mended span by span, and the mending kept only where the sequence's energy falls. [D]
+
+    What a control takes is not mended.
+    """
     x_BL, index_B = _sequence(key_B, cand_BKL, energy_BK, score_BKL, rescore, cfg)
-    best_BL = jnp.argmin(score_BKL, axis=1)
-    best_x_BL = jnp.take_along_axis(cand_BKL, best_BL[:, None], axis=1)[:, 0]
-    better_BL = score_BKL.min(axis=1) < _take(score_BKL, index_B) - cfg.margin
-    mended_BL = jnp.where(better_BL, best_x_BL, x_BL)
+    if cfg.selection in CONTROLS:
+        return x_BL, index_B
+    length, score_BKN = x_BL.shape[1], _spans(score_BKL, cfg.span)
+    best_x_BL = _at(cand_BKL, _symbols(jnp.argmin(score_BKN, axis=1), cfg.span, length))
+    better_BN = score_BKN.min(axis=1) < _take(score_BKN, index_B) - cfg.margin
+    mended_BL = jnp.where(_symbols(better_BN, cfg.span, length), best_x_BL, x_BL)
     before_B = jnp.take_along_axis(energy_BK, index_B[:, None], axis=1)[:, 0]
     return jnp.where((rescore(mended_BL) < before_B)[:, None], mended_BL, x_BL), index_B
 
@@ -132,16 +165,38 @@ POLICIES = {"sequence": _sequence, "token": _token, "sequence_to_token": _sequen
 def candidates(key_B, move, t_B, energy, cfg):
     """K realisations of one move and their scores, `cfg.chunk` at a time: (cand_BKL, energy_BK, score_BKL).
 
-    Candidate k comes from each sequence's key folded with k, so that the first is the blind jump, whatever K is.
+    Candidate k comes from each sequence's key folded with k, so that the first is the blind jump, whatever K is. Where the
+    choice is random, or all jumps arrive before tau, no energy is asked for, and all are 0.
     """
 
+    left_BL = jump.coins(paths.fold(key_B, 0), move) if cfg.coins == "shared" else None
+    asked = _asked(energy, t_B, cfg)
+
     def one(k):
-        cand_BL, _ = jump.land(paths.fold(key_B, k), move)
-        return cand_BL, *energy(cand_BL, t_B)
+        cand_BL, _ = jump.land(paths.fold(key_B, k), move, left_BL)
+        return cand_BL, *asked(cand_BL)
 
     chunk = min(cfg.chunk or cfg.candidates, cfg.candidates)
     found = jax.lax.map(one, jnp.arange(cfg.candidates), batch_size=chunk)
     return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), found)
+
+
+def _asked(energy, t_B, cfg):
+    """The compass as `x_BL -> (energy_B, score_BL)`, asked only where somebody looks at what it says."""
+    if cfg.selection == "random":
+        return _unasked
+    if cfg.tau <= 0:
+        return lambda x_BL: energy(x_BL, t_B)
+    return lambda x_BL: jax.lax.cond(_late(t_B, cfg).any(), lambda x_BL: energy(x_BL, t_B), _unasked, x_BL)
+
+
+def _late(arrive_B, cfg):
+    return arrive_B >= cfg.tau - 1e-6
+
+
+def _unasked(x_BL):
+    """The energy and scores of what nobody looks at."""
+    return jnp.zeros(x_BL.shape[:1]), jnp.zeros(x_BL.shape)
 
 
 def shaped_jump(key_B, move, arrive_B, energy, cfg):
@@ -153,11 +208,11 @@ def shaped_jump(key_B, move, arrive_B, energy, cfg):
     drawn_B, chosen_B = paths.split(key_B)
     if cfg.candidates == 1:
         x_BL, left_BL = jump.land(paths.fold(drawn_B, 0), move)
-        nothing_B = jnp.zeros(x_BL.shape[:1])
-        return Choice(x_BL, nothing_B[:, None], nothing_B.astype(jnp.int32), x_BL[:, None], jnp.zeros(x_BL[:, None].shape), left_BL)
+        nothing_B, nothing_BL = _unasked(x_BL)
+        return Choice(x_BL, nothing_B[:, None], nothing_B.astype(jnp.int32), x_BL[:, None], nothing_BL[:, None], left_BL)
     cand_BKL, energy_BK, score_BKL = candidates(drawn_B, move, arrive_B, energy, cfg)
-    rescore = lambda x_BL: energy(x_BL, arrive_B)[0]
+    rescore = lambda x_BL: _asked(energy, arrive_B, cfg)(x_BL)[0]
     x_BL, index_B = POLICIES[cfg.policy](chosen_B, cand_BKL, energy_BK, score_BKL, rescore, cfg)
-    shaped_B = arrive_B >= cfg.tau - 1e-6
+    shaped_B = _late(arrive_B, cfg)
     x_BL = jnp.where(shaped_B[:, None], x_BL, cand_BKL[:, 0])
     return Choice(x_BL, energy_BK, jnp.where(shaped_B, index_B, 0).astype(jnp.int32), cand_BKL, score_BKL)

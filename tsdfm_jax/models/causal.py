@@ -7,14 +7,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tsdfm_jax.models import llama, transformer
+from tsdfm_jax.models import attention, llama, transformer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CausalConfig:
     """Shape of a judge: `vocab` symbols, `length` positions at most, and GPT-2's blocks, width and heads.
 
-    `mlp_width` is the hidden width of the MLP, four times the width where it is 0; `epsilon` is that of the norms.
+    `mlp_width` is the hidden width of the MLP, four times the width where it is 0; `epsilon` is that of the norms;
+    `attention` says who computes it over whole windows (attention.CHOICES), the symbol-by-symbol decoding being XLA's.
     """
 
     vocab: int
@@ -28,6 +29,7 @@ class CausalConfig:
     dtype: str = "float32"
     remat: str = "none"
     unroll: int = 1
+    attention: str = "auto"
 
     def __post_init__(self):
         if self.width % self.heads:
@@ -36,6 +38,7 @@ class CausalConfig:
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"judges.dropout {self.dropout} must be in [0, 1)")
+        attention.check(self.attention, attention.network_lacks(self.attention, self.dtype, self.width // self.heads))
 
 
 class Cache(NamedTuple):
@@ -54,7 +57,7 @@ class Cache(NamedTuple):
 def _attend(cfg, q_BLHd, k_BLHd, v_BLHd, cache):
     """Causal attention among the positions at hand or, given a block's cache, of one position to all that were read; (y, cache)."""
     if cache is None:
-        return jax.nn.dot_product_attention(q_BLHd, k_BLHd, v_BLHd, is_causal=True), None
+        return attention.attend(cfg.attention, q_BLHd, k_BLHd, v_BLHd, causal=True), None
     here = (0, cache.at_N, 0, 0)
     k_BLHd, v_BLHd = (jax.lax.dynamic_update_slice(old, new, here) for old, new in zip(cache, (k_BLHd, v_BLHd)))
     read_L = jnp.arange(cfg.length) <= cache.at_N

@@ -4,11 +4,10 @@ import dataclasses
 import functools
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tsdfm_jax.models import transformer
+from tsdfm_jax.models import attention, transformer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +49,7 @@ class LlamaConfig:
       dtype: compute type; norms, softmax and logits are float32.
       remat: `none`, `full` or `dots`: what a backward pass recomputes.
       unroll: blocks laid out one after the other in each turn of the scan.
+      attention: one of attention.CHOICES: who computes attention.
     """
 
     vocab: int
@@ -69,6 +69,7 @@ class LlamaConfig:
     dtype: str = "float32"
     remat: str = "none"
     unroll: int = 1
+    attention: str = "auto"
 
     def __post_init__(self):
         if self.heads % self.kv_heads:
@@ -77,6 +78,7 @@ class LlamaConfig:
             )
         if self.head_size % 2:
             raise ValueError(f"head size {self.head_size} is odd, but rotary positions turn pairs: take an even one")
+        attention.check(self.attention, attention.network_lacks(self.attention, self.dtype, self.head_size))
 
 
 def frequencies(cfg):
@@ -114,8 +116,8 @@ class LlamaBlock(nn.Module):
             attend(heads * cfg.head_size, "embed", "heads", name=n, kernel_init=normal)(y_BLD).reshape(b, length, heads, -1)
             for n, heads in (("q", cfg.heads), ("k", cfg.kv_heads), ("v", cfg.kv_heads))
         )
-        q, k = transformer.rotate(q, freq_d), transformer.rotate(k, freq_d)
-        y_BLA = jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(b, length, cfg.heads * cfg.head_size)
+        q, k = attention.rotate(q, freq_d), attention.rotate(k, freq_d)
+        y_BLA = attention.attend(cfg.attention, q, k, v, causal=True).reshape(b, length, cfg.heads * cfg.head_size)
         x_BLD = x_BLD + attend(d, "heads", "embed", name="attn_out", kernel_init=into_residual)(y_BLA)
 
         y_BLD = _norm(cfg, "norm_2")(x_BLD).astype(dtype)

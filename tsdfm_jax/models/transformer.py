@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax.core import meta
 
+from tsdfm_jax.models import attention
+
 SINUSOIDS = 256
-ROTARY_BASE = 10_000.0
 REMAT = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -36,6 +37,7 @@ class TransformerConfig:
       dtype: compute type, `float32` or `bfloat16`; parameters, norms, softmax and logits stay float32.
       remat: `none`, `full` or `dots`: what the backward pass recomputes.
       unroll: blocks laid out one after the other in each turn of the scan: faster, and longer to compile.
+      attention: one of attention.CHOICES: who computes attention; results differ by rounding.
       step_conditioned: whether the network is told the step size h (the student).
     """
 
@@ -49,6 +51,7 @@ class TransformerConfig:
     dtype: str = "float32"
     remat: str = "none"
     unroll: int = 1
+    attention: str = "auto"
     step_conditioned: bool = False
 
     def __post_init__(self):
@@ -62,6 +65,7 @@ class TransformerConfig:
             raise ValueError(f"model.dtype '{self.dtype}' is not one of float32, bfloat16")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"model.dropout {self.dropout} must be in [0, 1)")
+        attention.check(self.attention, attention.network_lacks(self.attention, self.dtype, self.width // self.heads))
 
 
 def flat_dot(x, kernel, dimension_numbers, precision=None, preferred_element_type=None):
@@ -123,17 +127,6 @@ def sinusoids(t_B):
     freq_F = jnp.exp(-math.log(10_000.0) * jnp.arange(half, dtype=jnp.float32) / half)
     angle_BF = t_B[:, None] * freq_F[None, :]
     return jnp.concatenate([jnp.cos(angle_BF), jnp.sin(angle_BF)], axis=-1)
-
-
-def rotate(x_BLHd, freq_d=None):
-    """Rotary position embedding over the whole head size, its halves rotated together by `freq_d` radians a position."""
-    half = x_BLHd.shape[-1] // 2
-    if freq_d is None:
-        freq_d = ROTARY_BASE ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle_Ld = jnp.arange(x_BLHd.shape[1], dtype=jnp.float32)[:, None] * freq_d[None, :]
-    cos, sin = jnp.cos(angle_Ld)[None, :, None, :], jnp.sin(angle_Ld)[None, :, None, :]
-    a, b = jnp.split(x_BLHd.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BLHd.dtype)
 
 
 def modulate(x_BLD, shift_BD, scale_BD):
@@ -217,8 +210,7 @@ class Block(nn.Module):
             dense(d, "embed", "heads", name=n, dtype=dtype, use_bias=False)(y_BLD).reshape(b, length, cfg.heads, -1)
             for n in ("qw", "kw", "vw")
         )
-        # jax.nn's attention takes its softmax in float32 whatever the inputs are.
-        y_BLD = jax.nn.dot_product_attention(rotate(q), rotate(k), v).reshape(b, length, d)
+        y_BLD = attention.attend(cfg.attention, attention.rotate(q), attention.rotate(k), v).reshape(b, length, d)
         y_BLD = dense(d, "heads", "embed", name="attn_out", dtype=dtype, use_bias=False)(y_BLD)
         y_BLD = nn.Dropout(cfg.dropout, deterministic=deterministic)(y_BLD)
         x_BLD = x_BLD + gate_a[:, None] * y_BLD

@@ -1,6 +1,7 @@
 """Several processes of one run: what they agree on, and what only the first of them does."""
 
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -10,7 +11,7 @@ import sys
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from orbax.checkpoint import multihost as orbax_multihost
+from jax.sharding import NamedSharding, PartitionSpec
 
 PATIENCE = 7 * 24 * 3600  # seconds to wait for process 0's own work, such as tokenising a corpus; a dead one is noticed
 SECONDS_TO_LEAVE = 5
@@ -65,6 +66,8 @@ def leave(code):
 def wait(seconds=PATIENCE):
     """Return when every process has come here."""
     if jax.process_count() > 1:
+        from orbax.checkpoint import multihost as orbax_multihost  # late: a lone process should not wait for it
+
         orbax_multihost.sync_global_processes(f"tsdfm {next(_numbers)}", timeout=seconds)
 
 
@@ -107,6 +110,41 @@ def any_of(flag):
     if jax.process_count() == 1:
         return bool(flag)
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def asking(flag):
+    """Begin to ask `any_of(flag)`, which waits for all that the devices have to do before; `heard` of what it returns does not.
+
+    It waits for what was dispatched before the asking alone. Every process must ask, and hear, at the same points.
+    """
+    devices = np.array(jax.devices())
+    split = NamedSharding(jax.sharding.Mesh(devices, ("all",)), PartitionSpec("all"))
+    return spread(jax.make_array_from_callback(devices.shape, split, lambda index: np.full(1, flag)))
+
+
+def heard(asked):
+    """The answer to what `asking` has begun: the same in each process."""
+    return bool(np.any(gather(asked)))
+
+
+def spread(tree):
+    """Begin to bring a tree of arrays to every process and into host memory, behind what is dispatched by now.
+
+    `gather` of what it returns then waits for nothing that is dispatched later.
+    """
+    return jax.tree.map(_begun, tree)
+
+
+def _begun(leaf):
+    if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        leaf = _replicate(NamedSharding(leaf.sharding.mesh, PartitionSpec()))(leaf)
+    leaf.copy_to_host_async()
+    return leaf
+
+
+@functools.cache
+def _replicate(everywhere):
+    return jax.jit(lambda x: x, out_shardings=everywhere)
 
 
 def gather(tree):

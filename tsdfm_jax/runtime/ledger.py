@@ -46,6 +46,7 @@ class Ledger:
     _pending: dict | None = None  # metrics of update number `done`, still on the device
     _called: bool = False  # whether this process has called the step before
     _begun: float = dataclasses.field(default_factory=time.perf_counter)
+    _compiled: metrics_lib.Compiled = dataclasses.field(default_factory=metrics_lib.compiled)  # before it began
     _mark: float | None = None  # when the last update was settled
 
     def resume(self, meta):
@@ -130,7 +131,10 @@ class Ledger:
         now = time.perf_counter()
         if self.record["seconds_to_first_step"] is None:
             self.record["seconds_to_first_step"] = now - self._begun
-        if self._mark is not None:
+        if self._mark is None:
+            compiled = metrics_lib.compiled() - self._compiled
+            LOG.info("%s: first step after %.1f s, of which %s", self.name, now - self._begun, compiled)
+        else:
             self.record["steady_seconds"] += now - self._mark
             self.record["steady_steps"] += 1
         self._mark = now

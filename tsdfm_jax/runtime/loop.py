@@ -1,15 +1,12 @@
 """The one training loop, for teacher, compass, students and judges."""
 
-import jax
-
 from tsdfm_jax.runtime import ledger as ledger_lib
 from tsdfm_jax.runtime import metrics as metrics_lib
 from tsdfm_jax.runtime import signals
 
 
 def fit(
-    step,
-    state,
+    learner,
     batches,
     *,
     name,
@@ -25,19 +22,21 @@ def fit(
 ):
     """Train to `steps` updates, going on from the newest checkpoint if there is one; returns (state, figures).
 
-    `step(state, batch)` is `state.make_step`'s; the state handed in is used up. `batches` is a grain iterator over
-    trees of this process's numpy rows. `evaluate(state)` returns a dict of numbers. Figures: see `Ledger.figures`.
+    `learner` is a `state.Learner`, which is not asked for a newborn state where there is a checkpoint. `batches` is a grain
+    iterator over trees of this process's numpy rows. `evaluate(state)` returns a dict of numbers. Figures: see `Ledger.figures`.
     Raises `signals.Interrupted` on SIGINT or SIGTERM, the state saved; `ledger.Diverged` when the loss is no longer
     finite; ValueError when the batches end early.
     """
     ledger = ledger_lib.Ledger(name=name, steps=steps, tokens_per_step=tokens_per_step, log_every=log_every, metrics=metrics)
-    if checkpoints.latest() is not None:
-        state, meta = _restore(checkpoints, state, batches)
+    if checkpoints.latest() is None:
+        state = learner.create()
+    else:
+        state, meta = checkpoints.restore(learner.abstract, batches)
         ledger.resume(meta)
     first = ledger.done
     with signals.stopping(), metrics_lib.progress(name, steps, "step", first) as ledger.bar:
         while ledger.done < steps:
-            state = ledger.update(step, state, _next(batches, name, ledger.done, steps), mesh)
+            state = ledger.update(learner.step, state, _next(batches, name, ledger.done, steps), mesh)
             last, stop = ledger.done == steps, signals.stop_agreed(ledger.done, every=10)
             if evaluate is not None and (last or ledger.done % evaluate_every == 0):
                 ledger.evaluate(evaluate, state)
@@ -51,13 +50,6 @@ def fit(
     if first < steps:
         checkpoints.wait()
     return state, ledger.figures()
-
-
-def _restore(checkpoints, state, batches):
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-    # The newborn state gives way, as it would to the first update: both at once may not fit.
-    jax.tree.map(lambda x: x.delete(), state)
-    return checkpoints.restore(abstract, batches)
 
 
 def _next(batches, name, done, steps):

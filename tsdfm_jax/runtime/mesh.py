@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -214,6 +215,42 @@ def jit(mesh, function, **options):
             return function(*arguments)
 
     return jax.jit(pinned, **options)
+
+
+def seed_word(seed):
+    """A seed as `jax.random.key` reads it, its lower 32 bits, as an int32 that can be an argument of a jitted function."""
+    return np.int64(seed).astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seeded:
+    """A jitted function of a seed and more, with its seed: called, and lowered, without it.
+
+    As an argument the seed is no part of the program: programs that differ in nothing else are compiled once. What is lowered
+    takes it first, as `placed`.
+    """
+
+    jitted: Any
+    mesh: jax.sharding.Mesh
+    seed: int
+
+    @functools.cached_property
+    def placed(self):
+        """The seed on the mesh."""
+        # Not before the first call: a mesh to compile for may have devices that are not here.
+        return jax.make_array_from_callback((), replicated(self.mesh), lambda _: seed_word(self.seed))
+
+    def __call__(self, *given):
+        return self.jitted(self.placed, *given)
+
+    def lower(self, *given):
+        return self.jitted.lower(jax.ShapeDtypeStruct((), np.int32, sharding=replicated(self.mesh)), *given)
+
+
+def seeded(mesh, function, seed, *, in_shardings, donate_argnums=(), **options):
+    """`jit` of `function(seed, *given)` with its seed; the options are those of `jax.jit`, and count without the seed."""
+    places, donated = (replicated(mesh), *in_shardings), tuple(n + 1 for n in donate_argnums)
+    return Seeded(jitted=jit(mesh, function, in_shardings=places, donate_argnums=donated, **options), mesh=mesh, seed=seed)
 
 
 @contextlib.contextmanager

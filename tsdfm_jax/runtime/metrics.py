@@ -1,6 +1,5 @@
 """What a run tells: log file, console, TensorBoard, progress bar; and what it costs: peak memory, compilations."""
 
-import collections
 import contextlib
 import logging
 import pathlib
@@ -8,6 +7,7 @@ import resource
 import sys
 import threading
 import time
+from typing import NamedTuple
 
 import jax
 
@@ -176,35 +176,60 @@ def reset_peak_memory():
         return False
 
 
-_COMPILED = collections.Counter()  # XLA compilations, by the thread that asked for them
+class Compiled(NamedTuple):
+    """XLA compilations: `seconds` taken, how many (`count`), and how many of them were read from a cache on disk."""
+
+    seconds: float = 0.0
+    count: int = 0
+    from_cache: int = 0
+
+    def __sub__(self, before):
+        return Compiled(*(now - then for now, then in zip(self, before)))
+
+    def __str__(self):
+        return f"{self.seconds:.1f} s compiling {self.count} programs, {self.from_cache} of them from the cache"
+
+
+_COMPILED = {}  # thread -> Compiled, of what that thread asked for
 
 
 def _on_duration(event, duration, **_):
     if event == "/jax/core/compile/backend_compile_duration":
-        _COMPILED[threading.get_ident()] += 1
+        _add(duration, 1, 0)
+
+
+def _on_event(event, **_):
+    if event == "/jax/compilation_cache/cache_hits":
+        _add(0.0, 0, 1)
+
+
+def _add(*more):
+    thread = threading.get_ident()
+    _COMPILED[thread] = Compiled(*map(sum, zip(_COMPILED.get(thread, Compiled()), more)))
 
 
 # JAX has no public way to take one listener off again: one for the life of the process.
 jax.monitoring.register_event_duration_secs_listener(_on_duration)
+jax.monitoring.register_event_listener(_on_event)
 
 
-def compilations():
-    """Number of XLA compilations that this process has done."""
-    return sum(_COMPILED.values())
+def compiled():
+    """What this process has compiled so far, in all its threads."""
+    return Compiled(*map(sum, zip(Compiled(), *list(_COMPILED.values()))))
 
 
 class Count:
     """Compilations inside a `count_compilations` block; final when the block is left."""
 
-    count = 0
+    count = from_cache = 0
 
 
 @contextlib.contextmanager
 def count_compilations():
     """Count the compilations of the block: only this thread's, a checkpoint writer in the background has its own."""
     counted, thread = Count(), threading.get_ident()
-    before = _COMPILED[thread]
+    before = _COMPILED.get(thread, Compiled())
     try:
         yield counted
     finally:
-        counted.count = _COMPILED[thread] - before
+        _, counted.count, counted.from_cache = _COMPILED.get(thread, Compiled()) - before

@@ -67,3 +67,19 @@ def stop_agreed(step=0, every=1):
     # A signal reaches the processes at different steps; whoever left the loop alone would leave the others waiting in
     # the next collective. Asking waits for all devices, so a training loop does not after each update.
     return step % every == 0 and hosts.any_of(stop_requested())
+
+
+class Asking:
+    """`stop_agreed` for a loop that keeps work before the devices: across processes it hears what was asked one call before.
+
+    So it waits for the work dispatched before that call, and not for what came after. Every process must call it alike.
+    """
+
+    def __init__(self):
+        self._asked = None
+
+    def __call__(self):
+        if jax.process_count() == 1:
+            return stop_requested()
+        before, self._asked = self._asked, hosts.asking(stop_requested())
+        return before is not None and hosts.heard(before)

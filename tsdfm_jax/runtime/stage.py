@@ -6,7 +6,7 @@ import pathlib
 
 DONE = "done.json"
 BEGUN = "fingerprint.json"
-SECONDS = "seconds.json"  # what the stage has taken so far
+SECONDS = "seconds.json"  # what the stage has taken so far, and how much of it for compiling
 
 
 def begin(directory, fingerprint):

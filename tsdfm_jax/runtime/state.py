@@ -116,8 +116,9 @@ class TrainState:
 def create(init_params, optimiser, mesh, *, ema, given=()):
     """A fresh state and its shardings, born in place: no device ever holds more than its own part.
 
-    `init_params(*given)` returns boxed parameters; it is traced, not run. `given` are arrays, such as the weights that a
-    student starts from; they stay the caller's own.
+    `init_params(*given)` returns boxed parameters; it is traced, not run. `given` are arrays, such as a seed
+    (`mesh.seed_word`), which is then no part of the program, or the weights that a student starts from; they stay the
+    caller's own.
     """
     birth = lambda *given: _newborn(init_params(*given), optimiser, ema)
     shardings = mesh_lib.shardings(mesh, jax.eval_shape(birth, *given))
@@ -177,36 +178,42 @@ def make_step(loss_fn, optimiser, cfg, mesh, shardings, seed, frozen=None, pass_
 
     `loss_fn(key, params, batch)` returns a scalar and a dict of scalars. `frozen`, a tree of arrays such as another
     network's weights, is handed to it as a fourth argument (closed over, it would be compiled in as constants), and
-    with `pass_ema` the moving average as the last. The key depends on `seed` and the step alone. Metrics are float32
-    scalars: loss, grad_norm, learning_rate, finite (1 or 0), and the loss function's own.
+    with `pass_ema` the moving average as the last. The key depends on `seed` and the step alone; the program does not
+    depend on the seed. Metrics are float32 scalars: loss, grad_norm, learning_rate, finite (1 or 0), and the loss
+    function's own.
     """
     rate, gradients = learning_rate(cfg), _gradients(loss_fn, cfg.accumulate, mesh)
 
-    def step(frozen, state, batch):
+    def step(seed, frozen, state, batch):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         extra = (() if frozen is None else (frozen,)) + ((state.ema,) if pass_ema else ())
         (loss, aux), grads = gradients(key, state.params, batch, *extra)
-        norm = optax.tree.norm(grads)
-        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        after, norm = descend(optimiser, cfg.ema, state, grads)
         metrics = aux | {
             "loss": loss,
             "grad_norm": norm,
             "learning_rate": rate(state.step),
             "finite": jnp.isfinite(loss) & jnp.isfinite(norm),
         }
-        average = None if state.ema is None else moving_average(cfg.ema, state.step, state.ema, params)
-        after = TrainState(step=state.step + 1, params=params, ema=average, opt_state=opt_state)
         return after, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), metrics)
 
-    jitted = mesh_lib.jit(
+    jitted = mesh_lib.seeded(
         mesh,
         step,
+        seed,
         in_shardings=(None, shardings, mesh_lib.batch_sharding(mesh)),  # None: wherever the frozen arrays already are
         out_shardings=(shardings, mesh_lib.replicated(mesh)),
-        donate_argnums=1,
+        donate_argnums=(1,),
     )
     return functools.partial(jitted, frozen)
+
+
+def descend(optimiser, decay, state, grads):
+    """The state after one update by a gradient, and the gradient's norm before any clipping; `decay` is the average's."""
+    updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    average = None if state.ema is None else moving_average(decay, state.step, state.ema, params)
+    return TrainState(step=state.step + 1, params=params, ema=average, opt_state=opt_state), optax.tree.norm(grads)
 
 
 def moving_average(decay, step, average, params):

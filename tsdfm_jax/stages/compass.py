@@ -25,7 +25,7 @@ def run(config, workdir):
         teacher = workspace.teacher(config, workdir, mesh)
         figures, params = {}, None
         if config.compass.kind != "lookahead":
-            params, figures = train(config, workdir, job, mesh, path, teacher)
+            params, figures = train(config, workdir, job, mesh, teacher)
         with signals.stopping():
             figures |= account(config, workdir, job, mesh, path, teacher, params)
             figures["steered"] = steered(config, workdir, job, mesh, path, teacher, params)
@@ -73,7 +73,8 @@ def distilled_loss(config, path, cfg, teacher, key, params, x_1_BL, teacher_para
     """Squared error of the light network's scores and energy against the look-ahead's, at the chain's own midpoints. [D]"""
     negative_BL, _, _, time_B, h_B = draw_pair(key, config, path, teacher, teacher_params, x_1_BL)
     posterior = lambda x_BL, t_B, h_B: teacher(teacher_params, x_BL, t_B, h_B)
-    target_B, target_BL = lookahead.lookahead(path, posterior, negative_BL, time_B, h_B / 2, config.compass.score)
+    prior_V = compasses.prior(config, path, posterior, h_B / 2)
+    target_B, target_BL = lookahead.lookahead(path, posterior, negative_BL, time_B, h_B / 2, config.compass.score, prior_V)
     energy_B, score_BL = energies.apply(cfg, params, negative_BL, time_B)
     token = jnp.square(score_BL - target_BL).mean()
     sequence = jnp.square(energy_B - target_B).mean() * score_BL.shape[1]
@@ -83,25 +84,28 @@ def distilled_loss(config, path, cfg, teacher, key, params, x_1_BL, teacher_para
 LOSSES = {"nce": nce_loss, "distilled": distilled_loss}
 
 
-def train(config, workdir, job, mesh, path, teacher):
+def train(config, workdir, job, mesh, teacher):
     """The light network of `nce` and `distilled`: its weights and figures."""
-    c, opt_cfg = config.compass, settings.optimiser(config.compass)
-    data, tok, cfg = (
-        workspace.require(config, workdir, "data"),
-        workspace.tokenizer(config, workdir),
-        settings.compass_network(config, path.vocab),
-    )
+    data, tok = workspace.require(config, workdir, "data"), workspace.tokenizer(config, workdir)
+    batches = windows.batches(data, "train", config.compass.batch, config.seed + 3000, meshes.share(mesh))
+    learn = learner(config, tok.vocab_size, mesh, teacher)
+    state, figures = workspace.train(config, job, config.compass, learn, batches, name="compass", mesh=mesh, tok=tok)
+    return state.averaged, figures
 
-    def init(teacher):
-        born = energies.init(jax.random.key(config.seed + 3000), cfg, config.data.length)
+
+def learner(config, symbols, mesh, teacher):
+    """A compass in training against the chain of `teacher`, a workspace.Network; its batches are x_1_BL."""
+    c, path = config.compass, settings.path(config, symbols)
+    cfg = settings.compass_network(config, path.vocab)
+
+    def init(seed, teacher):
+        born = energies.init(jax.random.key(seed), cfg, config.data.length)
         return energies.overlay(born, teacher) if c.from_teacher else born
 
     loss = functools.partial(LOSSES[c.kind], config, path, cfg, teacher.apply)
-    given = dict(given=(teacher.params,), frozen=teacher.params)
-    learner = states.learner(init, loss, opt_cfg, mesh, config.seed + 3000, **given)
-    batches = windows.batches(data, "train", c.batch, config.seed + 3000, meshes.share(mesh))
-    state, figures = workspace.train(config, job, c, learner, batches, name="compass", mesh=mesh, tok=tok)
-    return state.averaged, figures
+    seed = config.seed + 3000
+    given = dict(given=(meshes.seed_word(seed), teacher.params), frozen=teacher.params)
+    return states.learner(init, loss, settings.optimiser(c), mesh, seed, **given)
 
 
 def account(config, workdir, job, mesh, path, teacher, params):
@@ -113,22 +117,22 @@ def account(config, workdir, job, mesh, path, teacher, params):
     c, build = config.compass, compasses.make(config, path)
     x_1_NL = windows.heldout(workspace.require(config, workdir, "data"), c.heldout)
 
-    def measure(weights, place, x_1_BL, h):
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed + 4000), place[0]), place[1])
+    def measure(seed, weights, place, x_1_BL, h):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), place[0]), place[1])
         h_B = jnp.full(x_1_BL.shape[:1], h)
         time_key, chain_key = jax.random.split(key)
         t_B = paths.stratified_times(time_key, x_1_BL.shape[0]) * (1.0 - h_B)
         found = pairs(config, path, teacher.apply, weights["teacher"], jax.random.split(chain_key, len(x_1_BL)), x_1_BL, t_B, h_B)
         posterior = lambda x_BL, t_B, h_B: teacher.apply(weights["teacher"], x_BL, t_B, h_B)
         energy = jax.vmap(lambda x_BL, t_B: build(weights["compass"], posterior, h_B / 2)(x_BL, t_B)[0], in_axes=1, out_axes=1)
-        ahead = jax.vmap(
-            lambda x_BL, t_B: lookahead.lookahead(path, posterior, x_BL, t_B, h_B / 2, c.score)[0], in_axes=1, out_axes=1
-        )
+        prior_V = compasses.prior(config, path, posterior, h_B / 2)
+        asked = lambda x_BL, t_B: lookahead.lookahead(path, posterior, x_BL, t_B, h_B / 2, c.score, prior_V)[0]
+        ahead = jax.vmap(asked, in_axes=1, out_axes=1)
         reference = ahead(found[0], found[3]) if c.kind == "distilled" else jnp.zeros_like(found[3])
         return energy(found[1], found[3]), energy(found[0], found[3]), found[3], reference
 
     shardings = dict(in_shardings=(None, None, meshes.batch_sharding(mesh), None), out_shardings=meshes.batch_sharding(mesh))
-    jitted, rows = meshes.jit(mesh, measure, **shardings), []
+    jitted, rows = meshes.seeded(mesh, measure, config.seed + 4000, **shardings), []
     for k, h in enumerate(settings.STEP_SIZES):
         for i in range(0, len(x_1_NL) - c.batch + 1, c.batch):
             x_1_BL = meshes.put_whole(mesh, x_1_NL[i : i + c.batch])
@@ -181,7 +185,8 @@ def steered(config, workdir, job, mesh, path, teacher, params):
         for name, change in kinds.items():
             texts = []
             make = functools.partial(steer, config, path, teacher.apply, build, settings.shaped(config, **change))
-            jitted = meshes.jit(mesh, make, out_shardings=meshes.batch_sharding(mesh))
+            places = dict(in_shardings=(None, None), out_shardings=meshes.batch_sharding(mesh))
+            jitted = meshes.seeded(mesh, make, config.seed + 5000, **places)
             for first in range(0, c.steered_samples, c.batch):
                 if signals.stop_agreed():
                     raise signals.Interrupted("compass: stopped; the same command goes on from there")
@@ -199,9 +204,9 @@ def steered(config, workdir, job, mesh, path, teacher, params):
     return rows
 
 
-def steer(config, path, teacher, build, shaping_cfg, weights, first):
+def steer(config, path, teacher, build, shaping_cfg, seed, weights, first):
     """Texts `first`, `first` + 1, … of the teacher's trajectories in `steered_steps`, each jump chosen as `shaping_cfg` says."""
-    key_B = workspace.sample_keys(config.seed + 5000, first, config.compass.batch)
+    key_B = workspace.sample_keys(seed, first, config.compass.batch)
     source_B, jumps_B = paths.split(key_B)
     steps = config.compass.steered_steps
     posterior = lambda x_BL, t_B, h_B: teacher(weights["teacher"], x_BL, t_B, h_B)

@@ -11,7 +11,7 @@ import rich.rule
 import rich.text
 
 from tsdfm_jax import prompts, roster, sampling, settings, workspace
-from tsdfm_jax.runtime import hosts, signals, stage as bookkeeping
+from tsdfm_jax.runtime import hosts, metrics, signals, stage as bookkeeping
 
 SHOWN = 4  # texts that are shown while they are refined
 PAUSE = 0.08  # seconds between two pictures of them
@@ -30,10 +30,13 @@ def run(config, workdir):
     live = hosts.first(lambda: c.live and console.is_terminal and not console.is_dumb_terminal)
     with signals.stopping(), Board(console, write, c, sampling.rows(requests)) if live else contextlib.nullcontext() as seen:
         options = dict(temperature=c.temperature, top_p=c.top_p, batch=c.batch, states=c.states, seen=seen)
+        begun, before = time.perf_counter(), metrics.compiled()
         samples = write(requests, c.steps, **options)
+        took = f"{len(samples)} texts in {time.perf_counter() - begun:.1f} s, of which {metrics.compiled() - before}"
     if hosts.is_first():
         leave(config, workdir, samples)
         show(console, c, write.tokenizer, samples)
+        rich.console.Console(stderr=True, highlight=False, soft_wrap=True).print(took, style="dim")  # stdout has texts alone
 
 
 def as_taken(config):
@@ -120,14 +123,14 @@ class Board:
     def __exit__(self, *error):
         self._live.stop()
 
-    def __call__(self, first, step, x_BL):
-        """Draw the state after `step` steps of the texts `first` …, unless it is too soon after the one before."""
+    def __call__(self, places, step, x_BL):
+        """Draw the state after `step` steps of the texts of those places, unless it is too soon after the one before."""
         now = time.monotonic()
         if not hosts.is_first() or (0 < step < self._c.steps and now - self._last < PAUSE):
             return
         self._last, parts = now, []
-        for row, x_L in zip(self._rows[first:][:SHOWN], x_BL):
-            sample = self._write.sample(row, x_L)
+        for place, x_L in zip(places[:SHOWN], x_BL):
+            sample = self._write.sample(self._rows[place], x_L)
             at = f"{title(self._c, sample)}: step {step}, t = {step / self._c.steps:.3f}"
             parts += [rich.rule.Rule(at, align="left"), styled(self._write.tokenizer, sample)]
         self._live.update(rich.console.Group(*parts), refresh=True)

@@ -46,14 +46,14 @@ def learner(config, symbols, mesh, teacher, born, round_number=0):
     """
     path = settings.path(config, symbols)
     cfg = settings.network(config, path.vocab, step_conditioned=True)
-    init = lambda born: transformer.overlay(transformer.init(jax.random.key(config.seed), cfg, config.data.length), born)
+    init = lambda seed, born: transformer.overlay(transformer.init(jax.random.key(seed), cfg, config.data.length), born)
     return states.learner(
         init,
         functools.partial(loss, config, path, cfg, teacher.apply),
         settings.optimiser(config.student),
         mesh,
-        config.seed + round_number,
-        given=(born,),
+        settings.student_seed(config) + round_number,
+        given=(meshes.seed_word(config.seed), born),
         frozen=teacher.params,
         pass_ema=True,
     )
@@ -62,7 +62,7 @@ def learner(config, symbols, mesh, teacher, born, round_number=0):
 def batches(config, workdir, variant, round_number, mesh):
     """Batches of each kind of record that the target needs, and of data for `mixed`; one resumable iterator."""
     root = workspace.require(config, workdir, "trajectories", f"trajectories/round_{round_number}") / variant
-    who = (config.student.batch, config.seed + round_number, meshes.share(mesh))
+    who = (config.student.batch, settings.student_seed(config) + round_number, meshes.share(mesh))
     stores = {kind: records.open_store(root / kind) for kind in settings.TARGETS[config.student.target]}
     parts = {kind: store.batches(*who, fields=learnt(store.schema)) for kind, store in stores.items()}
     if config.student.target == "mixed":

@@ -60,5 +60,5 @@ def learner(config, symbols, mesh):
     cfg = settings.network(config, path.vocab)
     apply = lambda params, x_BL, t_B, dropout_key: transformer.apply(cfg, params, x_BL, t_B, None, dropout_key)
     loss = functools.partial(path_loss, apply, path, config.teacher.loss)
-    init = lambda: transformer.init(jax.random.key(config.seed), cfg, config.data.length)
-    return states.learner(init, loss, settings.optimiser(config.teacher), mesh, config.seed)
+    init, start = lambda seed: transformer.init(jax.random.key(seed), cfg, config.data.length), (meshes.seed_word(config.seed),)
+    return states.learner(init, loss, settings.optimiser(config.teacher), mesh, config.seed, given=start)

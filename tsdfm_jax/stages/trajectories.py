@@ -1,5 +1,7 @@
 """Stage `trajectories`: the offline generation of shaped trajectories, and of a blind set from the same starting states."""
 
+import functools
+import itertools
 import json
 
 import numpy as np
@@ -7,7 +9,9 @@ import numpy as np
 from tsdfm_jax import generation, roster, settings, workspace
 from tsdfm_jax.data import records, windows
 from tsdfm_jax.flow import chain
-from tsdfm_jax.runtime import hosts, mesh as meshes, metrics as metrics_lib, signals
+from tsdfm_jax.runtime import hosts, mesh as meshes, metrics as metrics_lib, pipeline, signals
+
+TOLD = "{variant} {kind}: {records_per_second:,.0f} records a second, device busy at least {device_busy:.1%} of {seconds:.1f} s"
 
 
 def run(config, workdir, round_number=0):
@@ -16,8 +20,11 @@ def run(config, workdir, round_number=0):
         sets = [(variant, kind) for variant in roster.variants(config) for kind in settings.TARGETS[config.student.target]]
         if job.finished is not None and hosts.first(lambda: all(sound(job.directory / variant / kind) for variant, kind in sets)):
             return
-        figures = {f"{v}_{k}": generate(config, workdir, job, v, k, round_number) for v, k in sets}
-        job.finish({"sets": figures})
+        with signals.stopping():  # over all sets, so that a stop asked for behind the last batch of one is heard by the next
+            figures = {f"{v}_{k}": generate(config, workdir, job, v, k, round_number) for v, k in sets}
+            job.finish({"sets": figures})
+            if signals.stop_agreed():
+                raise signals.Interrupted("trajectories: stopped when all sets were made; the same command goes on from there")
 
 
 def sound(directory):
@@ -59,24 +66,54 @@ def generate(config, workdir, job, variant, kind, round_number):
     jitted = generation.program(config, tok.vocab_size, mesh, kind, variant, generator.apply, round_number)
     arrays = {"generator": generator.params, "compass": weights}
     finished = hosts.first(lambda: records.finished_shards(where, shape, provenance) if where.exists() else set())
-    data = windows.ordered(workspace.require(config, workdir, "data"), "train", config.seed)
-    with signals.stopping(), metrics_lib.progress(f"{variant} {kind}", shards * c.shard, "record", len(finished) * c.shard) as bar:
-        for shard in sorted(set(range(shards)) - finished):
-            rows = []
-            for first in range(shard * c.shard, (shard + 1) * c.shard, c.batch):
-                if signals.stop_agreed():
-                    raise signals.Interrupted(
-                        f"trajectories: stopped at shard {shard} of {shards}; the same command goes on from there"
-                    )
-                x_1_BL = meshes.put_rows(mesh, lambda rows: data(range(first + rows.start, first + rows.stop)), c.batch)
-                rows.append(hosts.gather(jitted(arrays, np.int32(first), x_1_BL)))
-                bar.advance(c.batch)
-            fields = {name: np.concatenate([row[name] for row in rows]) for name in shape.fields}
-            write = lambda: records.write_shard(where, shard, shape, fields, provenance)
-            hosts.together(write if hosts.takes(shard) else lambda: None)
+    data = windows.ordered(workspace.require(config, workdir, "data"), "train", settings.student_seed(config))
+
+    def start(first):
+        x_1_BL = meshes.put_rows(mesh, lambda rows: data(range(first + rows.start, first + rows.stop)), c.batch)
+        return jitted(arrays, np.int32(first), x_1_BL)
+
+    write = lambda shard, rows: records.write_shard(where, shard, shape, joined(rows), provenance)
+    with metrics_lib.progress(f"{variant} {kind}", shards * c.shard, "record", len(finished) * c.shard) as bar:
+        figures = make(start, write, sorted(set(range(shards)) - finished), shards, c, bar)
+    if figures["device_busy"] is not None:
+        job.metrics.line(TOLD.format(variant=variant, kind=kind, **figures))
     about = dict(seed=config.seed, config=config.to_dict(), sources=sources, shards=shards, provenance=provenance)
     hosts.first(lambda: records.seal(where, shape, **about))
-    return hosts.first(lambda: described(where))
+    return hosts.first(lambda: described(where)) | figures
+
+
+def make(start, write, missing, shards, c, bar):
+    """Make and write the missing shards; returns `seconds`, `records_per_second` and `device_busy` of this session.
+
+    `start(first)` dispatches the batch of records from `first` on, `write(shard, rows)` puts a shard's batches on disk. Batches
+    are begun ahead, a shard is written while the next is computed. Seconds count from the first dispatch, compilation left
+    out, to the last shard written, pauses among them; the share is a lower bound, see pipeline.Busy. Both are None where
+    nothing was missing.
+    Raises signals.Interrupted when asked to stop, what was begun gathered and every whole shard written.
+    """
+    busy, stop = pipeline.Busy(), signals.Asking()
+    firsts = (first for shard in missing for first in range(shard * c.shard, (shard + 1) * c.shard, c.batch))
+    batches = pipeline.ahead(start, itertools.takewhile(lambda _: not stop(), firsts), busy)
+    with signals.stopping(), pipeline.Behind() as behind:
+        for shard in missing:
+            rows = []
+            for row in itertools.islice(batches, c.shard // c.batch):
+                rows.append(row)
+                bar.advance(c.batch)
+            if len(rows) < c.shard // c.batch:
+                behind.settle()
+                raise signals.Interrupted(
+                    f"trajectories: stopped at shard {shard} of {shards}; the same command goes on from there"
+                )
+            behind.call(functools.partial(write, shard, rows) if hosts.takes(shard) else lambda: None)
+        behind.settle()
+    seconds, made = busy.seconds(), len(missing) * c.shard
+    return {"seconds": seconds, "records_per_second": made / seconds if made else None, "device_busy": busy.share()}
+
+
+def joined(rows):
+    """The fields of several batches, each as one array; the batches are emptied on the way, so as not to be held twice."""
+    return {name: np.concatenate([row.pop(name) for row in rows]) for name in list(rows[0])}
 
 
 def described(where):

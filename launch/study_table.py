@@ -1,0 +1,161 @@
+"""What the study found, gathered: `study-<config>.json`, the tables in STUDY.md, the figures beside it."""
+
+import json
+import re
+import statistics
+
+from launch import study_compass, study_read, study_samples
+from tsdfm_jax.runtime import stage as bookkeeping
+
+PAGE = "STUDY.md"
+
+
+def write(study, out, name):
+    """Leave study-<name>.json, figures and texts, and in STUDY.md, where there is one, the tables between their marks; 0."""
+    from launch import study_figures
+
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / f"study-{name}.json"
+    found = study_read.gathered(study, json.loads(file.read_text()) if file.exists() else None)
+    bookkeeping.atomic_write(file, json.dumps(found, indent=1) + "\n")
+    figures = study_figures.write(found, out / "study")
+    page = out / PAGE
+    if page.exists():
+        bookkeeping.atomic_write(page, filled(page.read_text(), tables(found)))
+    samples = study_samples.write(study, out / name / "samples")
+    print(f"{file}, {len(samples)} files of texts in {out / name / 'samples'}, {len(figures)} figures in {out / 'study'}")
+    return 0
+
+
+def tables(found):
+    """{name: Markdown}, every table that there are figures for."""
+    made = {}
+    for source, told in found["sources"].items():
+        made[f"main-{source}"] = main_table(told)
+        made[f"bars-{source}"] = bars_table(told)
+        made[f"ablations-{source}"] = ablation_table(told)
+        made[f"compass-{source}"] = compass_table(told)
+        made[f"choices-{source}"] = choices_table(told)
+        made[f"targets-{source}"] = targets_table(told)
+    return {name: text for name, text in made.items() if text}
+
+
+def filled(page, made):
+    """The page with every `<!-- table NAME -->` … `<!-- end -->` block replaced by the table of that name."""
+
+    def block(match):
+        return f"<!-- table {match[1]} -->\n{made.get(match[1], 'Not measured.')}\n<!-- end -->"
+
+    return re.sub(r"<!-- table (\S+) -->\n.*?<!-- end -->", block, page, flags=re.S)
+
+
+def markdown(heads, lines):
+    """A table, its first column to the left."""
+    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1), *lines]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+
+
+def spread(values, form="{:.0f}"):
+    """Mean and standard deviation over seeds; one seed has none."""
+    values = [value for value in values if value is not None]
+    if not values:
+        return "–"
+    mean = form.format(statistics.mean(values))
+    return f"{mean} ± {form.format(statistics.stdev(values))}" if len(values) > 1 else mean
+
+
+def main_table(told):
+    """Real text, teacher and every main arm at each number of steps: perplexity by each judge, entropy and what else there is."""
+    judges, lines = told["judges"], []
+    for name, by_steps in [
+        *told["references"].items(),
+        *((n, a["steps"]) for n, a in told["arms"].items() if a["factor"] == "main"),
+    ]:
+        for steps, rows in by_steps.items():
+            figure = lambda key, form="{:.2f}", rows=rows: spread([row.get(key) for row in rows], form)
+            scores = [spread([row["ppl_token"][judge] for row in rows]) for judge in judges]
+            more = [figure("distinct_2"), figure("repetition_4", "{:.3f}"), figure("lexical"), figure("mauve")]
+            lines.append([name, steps if int(steps) else "–", *scores, figure("entropy_nats", "{:.3f}"), *more, len(rows)])
+    heads = [f"ppl, judge of {size / 1e6:.2f}M" for size in judges.values()]
+    return markdown(["", "steps", *heads, "entropy, nats", "distinct-2", "repeated 4-grams", "lexical", "MAUVE", "seeds"], lines)
+
+
+def bars_table(told):
+    """Every bar that a main arm is held to."""
+    lines = []
+    for name, arm in told["arms"].items():
+        for steps, held in arm.get("held", {}).items():
+            ratios = lambda key, held=held: ", ".join("–" if r is None else f"×{r:.2f}" for r in held[key].values())
+            lines.append(
+                [
+                    name,
+                    steps,
+                    ratios("of_teacher"),
+                    f"{held['entropy']:.3f}",
+                    ratios("of_blind"),
+                    ratios("matched"),
+                    held["verdict"],
+                ]
+            )
+    most = max(map(int, told["references"].get("teacher", {"0": 0})))
+    heads = [
+        "",
+        "steps",
+        f"ppl over teacher's at {most:,}",
+        "entropy over its",
+        "ppl over blind's",
+        "ppl over teacher's at its entropy",
+    ]
+    return markdown([*heads, "bar"], lines) if lines else ""
+
+
+def ablation_table(told):
+    """One factor at a time, at the reduced budget."""
+    arms = {name: arm for name, arm in told["arms"].items() if arm["factor"] != "main"}
+    if not arms:
+        return ""
+    lines, judges = [], told["judges"]
+    for name, arm in arms.items():
+        row = [arm["factor"], name]
+        for steps in map(str, study_read.STEPS):
+            rows = arm["steps"].get(steps, [])
+            row += [
+                " / ".join(spread([r["ppl_token"][j] for r in rows]) for j in judges),
+                spread([r["entropy_nats"] for r in rows], "{:.3f}"),
+            ]
+        lines.append(row)
+    heads = [head for steps in study_read.STEPS for head in (f"ppl at {steps} steps", "entropy")]
+    return markdown(["factor", "arm", *heads], lines)
+
+
+def compass_table(told):
+    """Each compass steering the teacher at every midpoint."""
+    lines = []
+    for row in told.get("compass", []):
+        if row["arrives"] is None and (row["candidates"] in (1, study_compass.KEPT)):
+            ratios = [f"×{ratio[0]:.2f} ({ratio[1]:.2f}–{ratio[2]:.2f})" for ratio in row["over_blind"].values()]
+            lines.append([row["compass"], row["candidates"], *ratios, f"{row['entropy_nats']:.3f}"])
+    judges = list(next(iter(told["compass"]))["over_blind"]) if lines else []
+    return markdown(["compass", "K", *judges, "entropy, nats"], lines) if lines else ""
+
+
+def choices_table(told):
+    """The texts that each shaping ends in, by the pilot judge."""
+    lines = []
+    for name, row in told["choices"].items():
+        (score,) = row["ppl_token"].values()
+        lines.append([name, f"{score:.0f}", f"{row['entropy_nats']:.3f}", f"{row['distinct_2']:.2f}", row["samples"]])
+    return markdown(["shaping", "ppl, pilot judge", "entropy, nats", "distinct-2", "texts"], lines) if lines else ""
+
+
+def targets_table(told):
+    """What each main arm learnt from, beside what its student writes in 8 steps."""
+    lines = []
+    for name, arm in told["arms"].items():
+        targets = [run["targets"] for run in arm["runs"] if run["targets"]]
+        if arm["factor"] == "main" and targets and "8" in arm["steps"]:
+            each = lambda rows: " / ".join(spread([row["ppl_token"][judge] for row in rows]) for judge in told["judges"])
+            entropy = lambda rows: spread([row["entropy_nats"] for row in rows], "{:.3f}")
+            lines.append([name, each(targets), entropy(targets), each(arm["steps"]["8"]), entropy(arm["steps"]["8"])])
+    heads = ["", "ppl of its trajectories' texts", "entropy", "ppl of the student at 8 steps", "entropy"]
+    return markdown(heads, lines) if lines else ""

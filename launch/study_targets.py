@@ -1,0 +1,86 @@
+"""What students are taught: the texts that trajectories end in, before any student is trained, and those of the records themselves.
+
+`choices`: texts of the teacher's trajectories under every arm's shaping, by the pilot judge alone; what the config's shaping was chosen by.
+`targets`: the texts of each finished run's records, by every judge: how far a student lags behind what it learnt from.
+"""
+
+import fnmatch
+import json
+
+import numpy as np
+
+from launch import study_arms
+from tsdfm_jax import generation, judging, measures, settings, workspace
+from tsdfm_jax.data import records
+from tsdfm_jax.runtime import hosts, mesh as meshes, metrics as metrics_lib, signals, stage as bookkeeping
+
+CHOICES, TARGETS = "choices.json", "targets.json"
+RECORDS = 256  # of a run, that are judged
+
+
+def choices(study, source, pattern="*"):
+    """Leave `choices.json` in the source's directory: a row for every arm that needs no training of its own; kept from before.
+
+    `pattern` is what the arms' names must fit.
+    """
+    base, file = study.base(source), study.root / source / CHOICES
+    file.parent.mkdir(parents=True, exist_ok=True)
+    found = json.loads(file.read_text()) if file.exists() else {}
+    arms = [arm for arm in arms_of(study.of(source)) if arm.name not in found and fnmatch.fnmatch(arm.name, pattern)]
+    if not arms:
+        return
+    mesh = settings.mesh(base.config)
+    teacher, pilot = workspace.teacher(base.config, base.workdir, mesh), workspace.judge(base.config, base.workdir, mesh, "pilot")
+    with signals.stopping(), metrics_lib.progress(f"choices {source}", len(arms), "arm") as bar:
+        for arm in arms:
+            if signals.stop_agreed():
+                raise KeyboardInterrupt
+            config = study.run(arm, source, study.seeds[0]).config
+            x_NL = texts(config, base, teacher, mesh)
+            found[arm.name] = {"factor": arm.factor, "overrides": arm.overrides, "config": config.shaping.to_dict()} | figures(
+                [pilot], x_NL, mesh
+            )
+            bookkeeping.atomic_write(file, json.dumps(found, indent=1))
+            bar.advance(1)
+
+
+def arms_of(config):
+    """The arms whose trajectories are the teacher's own, chosen by the teacher: no round behind the first, no trained compass."""
+    arms = [*study_arms.main_arms(config), *study_arms.ablations(config)]
+    keys = ("shaping.", "compass.score", "compass.prior", "trajectories.midpoints", "flow.jump")
+    return [
+        arm for arm in arms if arm.name == "reference" or (arm.overrides and all(key.startswith(keys) for key in arm.overrides))
+    ]
+
+
+def texts(config, base, teacher, mesh):
+    """Final texts of `compass.steered_samples` trajectories."""
+    symbols, batch = workspace.tokenizer(base.config, base.workdir).vocab_size, config.trajectories.batch
+    program = generation.program(config, symbols, mesh, "whole", "shaped", teacher.apply)
+    nothing = meshes.put_whole(mesh, np.zeros((batch, config.data.length), np.int32))  # whole trajectories start from noise
+    number = base.config.compass.steered_samples
+    parts = [
+        hosts.gather(program({"generator": teacher.params, "compass": None}, np.int32(first), nothing)["states"])[:, -1]
+        for first in range(0, number, batch)
+    ]
+    return np.concatenate(parts)[:number]
+
+
+def targets(study, runs):
+    """Leave `targets.json` in every finished run that has none and learnt from whole trajectories."""
+    for run in runs:
+        where = run.workdir / f"trajectories/round_{run.config.rounds - 1}/shaped/whole"
+        if not run.finished() or not where.exists() or (run.workdir / TARGETS).exists():
+            continue
+        mesh, store = settings.mesh(run.config), records.open_store(where)
+        x_NL = np.stack([store[i]["states"][-1] for i in range(min(len(store), RECORDS))]).astype(np.int32)
+        names = ("pilot", *range(len(run.config.judges.widths)))
+        judges = [workspace.judge(run.config, run.workdir, mesh, name) for name in names]
+        bookkeeping.atomic_write(run.workdir / TARGETS, json.dumps(figures(judges, x_NL, mesh), indent=1))
+
+
+def figures(judges, x_NL, mesh, batch=64):
+    """Entropy, distinct-2 and each judge's perplexity of some texts."""
+    told = {judge.name: judging.perplexity(judge, x_NL, batch, mesh)["ppl_token"] for judge in judges}
+    entropy = float(measures.entropy_nats_N(x_NL).mean())
+    return {"samples": len(x_NL), "entropy_nats": entropy, "distinct_2": float(measures.distinct(x_NL, 2)), "ppl_token": told}

@@ -1,0 +1,81 @@
+"""The benchmark: its clock's arithmetic, that its groups time what the stages run, and that wrong flags are one line."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from launch import aot_compile, benchmark, benchmark_clock, benchmark_parts, benchmark_programs
+from tests import tiny
+from tsdfm_jax import settings
+
+
+def test_ratios_are_of_one_round(monkeypatch):
+    """`over bare` divides a time by its passes' of the same round; median and ends are of the ratios, not of the times."""
+    taken = iter([9.0, 9.0, 1.0, 4.0, 2.0, 6.0, 4.0, 20.0])  # the first of each, then three rounds
+    monkeypatch.setattr(benchmark_clock, "seconds", lambda run: next(taken))
+    bare = benchmark_clock.Program("bare", lambda: None)
+    whole = benchmark_clock.Program("whole", lambda: None, bare={"bare": 2}, symbols=3, also=lambda: {"busy": 0.5})
+    rows = benchmark_clock.timed([bare, whole], 3)
+    assert rows["whole"]["over_bare"] == {"median": 2.0, "min": 1.5, "max": 2.5}
+    assert rows["whole"]["seconds"] == {"median": 6.0, "min": 4.0, "max": 20.0} and rows["whole"]["busy"] == 0.5
+    assert "over_bare" not in rows["bare"] and list(benchmark.cells(rows["whole"]))[:4] == [
+        "6,000.0",
+        "4,000.0 to 20,000.0",
+        "0",
+        "2.000",
+    ]
+
+
+def test_products_are_counted_as_often_as_loops_run():
+    """XLA's own count has a loop's body once; the table's has it as often as it runs."""
+    looped = lambda x, w: jax.lax.fori_loop(0, 5, lambda _, x: x @ w, x)
+    compiled = jax.jit(looped).lower(jnp.ones((4, 8)), jnp.ones((8, 8))).compile()
+    assert benchmark_clock.multiplied(compiled) == 5 * 2 * 4 * 8 * 8
+
+
+@pytest.mark.parametrize("longest, done", [(1e6, 1024), (1e-9, 64)])
+def test_the_sampler_is_timed_beside_its_passes(longest, done, monkeypatch):
+    """A sampler of n steps stands beside n passes; one that would take too long is stopped after whole calls, and says so."""
+    monkeypatch.setattr(benchmark_programs, "STEPS", (1024,))
+    config = aot_compile.with_settings(tiny.get_config(), {"data.length": 16})
+    shape = benchmark_programs.Shape(config=config, mesh=settings.mesh(config), batch=8, longest=longest)
+    bare, writing = benchmark_parts.GROUPS["sampler"](shape)
+    assert writing.bare == {bare.name: done} and writing.flops == done * bare.flops
+    assert writing.name == ("sampler, 1,024 steps" if done == 1024 else "sampler, the first 64 of 1,024 steps")
+    if done == 64:
+        text = writing.run()
+        assert text.shape == (8, 16) and int(text.max()) < shape.symbols and text.any()
+
+
+def test_groups_and_flags():
+    """Every group has its function; a wrong one, and a file that is none, are one line."""
+    assert set(benchmark.GROUPS) == set(benchmark_parts.GROUPS)
+    for flags, said in (
+        (["--only=sampler,foo"], "--only=foo"),
+        (["--config=configs/none.py"], "configs/none.py"),
+        (["foo"], "foo"),
+    ):
+        found = subprocess.run([sys.executable, "-m", "launch.benchmark", *flags], capture_output=True, text=True)
+        assert found.returncode == 2 and said in found.stderr and len(found.stderr.splitlines()) == 1, found.stderr
+
+
+def test_the_start_is_timed(tmp_path):
+    """The command as it is typed: a table on the terminal, and figures by config and device in the file."""
+    command = [
+        "-m",
+        "launch.benchmark",
+        "--config=configs/quickstart.py",
+        "--only=start",
+        "--rounds=1",
+        f"--json={tmp_path}/b.json",
+    ]
+    found = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"})
+    assert found.returncode == 0 and "--help" in found.stdout, found.stderr
+    ((name, entry),) = json.loads((tmp_path / "b.json").read_text()).items()
+    assert name.startswith("quickstart ") and entry["groups"]["start"]["--help"]["seconds"]["median"] > 0
+    assert entry["sizes"]["vocab"] == 3072 and entry["command"].startswith("python -m launch.benchmark")

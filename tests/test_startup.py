@@ -1,0 +1,193 @@
+"""What a start costs: what is imported before it is needed, and what is compiled though it was before."""
+
+import json
+import logging
+import os
+import pathlib
+import subprocess
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from tests import tiny
+from tsdfm_jax import generation, workspace
+from tsdfm_jax.runtime import compiled, mesh as meshes, metrics
+from tsdfm_jax.stages import student
+
+ROOT = pathlib.Path(__file__).parent.parent
+HEAVY = {"jax", "flax", "optax", "orbax", "grain", "scipy", "sentencepiece", "tensorboardX", "matplotlib"}
+TELL = "import atexit, sys; atexit.register(lambda: print('loaded', *sys.modules)); "
+RUN = TELL + "import runpy; sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+CONFIG = ("tsdfm_jax.main", "--config=tests/tiny.py")
+COMMANDS = [f"launch.{file.stem}" for file in sorted((ROOT / "launch").glob("*.py")) if "app.run(" in file.read_text()]
+REFUSED = """
+from tests import tiny
+from tsdfm_jax import main
+for key, value in {"flow.source": "foo", "teacher.batch": 7, "model.heads": 5}.items():
+    try:
+        main.run(tiny.changed(**{key: value}), main.pathlib.Path("nowhere"))
+    except ValueError as error:
+        main.explain(error, main.pathlib.Path("nowhere"))
+"""
+
+
+def loaded(code, *args):
+    """(the heavy modules that a Python has loaded at its end, what it wrote on stderr)."""
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = subprocess.run([sys.executable, "-c", code, *args], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    names = done.stdout.splitlines()[-1].split()
+    assert names[0] == "loaded", done.stderr
+    return HEAVY & set(names), done.stderr
+
+
+@pytest.mark.parametrize("command, said", [
+    (["tsdfm_jax.main", "--help"], ""),
+    ([*CONFIG, "--workdri=x"], "workdir"),
+    ([*CONFIG, "--config.data.legnth=3"], "length"),
+    ([*CONFIG, "--stage=techer"], "--stage=techer is not one of"),
+    *(([name, "--help"], "") for name in COMMANDS),
+])  # fmt: skip
+def test_help_and_mistypes_load_nothing_heavy(command, said):
+    """Help, an unknown flag, key or stage: no JAX, and nothing else that takes long to import."""
+    heavy, err = loaded(RUN, *command)
+    assert not heavy and said in err and (not said or len(err.splitlines()) == 1), err
+
+
+def test_a_wrong_value_loads_no_more_than_the_networks():
+    """A value that cannot work is found without what reads data, stores models, or draws."""
+    heavy, err = loaded(TELL + REFUSED)
+    assert heavy <= {"jax", "flax", "optax"}
+    assert [word in line for word, line in zip(("flow.source", "teacher.batch=7", "heads"), err.splitlines())] == [True] * 3, err
+
+
+@pytest.fixture
+def unset(monkeypatch):
+    """JAX as it is where nobody has said anything of a cache; afterwards as the tests have it."""
+    names = ["jax_compilation_cache_dir", *compiled.SETTINGS]
+    before = {name: getattr(jax.config, name) for name in names}
+    for name in names:
+        monkeypatch.delenv(name.upper(), raising=False)
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def kept(unset, tmp_path, monkeypatch):
+    """A cache of the test's own that keeps every program: its folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    where = pathlib.Path(compiled.keep())
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    return where
+
+
+def test_where_programs_are_kept(unset, tmp_path, monkeypatch):
+    """Below the user's cache folder, by the kind of machine, bounded; what the user has set of it stays."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_MAX_SIZE", "12345")
+    size = jax.config.jax_compilation_cache_max_size
+    where = tmp_path / "tsdfm_jax" / compiled.machine()
+    where.mkdir(parents=True)
+    for name in ("whole-cache", "whole-atime", "half-cache"):
+        (where / name).write_bytes(b"x")
+    assert compiled.keep() == compiled.keep() == jax.config.jax_compilation_cache_dir == str(where)
+    assert jax.config.jax_compilation_cache_max_size == size
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == 0.1
+    assert {file.name for file in where.iterdir()} - {compiled.LOCK} == {"whole-cache", "whole-atime"}
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_MAX_SIZE")
+    assert compiled.keep() and jax.config.jax_compilation_cache_max_size == 2 << 30
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert compiled.directory() == tmp_path / ".cache/tsdfm_jax" / compiled.machine()
+
+
+def test_what_the_user_has_set_is_left_alone(unset, tmp_path, monkeypatch):
+    """A folder of the user's own, or none at all: neither it nor what belongs to it is touched."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    before = {name: getattr(jax.config, name) for name in compiled.SETTINGS}
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "own"))
+    assert compiled.keep() == str(tmp_path / "own")
+    jax.config.update("jax_compilation_cache_dir", None)
+    with monkeypatch.context() as now:
+        now.setattr(
+            compiled.jax, "config", types.SimpleNamespace(jax_compilation_cache_dir=None, jax_enable_compilation_cache=False)
+        )
+        assert compiled.keep() is None
+    assert jax.config.jax_compilation_cache_dir is None and not list(tmp_path.iterdir())
+    assert before == {name: getattr(jax.config, name) for name in compiled.SETTINGS}
+
+
+def test_a_folder_that_cannot_be_written_costs_a_line(unset, tmp_path, monkeypatch, caplog):
+    """No cache, one warning that says what to do, and no error."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(logging.getLogger("tsdfm_jax"), "propagate", True)
+    assert compiled.keep() is None and jax.config.jax_compilation_cache_dir is None
+    (record,) = {record for record in caplog.records if record.name == compiled.LOG.name}  # pytest may hear it twice
+    assert "JAX_COMPILATION_CACHE_DIR" in record.getMessage() and "\n" not in record.getMessage()
+
+
+def test_a_damaged_entry_is_compiled_again(kept):
+    """A program is read from disk by whoever asks next, and an entry that is no program costs a compilation, not the run."""
+    counts, argument = [], jnp.arange(3.0)
+    for damage in (False, False, True):
+        for entry in kept.glob("*-cache") if damage else ():
+            entry.write_bytes(b"no program")
+        jax.clear_caches()
+        with metrics.count_compilations() as counted:
+            assert jax.jit(lambda x: jnp.sin(x) * 3)(argument).tolist() == pytest.approx([0.0, 2.524413, 2.727892])
+        counts.append((counted.count, counted.from_cache))
+    assert counts == [(1, 0), (1, 1), (1, 0)]
+
+
+def programs(seed, round_number):
+    """The programs of a student and of its records, at a size that compiles fast: lowered."""
+    shape = {"model.blocks": 1, "model.width": 8, "model.heads": 1, "data.length": 8, "seed": seed}
+    batches = {"teacher.batch": 2, "trajectories.batch": 2, "student.batch": 2}
+    config, mesh = tiny.changed(**shape, **batches), meshes.make_mesh(meshes.MeshConfig(), jax.devices()[:1])
+    net, split = workspace.network(config, 20, mesh, step_conditioned=False), meshes.batch_sharding(mesh)
+    row = lambda kind, *of: jax.ShapeDtypeStruct((2, *of), kind, sharding=split)
+    whole = generation.program(config, 20, mesh, "whole", "blind", net.apply, round_number)
+    weights = {"generator": net.params, "compass": None}
+    yield whole.lower(weights, jax.ShapeDtypeStruct((), np.int32), row(np.int32, 8))
+    born = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding), net.params)
+    learner = student.learner(config, 20, mesh, net, born, round_number)
+    learner.create()
+    yield learner.lower({"whole": {"states": row(np.uint16, config.trajectories.midpoints + 1, 8)}})
+
+
+def test_seeds_and_rounds_share_their_programs(kept):
+    """Another seed, another round: a student's birth and update, and its records, are the programs of the first."""
+    counts = []
+    for seed, round_number in ((0, 0), (7, 1)):
+        with metrics.count_compilations() as counted:
+            for lowered in programs(seed, round_number):
+                lowered.compile()
+        counts.append((counted.count, counted.from_cache))
+    assert counts[0][1] == 0 and counts[1][0] == counts[1][1] >= 3, counts
+
+
+def test_a_stage_tells_what_compiling_cost(tmp_path):
+    """Its figures and its log count every part of the stage, also what was done before it was interrupted."""
+    compile_one = lambda n: jax.jit(lambda x: x * n)(jnp.arange(4))
+    with pytest.raises(KeyboardInterrupt), workspace.job(tiny.get_config(), tmp_path, "tokenizer") as job:
+        compile_one(2)
+        raise KeyboardInterrupt
+    before = json.loads((job.directory / "seconds.json").read_text())
+    with workspace.job(tiny.get_config(), tmp_path, "tokenizer") as job:
+        compile_one(3)
+        job.finish({"made": 1})
+    figures = json.loads((job.directory / "done.json").read_text())["figures"]
+    assert before["compilations"] >= 1 and figures["compilations"] == before["compilations"] + 1
+    assert before["compile_seconds"] < figures["compile_seconds"] < figures["seconds"] and figures["made"] == 1
+    said = f"compiling {figures['compilations']} programs, {figures['from_cache']} of them from the cache"
+    assert said in (tmp_path / "log.txt").read_text()
