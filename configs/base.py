@@ -111,7 +111,7 @@ def get_config():
 
     c.compass = ConfigDict()
     c.compass.kind = "lookahead"  # nce, lookahead or distilled
-    c.compass.score = "nll"  # what a look-ahead asks of the posterior: nll or entropy
+    c.compass.score = "nll"  # what a look-ahead asks of the posterior: nll, entropy or hidden
     c.compass.prior = 0.0  # how much of the symbols' own log frequency a look-ahead takes out of that; 1: all
     c.compass.blocks = 2  # of the network of nce and distilled
     c.compass.width = 128
@@ -147,6 +147,7 @@ def get_config():
     c.student.path = ""  # a directory with the weights that round 0's students start from; "" are the teacher's
     c.student.target = "endpoint"  # chain, endpoint or mixed
     c.student.weights = (1.0, 1.0, 1.0)  # mixed: of chain, endpoint and the path loss on data
+    c.student.fresh = 0.0  # endpoint: share of states that are the end's own under fresh noise, instead of recorded ones
     c.student.loss = "cross_entropy"  # the path loss: cross_entropy or kl
     c.student.step_weights = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)  # of h = 1, 1/2, … 1/1024
     # Who evaluates a chain's target, told h/2: ema (the student's average), teacher, or generator (who made the records).

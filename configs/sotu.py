@@ -22,12 +22,13 @@ def get_config():
     c.teacher.optimiser.update(steps=4000, learning_rate=3e-3, warmup=100, final_fraction=0.02, ema=0.999)
     c.judges.update(widths=(64, 96, 160), blocks=(2, 3, 4), heads=(2, 3, 5), batch=32, dropout=0.1)
     c.judges.optimiser.update(steps=1200, learning_rate=3e-3, warmup=100, final_fraction=0.02, ema=0.995)
-    c.compass.update(score="entropy", prior=0.7, steered_samples=128)
+    c.compass.update(score="entropy", prior=0.35, steered_samples=128)
     c.shaping.update(policy="sequence_to_token", span=4, tau=0.25)
     c.shaping.chunk = 2  # on a CPU faster than all candidates at once
     c.trajectories.update(count=1024, midpoints=16, shard=512, batch=16)  # of 64, its logits leave the cache: 1.6 times as long
+    c.student.fresh = 0.5
     c.student.step_weights = (0.5, 0.5, 1.0, 1.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
-    c.student.optimiser.update(steps=300, learning_rate=1e-3, warmup=30, ema=0.995)
+    c.student.optimiser.update(steps=300, learning_rate=1e-3, warmup=30, ema=0.97)
     c.evaluate.update(samples=64, batch=64, seeds=(0, 1, 2))
     c.evaluate.frontier_temperatures = (0.8, 1.1, 1.2, 1.4, 1.6)
     return c

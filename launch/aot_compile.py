@@ -121,7 +121,8 @@ def passes(config):
 
     s, links = config.shaping, len(chain.CHAINS[config.trajectories.chain].links)
     judged = (s.candidates + (s.policy == "sequence_to_token")) if s.candidates > 1 else 0
-    halves = config.compass.score == "nll" and config.flow.source == "mask"  # a symbol that stays is hidden and asked for
+    # A symbol that stays is hidden and asked for.
+    halves = config.compass.score == "hidden" or (config.compass.score == "nll" and config.flow.source == "mask")
     scorer, each = ("teacher", 1 + halves) if config.compass.kind == "lookahead" else ("compass", 1)
     jumps, found = {"whole": config.trajectories.midpoints, "chain": links}, {"teacher": {"teacher": 3}}
     for kind in kinds(config):

@@ -94,7 +94,7 @@ def compass(config, symbols):
 
     c, links = config.compass, len(chain.CHAINS[config.trajectories.chain].links)
     forward = aot_compile.window_flops(config, symbols, "teacher")
-    ahead = (1 + (c.score == "nll" and config.flow.source == "mask")) * forward
+    ahead = (1 + (c.score == "hidden" or (c.score == "nll" and config.flow.source == "mask"))) * forward
     light = aot_compile.window_flops(config, symbols, "compass") if c.kind != "lookahead" else 0
     score = light or ahead
     pair = links * (forward + 2 * score + (ahead if c.kind == "distilled" else 0))

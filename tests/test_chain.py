@@ -165,6 +165,15 @@ def test_lookahead_is_finite_and_prefers_what_the_posterior_expects(source, scor
     assert np.isfinite(lookahead.lookahead(path, sure, masked, jnp.zeros(B), jnp.ones(B), score)[1]).all()
 
 
+@pytest.mark.parametrize("source, score, sees", [("uniform", "nll", True), ("uniform", "hidden", False), ("mask", "hidden", False)])
+def test_a_hidden_symbol_is_not_seen(source, score, sees):
+    """A posterior that repeats what it is shown is sure of every symbol that it sees, and of none that is hidden from it."""
+    path, x_BL = a_path(source), jnp.tile(jnp.arange(L)[None] % 3, (B, 1))
+    parrot = lambda x_BL, t_B, h_B: 20.0 * jax.nn.one_hot(x_BL, path.vocab)
+    score_BL = lookahead.lookahead(path, parrot, x_BL, jnp.full((B,), 0.5), jnp.full((B,), 0.1), score)[1]
+    assert (score_BL < 0.1).all() if sees else (score_BL > 1.0).mean() > 0.6
+
+
 @pytest.mark.parametrize("source", paths.SOURCES)
 @pytest.mark.parametrize("score", lookahead.SCORES)
 def test_without_its_prior_a_posterior_says_nothing(source, score):

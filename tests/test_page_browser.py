@@ -53,9 +53,12 @@ def browser(chromium, address):
 
 
 def look(browser, width, scheme):
+    """Show pages at this width and in this scheme, which reaches the one that is open in its own time."""
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    seen = f"return matchMedia('(prefers-color-scheme: {scheme})').matches"
+    WebDriverWait(browser, 30).until(lambda b: b.execute_script(seen))
 
 
 def part(browser, name, viewer="trajectory"):
@@ -174,7 +177,7 @@ def test_light_and_dark(browser):
     browser.execute_script("localStorage.clear()")
     browser.refresh()
     assert colours() == light
-    look(browser, 1280, "dark")  # reaches the page in its own time
+    look(browser, 1280, "dark")
     WebDriverWait(browser, 30).until(lambda _: colours() == dark)
 
 
@@ -185,8 +188,8 @@ def test_it_fits_a_phone(browser, width):
     browser.refresh()
     part(browser, "next").click()
     browser.execute_script("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+    WebDriverWait(browser, 30).until(lambda b: b.execute_script("return innerWidth") == width)
     assert browser.execute_script("return document.documentElement.scrollWidth") == width
-    assert browser.execute_script("return innerWidth") == width
     inside, box = browser.execute_script(
         "const b = document.querySelector('#table .scroll'); return [b.scrollWidth, b.clientWidth]"
     )

@@ -161,6 +161,26 @@ def test_tau_leaves_early_jumps_blind():
     assert (late.index_B == jnp.argmin(late.energy_BK, axis=1)).all() and (late.index_B > 0).any()
 
 
+@pytest.mark.parametrize("policy", shaping.POLICIES)
+def test_no_compass_is_asked_before_tau(policy):
+    """What nobody looks at is not computed, neither the candidates' energies nor the mended winner's."""
+    asked = []
+
+    def counted(x_BL, t_B):
+        jax.debug.callback(lambda: asked.append(1))
+        return energy(x_BL, t_B)
+
+    for arrive, wanted in ((0.49, {0}), (0.5, {2, 3})):  # two chunks, and a mended winner once more
+        asked.clear()
+        jax.block_until_ready(
+            shaping.shaped_jump(
+                keys(), move(), jnp.full((B,), arrive), counted, config(candidates=4, chunk=2, tau=0.5, policy=policy)
+            )
+        )
+        jax.effects_barrier()
+        assert len(asked) in wanted
+
+
 def test_memory_grows_with_candidates_only_through_their_symbols():
     """At a fixed chunk, twice the candidates cost at most a few arrays of [B, K, L] more, never one with both K and V."""
     path, b, length = paths.Path(source="uniform", exponent=1.0, symbols=2000), 2, 32

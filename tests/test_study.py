@@ -36,12 +36,12 @@ def test_every_arm_can_run_and_is_another(tmp_path):
 
 def test_a_source_has_a_shaping_of_its_own_unless_it_is_given():
     """Both sources' runs start from `of`, are told so on the command line, and what the user gave stands."""
-    made = study()
-    assert made.of("uniform").compass.score == made.config.compass.score == "entropy" and made.of("mask").compass.score == "nll"
+    made, entropy = study(), {"compass.score": "entropy"}
+    assert made.of("uniform").compass == made.config.compass and made.of("mask").compass.score == "nll"
     shaped = next(arm for arm in study_arms.main_arms(made.of("mask")) if arm.name == "shaped")
     run = made.run(shaped, "mask", 0)
     assert run.config.compass.score == "nll" and "--config.compass.score=nll" in run.arguments
-    given = dataclasses.replace(made, given={"compass.score": "entropy"})
+    given = dataclasses.replace(study(**entropy), given=entropy)
     assert given.of("mask").compass.score == "entropy" and given.of("mask").shaping.coins == "shared"
     assert "--config.compass.score=entropy" in given.run(shaped, "mask", 0).arguments
 
@@ -147,12 +147,23 @@ def test_what_was_made_elsewhere_is_kept(read, tmp_path):
     shutil.rmtree(read.run(shaped, "uniform", 0).workdir)
     study_table.write(read, out, "tiny")
     assert json.loads(file.read_text())["sources"] == first["sources"]
-    for change in (("teacher", {"hash": "another"}), ("judge_hashes", {"judge_0": "another"})):
+
+    def another(change):
         other = json.loads(json.dumps(first))
-        other["sources"]["uniform"] |= dict([change])
+        change(other["sources"]["uniform"])
         file.write_text(json.dumps(other))
         study_table.write(read, out, "tiny")
-        assert set(json.loads(file.read_text())["sources"]["uniform"]["arms"]) == {"blind", "reference"}
+        return set(json.loads(file.read_text())["sources"]["uniform"]["arms"])
+
+    def scaled(by):
+        def change(told):
+            for row in told["references"]["data"]["0"]:
+                row["ppl_token"]["judge_0"] *= by
+
+        return change
+
+    assert "shaped" in another(scaled(1.0001))
+    assert another(scaled(1.01)) == another(lambda told: told["teacher"].update(hash="another")) == {"blind", "reference"}
 
 
 @pytest.mark.parametrize(

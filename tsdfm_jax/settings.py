@@ -207,6 +207,8 @@ def check_choices(config):
             raise ValueError(f"{name}.step_weights {weights} must be {len(STEP_SIZES)} numbers, for h = 1, 1/2, … 1/1024")
     if len(config.student.weights) != 3:
         raise ValueError(f"student.weights {config.student.weights} must be 3 numbers: of chain, endpoint and data")
+    if not 0.0 <= config.student.fresh <= 1.0:
+        raise ValueError(f"student.fresh {config.student.fresh} is no share: take a number from 0 to 1")
     frontier(config)
     if not config.evaluate.seeds:
         raise ValueError("evaluate.seeds () is empty: the table needs one")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from tsdfm_jax.flow import losses, normaliser, path as paths
 
-SCORES = ("nll", "entropy")
+SCORES = ("nll", "entropy", "hidden")
 PRIOR_ROWS = 16  # sequences of noise that the frequencies of symbols are read from
 
 
@@ -14,7 +14,8 @@ def lookahead(path, posterior, x_BL, t_B, h_B, score, prior_V=None):
 
     `entropy`: of the posterior at every position that may still change. `nll`: -log p(x^i | x). Under the mask source
     an unmasked symbol has a point mass for posterior, so there every other symbol is hidden and asked for, first the
-    even places and then the odd ones, at the time that has so many masks: two passes instead of one.
+    even places and then the odd ones, at the time that has so many masks: two passes instead of one. `hidden` does so under
+    either source; the uniform one hides symbols under noise, the same for all sequences.
 
     `prior_V`, if given, is added at each symbol (`nll`), or its mean under the posterior (`entropy`). With the symbols' own
     log frequencies (see `log_prior`) what is left is how much the context says, not how common the symbol is: -log p/q,
@@ -26,7 +27,7 @@ def lookahead(path, posterior, x_BL, t_B, h_B, score, prior_V=None):
         if prior_V is not None:
             score_BL += jnp.where(paths.free_BL(path, x_BL), normaliser.mean(path, logits_BLV, prior_V), 0.0)
         return score_BL.mean(axis=-1), score_BL
-    if path.masked:
+    if path.masked or score == "hidden":
         score_BL = _hidden_halves(path, posterior, x_BL, t_B, h_B)
     else:
         score_BL = losses.negative_log_posterior(path, posterior(x_BL, t_B, h_B), x_BL)
@@ -49,9 +50,11 @@ def log_prior(path, posterior, length, h):
 def _hidden_halves(path, posterior, x_BL, t_B, h_B):
     half_t_B = (paths.kappa(path, t_B) / 2) ** (1 / path.exponent)
     even_L = jnp.arange(x_BL.shape[1]) % 2 == 0
+    hiding_BL = paths.sample_source(jax.random.split(jax.random.key(0), 1), path, x_BL.shape[1])
+    known_BL = x_BL != path.mask_id if path.masked else jnp.ones(x_BL.shape, bool)
     total_BL = jnp.zeros(x_BL.shape)
     for hidden_L in (even_L, ~even_L):
-        ask_BL = hidden_L[None] & (x_BL != path.mask_id)
-        logits_BLV = posterior(jnp.where(ask_BL, path.mask_id, x_BL), half_t_B, h_B)
+        ask_BL = hidden_L[None] & known_BL
+        logits_BLV = posterior(jnp.where(ask_BL, hiding_BL, x_BL), half_t_B, h_B)
         total_BL += jnp.where(ask_BL, losses.negative_log_posterior(path, logits_BLV, x_BL), 0.0)
     return total_BL

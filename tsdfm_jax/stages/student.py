@@ -119,16 +119,27 @@ def endpoint_loss(config, path, apply, key, params, rows):
     """From a recorded state, the text that its trajectory ended in. [D]
 
     A step size is drawn by its weight among those that the midpoints resolve, and a state at a multiple of it: the
-    very pairs (t, h) that sampling in 1/h steps goes through.
+    very pairs (t, h) that sampling in 1/h steps goes through. The share `student.fresh` of the states is drawn anew from the
+    path to that text instead of read.
     """
     states_BSL = rows["states"].astype(jnp.int32)
     b, s = states_BSL.shape[0], states_BSL.shape[1] - 1
     step_key, dropout_key = jax.random.split(key)
     at_B, h_B = jax.vmap(lambda k: draw_state(k, s, config.student.step_weights))(jax.random.split(step_key, b))
     x_t_BL = jnp.take_along_axis(states_BSL, at_B[:, None, None], axis=1)[:, 0]
-    t_B = at_B / s
+    t_B, x_1_BL = at_B / s, states_BSL[:, -1]
+    if config.student.fresh > 0:
+        x_t_BL = refreshed(config, path, jax.random.fold_in(key, 1), x_t_BL, x_1_BL, t_B)
     logits_BLV = apply(params, x_t_BL, t_B, h_B, dropout_key)
-    return losses.PATH_LOSSES[config.student.loss](path, logits_BLV, states_BSL[:, -1], x_t_BL, t_B).mean()
+    return losses.PATH_LOSSES[config.student.loss](path, logits_BLV, x_1_BL, x_t_BL, t_B).mean()
+
+
+def refreshed(config, path, key, x_t_BL, x_1_BL, t_B):
+    """States of which the share `student.fresh`, text by text, is the path's own: x_1 under fresh noise. [D]"""
+    coin_key, path_key = jax.random.split(key)
+    fresh_B = jax.random.uniform(coin_key, t_B.shape) < config.student.fresh
+    drawn_BL = paths.sample_xt(jax.random.split(path_key, t_B.shape[0]), path, x_1_BL, t_B)
+    return jnp.where(fresh_B[:, None], drawn_BL, x_t_BL)
 
 
 def draw_state(key, s, weights):

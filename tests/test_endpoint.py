@@ -1,0 +1,51 @@
+"""What a student learns an endpoint from: the recorded states, or the end's own under fresh noise."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import tiny
+from tsdfm_jax import settings
+from tsdfm_jax.flow import path as paths
+from tsdfm_jax.stages import student
+
+B, L = 4000, 8
+
+
+@pytest.mark.parametrize("source", paths.SOURCES)
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_fresh_states_are_the_paths_own(source, share):
+    """The share of texts is as asked for; a fresh one is the path's at its own time, any other the recorded one."""
+    config = tiny.changed(**{"flow.source": source, "student.fresh": share})
+    path = settings.path(config, 12)
+    recorded_BL, x_1_BL, t_B = jnp.full((B, L), 5), jnp.full((B, L), 7), jnp.where(jnp.arange(B) % 2, 0.25, 0.75)
+    found_BL = np.asarray(student.refreshed(config, path, jax.random.key(0), recorded_BL, x_1_BL, t_B))
+    kept_B = (found_BL == 5).all(axis=1)
+    assert kept_B.mean() == pytest.approx(1.0 - share, abs=0.04)
+    for t in (0.25, 0.75):
+        fresh_XL = found_BL[~kept_B & (np.asarray(t_B) == t)]
+        if share:  # noise is that symbol too, now and then, under the uniform source
+            by_chance = 0.0 if path.masked else (1.0 - t) / path.symbols
+            assert (fresh_XL == 7).mean() == pytest.approx(t + by_chance, abs=0.03)
+            assert not path.masked or set(np.unique(fresh_XL)) == {7, path.mask_id}
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_loss_reads_what_it_says(share):
+    """Without fresh states the network sees the recorded ones alone; with all of them fresh it sees none."""
+    config = tiny.changed(**{"student.fresh": share})
+    path, seen = settings.path(config, 12), []
+
+    def network(params, x_BL, t_B, h_B, key):
+        seen.append(x_BL)
+        return jnp.zeros((*x_BL.shape, path.vocab))
+
+    states_BSL = jnp.broadcast_to(jnp.array([5, 5, 5, 5, 7])[None, :, None], (64, 5, L))
+    loss = student.endpoint_loss(config, path, network, jax.random.key(1), None, {"states": states_BSL})
+    assert np.isfinite(loss) and bool((seen[0] == 5).all(axis=1).any()) == (share == 0.0)
+
+
+def test_a_share_that_is_none():
+    with pytest.raises(ValueError, match="student.fresh 1.5 is no share"):
+        settings.validate(tiny.changed(**{"student.fresh": 1.5}))
