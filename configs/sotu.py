@@ -3,8 +3,9 @@
     python -m tsdfm_jax.main --config=configs/sotu.py --workdir=runs/sotu
     python -m launch.study --workdir=runs/study-sotu
 
-2.1M parameters, 16.4M symbols for the teacher. Measured on one core of an Intel Xeon: the teacher 60 to 75 minutes, the judges 35, the
-shaped trajectories 22 (the blind ones 5), a student 10 to 13, before evaluation. See results/STUDY.md for what was tried.
+2.1M parameters, 16.4M symbols for the teacher. Measured on one core: the teacher 60 to 75 minutes (Intel Xeon), the judges 24, the
+shaped trajectories 8 (the blind ones 1), a student 5 (AMD EPYC), before evaluation. See results/STUDY.md for what was tried; the
+mask source has keys of its own (OF_SOURCE in launch/study_arms.py).
 """
 
 from configs import base
@@ -26,7 +27,6 @@ def get_config():
     c.shaping.update(policy="sequence_to_token", span=4, tau=0.25)
     c.shaping.chunk = 2  # on a CPU faster than all candidates at once
     c.trajectories.update(count=1024, midpoints=16, shard=512, batch=16)  # of 64, its logits leave the cache: 1.6 times as long
-    c.student.fresh = 0.5
     c.student.step_weights = (0.5, 0.5, 1.0, 1.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
     c.student.optimiser.update(steps=300, learning_rate=1e-3, warmup=30, ema=0.97)
     c.evaluate.update(samples=64, batch=64, seeds=(0, 1, 2))

@@ -14,11 +14,12 @@ SEEDS = (0, 1, 2)
 ABLATION = {"trajectories.count": 4, "student.optimiser.steps": 2}
 BLIND = {"shaping.candidates": 1}
 LOSSES = ("chain", "mixed")
-# What the shaping of a source has of its own. Among masks an unmasked symbol has no entropy: candidates are compared by how
-# likely their symbols are, each one hidden in turn, and have their masks at the same places.
-# That takes two passes a candidate; of half as many it costs what the other source's does.
+# What a source has of its own. Among masks an unmasked symbol has no entropy: candidates are compared by how likely their
+# symbols are, each one hidden in turn, and have their masks at the same places. That takes two passes a candidate; of half as
+# many it costs what the other source's does. A student of the uniform source learns from fresh states too: it does worse
+# without them, and the mask source's with them (results/STUDY.md).
 OF_SOURCE = {
-    "uniform": {},
+    "uniform": {"student.fresh": 0.5},
     "mask": {"compass.score": "nll", "compass.prior": 1.0, "shaping.coins": "shared", "shaping.candidates": 4},
 }
 
@@ -80,6 +81,7 @@ def _factors(config):
         | {f"{name},blind": {"student.target": name, **BLIND} for name in LOSSES},
         "chain": {f"chain={c}": {"student.target": "chain", "trajectories.chain": c} for c in ("classical", "heun")},
         "jump": {"jump=cumulative": {"flow.jump": "cumulative"}, "jump=cumulative,blind": {"flow.jump": "cumulative", **BLIND}},
+        "fresh": {f"fresh={share}": {"student.fresh": share} for share in (0.0, 0.5, 1.0)},
         "midpoints": {f"midpoints={s}": {"trajectories.midpoints": s} for s in (midpoints // 2, midpoints * 2)},
         "rounds": {f"rounds={r}": {"rounds": r} for r in (2, 3)} | {f"rounds={r},blind": {"rounds": r, **BLIND} for r in (2,)},
     }

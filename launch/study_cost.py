@@ -9,7 +9,7 @@ from tsdfm_jax.runtime import stage as bookkeeping
 
 FILE = "cost.json"
 ROUNDS = 3
-TEXTS = 16
+TEXTS = 8
 STEPS = (4, 8, 1024)
 
 

@@ -96,6 +96,7 @@ def read(finished, tmp_path, monkeypatch):
     """A study of which base, two main arms and the reference are finished: copies of one run, with the configs they should have."""
     monkeypatch.setattr(study_read, "STEPS", (2,))
     monkeypatch.setattr(study_read, "FRONTIER", 2)
+    monkeypatch.setattr(study_runs, "TEACHER_STEPS", (2, 4))
     made = study(tmp_path)
     arms = {arm.name: arm for arm in [*study_arms.main_arms(made.config), *study_arms.ablations(made.config)]}
     runs = [made.base("uniform")] + [made.run(arms[name], "uniform", 0) for name in ("blind", "shaped", "reference")]
