@@ -63,7 +63,7 @@ def against_steps(told):
 
 
 def against_entropy(told):
-    """The frontier of each main arm over temperature at 8 steps, and the teacher's points."""
+    """The frontier of each main arm over temperature, the teacher at as many steps and at its most, and held-out text."""
     if not any("frontier" in arm for arm in told["arms"].values()):
         return None
     figure, axes = _axes(len(told["judges"]))
@@ -78,14 +78,16 @@ def against_entropy(told):
                     ms=3,
                     lw=1.2,
                     color=COLOURS[name],
-                    label=f"{name}, 8 steps",
+                    label=f"{name}, {study_read.FRONTIER} steps",
                 )
-        for steps, rows in told["references"]["teacher"].items():
-            x, y = study_read.mean(rows, key="entropy_nats"), study_read.mean(rows, judge)
-            ax.scatter([x], [y], s=14, marker="s", color=COLOURS["teacher"])
-            ax.annotate(f"teacher, {int(steps):,}", (x, y), (3, 3), textcoords="offset points", fontsize=6)
-        real = told["references"]["data"]["0"]
-        ax.scatter([study_read.mean(real, key="entropy_nats")], [study_read.mean(real, judge)], s=18, marker="*", color="black")
+        at = lambda rows, judge=judge: (study_read.mean(rows, key="entropy_nats"), study_read.mean(rows, judge))
+        teacher, beside = told["references"]["teacher"], {"textcoords": "offset points", "fontsize": 6}
+        for steps in {str(study_read.FRONTIER), max(teacher, key=int)} & teacher.keys():
+            ax.scatter(*([x] for x in at(teacher[steps])), s=14, marker="s", color=COLOURS["teacher"], zorder=3)
+            ax.annotate(f"teacher, {int(steps):,} steps", at(teacher[steps]), (-4, 4), ha="right", **beside)
+        real = at(told["references"]["data"]["0"])
+        ax.scatter(*([x] for x in real), s=18, marker="*", color="black")
+        ax.annotate("held-out text", real, (4, -7), **beside)
         ax.set(yscale="log", xlabel="entropy, nats", title=_title(told, judge))
     axes[0].set_ylabel("perplexity (ppl_token)")
     axes[0].legend(frameon=False, fontsize=7)
