@@ -82,7 +82,7 @@ def against_entropy(told):
                 )
         at = lambda rows, judge=judge: (study_read.mean(rows, key="entropy_nats"), study_read.mean(rows, judge))
         teacher, beside = told["references"]["teacher"], {"textcoords": "offset points", "fontsize": 6}
-        for steps in {str(study_read.FRONTIER), max(teacher, key=int)} & teacher.keys():
+        for steps in sorted({str(study_read.FRONTIER), max(teacher, key=int)} & teacher.keys()):
             ax.scatter(*([x] for x in at(teacher[steps])), s=14, marker="s", color=COLOURS["teacher"], zorder=3)
             ax.annotate(f"teacher, {int(steps):,} steps", at(teacher[steps]), (-4, 4), ha="right", **beside)
         real = at(told["references"]["data"]["0"])
