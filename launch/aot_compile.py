@@ -117,12 +117,11 @@ def passes(config):
 
     What rematerialisation computes again does not count: it is no part of the model.
     """
-    from tsdfm_jax.flow import chain
+    from tsdfm_jax.flow import chain, lookahead
 
     s, links = config.shaping, len(chain.CHAINS[config.trajectories.chain].links)
     judged = (s.candidates + (s.policy == "sequence_to_token")) if s.candidates > 1 else 0
-    # A symbol that stays is hidden and asked for.
-    halves = config.compass.score == "hidden" or (config.compass.score == "nll" and config.flow.source == "mask")
+    halves = lookahead.hides(config.flow.source == "mask", config.compass.score)
     scorer, each = ("teacher", 1 + halves) if config.compass.kind == "lookahead" else ("compass", 1)
     jumps, found = {"whole": config.trajectories.midpoints, "chain": links}, {"teacher": {"teacher": 3}}
     for kind in kinds(config):

@@ -90,11 +90,11 @@ def walk_flops(config, symbols, jumps, **more):
 def compass(config, symbols):
     """Training where its kind is trained; the account over every step size; the steered texts, blind and chosen three ways."""
     from tsdfm_jax import settings
-    from tsdfm_jax.flow import chain
+    from tsdfm_jax.flow import chain, lookahead
 
     c, links = config.compass, len(chain.CHAINS[config.trajectories.chain].links)
     forward = aot_compile.window_flops(config, symbols, "teacher")
-    ahead = (1 + (c.score == "hidden" or (c.score == "nll" and config.flow.source == "mask"))) * forward
+    ahead = (1 + lookahead.hides(config.flow.source == "mask", c.score)) * forward
     light = aot_compile.window_flops(config, symbols, "compass") if c.kind != "lookahead" else 0
     score = light or ahead
     pair = links * (forward + 2 * score + (ahead if c.kind == "distilled" else 0))

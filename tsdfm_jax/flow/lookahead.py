@@ -27,13 +27,18 @@ def lookahead(path, posterior, x_BL, t_B, h_B, score, prior_V=None):
         if prior_V is not None:
             score_BL += jnp.where(paths.free_BL(path, x_BL), normaliser.mean(path, logits_BLV, prior_V), 0.0)
         return score_BL.mean(axis=-1), score_BL
-    if path.masked or score == "hidden":
+    if hides(path.masked, score):
         score_BL = _hidden_halves(path, posterior, x_BL, t_B, h_B)
     else:
         score_BL = losses.negative_log_posterior(path, posterior(x_BL, t_B, h_B), x_BL)
     if prior_V is not None:
         score_BL += prior_V[x_BL]
     return score_BL.mean(axis=-1), score_BL
+
+
+def hides(masked, score):
+    """Whether a score hides every symbol in turn: two passes instead of one."""
+    return score == "hidden" or (score == "nll" and masked)
 
 
 def log_prior(path, posterior, length, h):
