@@ -4,7 +4,7 @@
     python -m launch.study --workdir=runs/study-sotu
 
 2.1M parameters, 16.4M symbols for the teacher. Measured on one core: the teacher 60 to 75 minutes (Intel Xeon), the judges 24, the
-shaped trajectories 8 (the blind ones 1), a student 5 (AMD EPYC), before evaluation. See results/STUDY.md for what was tried; the
+shaped trajectories 6 to 8 (the blind ones 1), a student 5 (AMD EPYC), before evaluation. See results/STUDY.md for what was tried; the
 mask source has keys of its own (OF_SOURCE in launch/study_arms.py).
 """
 
@@ -23,8 +23,8 @@ def get_config():
     c.teacher.optimiser.update(steps=4000, learning_rate=3e-3, warmup=100, final_fraction=0.02, ema=0.999)
     c.judges.update(widths=(64, 96, 160), blocks=(2, 3, 4), heads=(2, 3, 5), batch=32, dropout=0.1)
     c.judges.optimiser.update(steps=1200, learning_rate=3e-3, warmup=100, final_fraction=0.02, ema=0.995)
-    c.compass.update(score="entropy", prior=0.35, steered_samples=128)
-    c.shaping.update(policy="sequence_to_token", span=4, tau=0.25)
+    c.compass.update(score="entropy", prior=0.05, steered_samples=128)
+    c.shaping.update(policy="sequence_to_token", span=4, tau=0.5)
     c.shaping.chunk = 2  # on a CPU faster than all candidates at once
     c.trajectories.update(count=1024, midpoints=16, shard=512, batch=16)  # of 64, its logits leave the cache: 1.6 times as long
     c.student.step_weights = (0.5, 0.5, 1.0, 1.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)

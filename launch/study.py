@@ -4,7 +4,8 @@ Trains one teacher a source, then a student for every arm (launch/study_arms.py)
 `results/study-sotu.json`, tables and figures. Each run is one of `python -m tsdfm_jax.main`; the same command goes on where it was
 stopped, and finished runs are skipped. Parts, in order: base (tokenizer, data, judges, teachers and their texts), choices
 (the texts that each arm's shaping ends in, by the pilot judge), compass (where picking by energy leads), main (the headline's
-arms, every seed), ablations (one factor at a time), targets (what students learnt from, by every judge), cost, table.
+arms, every seed), ablations (one factor at a time), jumps (one student, sampled by each kind of jump), targets (what students
+learnt from, by every judge), cost, table.
 
 A lab's own scale is the same command with its config: --config=configs/fineweb_170m.py --workdir=/mnt/shared/study.
 
@@ -25,7 +26,7 @@ from tsdfm_jax import command_line
 from tsdfm_jax.runtime import memory
 
 parse, fail = functools.partial(command_line.parse, "study"), functools.partial(command_line.fail, "study")
-PARTS = ("base", "choices", "compass", "main", "ablations", "targets", "cost", "table")
+PARTS = ("base", "choices", "compass", "main", "ablations", "jumps", "targets", "cost", "table")
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/sotu.py", "The config that every arm starts from.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Where the runs are; runs/study- and the config's name by default.")
 _OUT = flags.DEFINE_string("out", "results", "Where the table part writes study-<config>.json and the figures.")
@@ -109,13 +110,13 @@ def perform(study, part, name):
         from launch import study_table
 
         return study_table.write(study, pathlib.Path(_OUT.value), name)
-    from launch import study_compass, study_cost, study_targets
+    from launch import study_compass, study_cost, study_jumps, study_targets
 
     if part == "targets":
         study_targets.targets(study, runs(study, ("main", "ablations")))
         return 0
     choices = functools.partial(study_targets.choices, pattern=_ONLY.value)
-    measure = {"choices": choices, "compass": study_compass.measure, "cost": study_cost.measure}[part]
+    measure = {"choices": choices, "compass": study_compass.measure, "jumps": study_jumps.measure, "cost": study_cost.measure}[part]
     for source in _SOURCE.value:
         measure(study, source)
     return 0

@@ -13,14 +13,22 @@ SEEDS = (0, 1, 2)
 # What an ablation has less of than the main arms, as fractions of the config's; "reference" is the shaped arm at that budget.
 ABLATION = {"trajectories.count": 4, "student.optimiser.steps": 2}
 BLIND = {"shaping.candidates": 1}
+# Factors that are a share of the ablation's own budget.
+SCALED = {"records": "trajectories.count", "updates": "student.optimiser.steps"}
 LOSSES = ("chain", "mixed")
 # What a source has of its own. Among masks an unmasked symbol has no entropy: candidates are compared by how likely their
 # symbols are, each one hidden in turn, and have their masks at the same places. That takes two passes a candidate; of half as
-# many it costs what the other source's does. A student of the uniform source learns from fresh states too: it does worse
-# without them, and the mask source's with them (results/STUDY.md).
+# many it costs what the other source's does. Under uniform noise students follow little of a shaping that has the symbols'
+# frequency taken out; there a twentieth is (results/STUDY.md).
 OF_SOURCE = {
-    "uniform": {"student.fresh": 0.5},
-    "mask": {"compass.score": "nll", "compass.prior": 1.0, "shaping.coins": "shared", "shaping.candidates": 4},
+    "uniform": {},
+    "mask": {
+        "compass.score": "nll",
+        "compass.prior": 0.9,
+        "shaping.tau": 0.25,
+        "shaping.coins": "shared",
+        "shaping.candidates": 4,
+    },
 }
 
 
@@ -33,7 +41,7 @@ class Arm:
       factor: what it is about; "main" for those of the headline.
       overrides: {dotted config key: value}.
       reduced: whether it has an ablation's budget.
-      scale: its records over the reference's.
+      scale: its records, or updates, over the reference's; of the factors in SCALED.
     """
 
     name: str
@@ -98,7 +106,7 @@ def ablations(config):
         for name, overrides in choices.items():
             if _differs(plain, overrides):
                 arms.append(Arm(name=name, factor=factor, overrides=overrides))
-    arms += [Arm(name=f"records={x}", factor="records", overrides={}, scale=x) for x in (0.5, 2.0)]
+    arms += [Arm(name=f"{factor}={x}", factor=factor, overrides={}, scale=x) for factor in SCALED for x in (0.5, 2.0)]
     return arms
 
 
@@ -114,8 +122,9 @@ def overrides(config, arm, seed):
     else:
         found["evaluate.frontier"] = "student_shaped:4, student_shaped:8"
     found |= arm.overrides
-    if arm.factor == "records":
-        found["trajectories.count"] = int(_value(config, "trajectories.count") / ABLATION["trajectories.count"] * arm.scale)
+    if arm.factor in SCALED:
+        key = SCALED[arm.factor]
+        found[key] = int(_value(config, key) / ABLATION[key] * arm.scale)
     if arm.factor == "rounds":  # all rounds together have the budget of one
         found |= {key: found[key] // arm.overrides["rounds"] for key in ABLATION}
     # Whole batches, and shards that leave no record over: every arm has exactly its budget.

@@ -57,7 +57,9 @@ def trained(study, runs):
 def seconds(study, source, runs):
     """Seconds of the same stages, as their runs noted them, compilation left out."""
     took = lambda directory: (told := bookkeeping.done(directory)["figures"])["seconds"] - told["compile_seconds"]
-    found = {"teacher": took(study.base(source).workdir / "teacher")}
+    teacher = study.base(source).workdir / "teacher"
+    # One that was taken from elsewhere (teacher.path) was not trained here, and has none.
+    found = {"teacher": took(teacher)} if "seconds" in bookkeeping.done(teacher)["figures"] else {}
     for name, run in runs.items():
         stages = {"trajectories": "trajectories/round_0", "updates": workspace.student_directory("shaped", 0)}
         found[name] = {stage: took(run.workdir / where) for stage, where in stages.items()}

@@ -2,7 +2,7 @@
 
 import json
 
-from launch import study_arms, study_compass, study_cost, study_targets
+from launch import study_arms, study_compass, study_cost, study_jumps, study_targets
 from tsdfm_jax import measures, results
 from tsdfm_jax.report import cells
 from tsdfm_jax.runtime import stage as bookkeeping
@@ -54,8 +54,8 @@ def _source(study, source, before):
             arm["held"] = held(study, source, found, name)
     left = lambda name: json.loads(file.read_text()) if (file := study.root / source / name).exists() else None
     found["compass"], found["cost"] = _compass(left(study_compass.FILE) or {}), left(study_cost.FILE)
-    found["choices"] = left(study_targets.CHOICES) or {}
-    return found | {part: found[part] or before.get(part, found[part]) for part in ("compass", "cost", "choices")}
+    found["choices"], found["jumps"] = left(study_targets.CHOICES) or {}, left(study_jumps.FILE) or {}
+    return found | {part: found[part] or before.get(part, found[part]) for part in ("compass", "cost", "choices", "jumps")}
 
 
 def _comparable(before, found):
@@ -148,7 +148,8 @@ def held(study, source, found, name):
         entropy = mean(rows, key="entropy_nats") / mean(teacher[most], key="entropy_nats")
         apart = {j: min(r["ppl_token"][j] for r in blind) > max(r["ppl_token"][j] for r in rows) for j in found["judges"]}
         one = {"of_teacher": over(teacher[most]), "of_blind": over(blind), "below_every_blind_seed": apart, "entropy": entropy}
-        one["matched"] = _matched(study, source, name, int(steps), int(most), found["judges"])
+        for key, arm in (("matched", name), ("blind_matched", "blind")):
+            one[key] = _matched(study, source, arm, int(steps), int(most), found["judges"])
         one["verdict"] = verdict(one, len(rows))
         told[steps] = one
     return told

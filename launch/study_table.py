@@ -37,6 +37,7 @@ def tables(found):
         made[f"compass-{source}"] = compass_table(told)
         made[f"choices-{source}"] = choices_table(told)
         made[f"targets-{source}"] = targets_table(told)
+        made[f"jumps-{source}"] = jumps_table(told)
     return {name: text for name, text in made.items() if text}
 
 
@@ -94,6 +95,7 @@ def bars_table(told):
                     f"{held['entropy']:.3f}",
                     ratios("of_blind"),
                     ratios("matched"),
+                    ratios("blind_matched"),
                     held["verdict"],
                 ]
             )
@@ -105,6 +107,7 @@ def bars_table(told):
         "entropy over its",
         "ppl over blind's",
         "ppl over teacher's at its entropy",
+        "blind's there",
     ]
     return markdown([*heads, "bar"], lines) if lines else ""
 
@@ -156,6 +159,20 @@ def targets_table(told):
         if arm["factor"] == "main" and targets and "8" in arm["steps"]:
             each = lambda rows: " / ".join(spread([row["ppl_token"][judge] for row in rows]) for judge in told["judges"])
             entropy = lambda rows: spread([row["entropy_nats"] for row in rows], "{:.3f}")
-            lines.append([name, each(targets), entropy(targets), each(arm["steps"]["8"]), entropy(arm["steps"]["8"])])
-    heads = ["", "ppl of its trajectories' texts", "entropy", "ppl of the student at 8 steps", "entropy"]
+            left = spread([row["noise_left"][len(row["noise_left"]) // 2] for row in targets], "{:.3f}")
+            lines.append([name, left, each(targets), entropy(targets), each(arm["steps"]["8"]), entropy(arm["steps"]["8"])])
+    heads = ["", "noise left half-way", "ppl of its trajectories' texts", "entropy", "ppl of the student at 8 steps", "entropy"]
     return markdown(heads, lines) if lines else ""
+
+
+def jumps_table(told):
+    """One seed's students, sampling by each kind of jump."""
+    lines = []
+    for name, by_kind in told["jumps"].items():
+        for kind, by_steps in by_kind.items():
+            each = [
+                (" / ".join(f"{score:.0f}" for score in at["ppl_token"].values()), at["entropy_nats"]) for at in by_steps.values()
+            ]
+            lines.append([name, kind, *(cell for scores, entropy in each for cell in (scores, f"{entropy:.3f}"))])
+    heads = [head for steps in study_read.STEPS for head in (f"ppl at {steps} steps", "entropy")]
+    return markdown(["student", "jump at sampling", *heads], lines) if lines else ""

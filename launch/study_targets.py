@@ -67,16 +67,22 @@ def texts(config, base, teacher, mesh):
 
 
 def targets(study, runs):
-    """Leave `targets.json` in every finished run that has none and learnt from whole trajectories."""
+    """Leave `targets.json` in every finished run that has none and learnt from whole trajectories.
+
+    `noise_left` is the share of positions that hold the source's symbol yet, at each of the S + 1 states: a chain that is picked for
+    jumping early runs ahead of its time, and no student meets such states when it samples.
+    """
     for run in runs:
         where = run.workdir / f"trajectories/round_{run.config.rounds - 1}/shaped/whole"
         if not run.finished() or not where.exists() or (run.workdir / TARGETS).exists():
             continue
         mesh, store = settings.mesh(run.config), records.open_store(where)
-        x_NL = np.stack([store[i]["states"][-1] for i in range(min(len(store), RECORDS))]).astype(np.int32)
+        x_NSL = np.stack([store[i]["states"] for i in range(min(len(store), RECORDS))]).astype(np.int32)
+        left_S = (x_NSL == x_NSL[:, :1]).mean((0, 2))
         names = ("pilot", *range(len(run.config.judges.widths)))
         judges = [workspace.judge(run.config, run.workdir, mesh, name) for name in names]
-        bookkeeping.atomic_write(run.workdir / TARGETS, json.dumps(figures(judges, x_NL, mesh), indent=1))
+        told = figures(judges, x_NSL[:, -1], mesh) | {"noise_left": [round(float(share), 4) for share in left_S]}
+        bookkeeping.atomic_write(run.workdir / TARGETS, json.dumps(told, indent=1))
 
 
 def figures(judges, x_NL, mesh, batch=64):

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from launch import study_arms, study_compass, study_read, study_runs, study_table
+from launch import study_arms, study_compass, study_jumps, study_read, study_runs, study_table, study_targets
 from tests import tiny
 from tsdfm_jax import compasses, generation, load, settings, workspace
-from tsdfm_jax.flow import chain, path as paths
+from tsdfm_jax.data import records
+from tsdfm_jax.flow import chain, jump, path as paths
 
 FILE = "tests/tiny.py"
 
@@ -55,9 +56,10 @@ def test_budgets_are_equal():
         assert c.trajectories.count % c.trajectories.shard == 0 == c.trajectories.shard % c.trajectories.batch
         spent[arm.name] = (arm.factor, c.rounds * c.trajectories.count, c.rounds * c.student.optimiser.steps)
     assert {records for factor, records, _ in spent.values() if factor == "main"} == {512}
-    rest = {name: told for name, told in spent.items() if told[0] not in ("main", "records", "rounds")}
+    rest = {name: told for name, told in spent.items() if told[0] not in ("main", "records", "updates", "rounds")}
     assert {told[1:] for told in rest.values()} == {(128, 8)}
     assert spent["records=0.5"][1:] == (64, 8) and spent["records=2.0"][1:] == (256, 8)
+    assert spent["updates=0.5"][1:] == (128, 4) and spent["updates=2.0"][1:] == (128, 16)
     assert spent["rounds=2"][1:] == (128, 8) and all(told[1] <= 128 and told[2] <= 8 for n, told in spent.items() if "rounds" in n)
 
 
@@ -137,6 +139,29 @@ def test_what_is_read(read, tmp_path, capsys):
     lines = [json.loads(line) for line in (samples / "uniform-shaped.jsonl").read_text().splitlines()]
     assert [line["index"] for line in lines] == list(range(read.config.evaluate.samples))
     assert all(line["steps"] == 2 and line["model"] == "student_shaped" and line["text"] for line in lines)
+
+
+def test_what_students_learnt_from_and_write_by_other_jumps(read, tmp_path, monkeypatch):
+    """Records' ends and their noise are those on disk; sampling by the config's own jump gives the table's texts, by another others."""
+    arms = {arm.name: arm for arm in [*study_arms.main_arms(read.config), *study_arms.ablations(read.config)]}
+    run = read.run(arms["blind"], "uniform", 0)
+    study_targets.targets(read, [run])
+    told = json.loads((run.workdir / study_targets.TARGETS).read_text())
+    store = records.open_store(run.workdir / "trajectories/round_0/shaped/whole")
+    states = np.stack([store[i]["states"] for i in range(len(store))])
+    left = [(states[:, k] == states[:, 0]).mean() for k in range(states.shape[1])]
+    assert told["noise_left"] == pytest.approx(left, abs=1e-4) and told["noise_left"][0] == 1.0 > told["noise_left"][-1]
+    assert told["samples"] == len(store) and all(score > 1.0 for score in told["ppl_token"].values())
+
+    monkeypatch.setattr(study_jumps, "ARMS", ("blind",))
+    monkeypatch.setattr(jump, "JUMPS", {name: jump.JUMPS[name] for name in ("bridge", "cumulative")})
+    study_jumps.measure(read, "uniform")
+    found = json.loads((tmp_path / "uniform" / study_jumps.FILE).read_text())["blind"]
+    rows = json.loads((run.workdir / "evaluate/rows.json").read_text())
+    wanted = [r for r in rows if (r["model"], r["steps"], r["temperature"]) == ("student_shaped", 2, 1.0)]
+    assert found["bridge"]["2"]["ppl_token"] == pytest.approx({r["judge"]: r["ppl_token"] for r in wanted}, rel=1e-5)
+    assert found["cumulative"]["2"]["ppl_token"] != found["bridge"]["2"]["ppl_token"]
+    assert "| blind | cumulative |" in study_table.jumps_table({"jumps": {"blind": found}})
 
 
 def test_what_was_made_elsewhere_is_kept(read, tmp_path):

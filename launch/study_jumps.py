@@ -1,0 +1,45 @@
+"""The jump at sampling alone: students that learnt from one kind of jump write by each of them.
+
+Other arms change the jump of trajectories and of sampling together. Texts are those of the tables, from the same starting
+states, so that the row of the config's own jump says what the tables say.
+"""
+
+import json
+
+from launch import study_arms, study_read, study_targets
+from tsdfm_jax import sampling, settings, workspace
+from tsdfm_jax.flow import jump
+from tsdfm_jax.runtime import metrics as metrics_lib, signals, stage as bookkeeping
+
+FILE = "jumps.json"
+ARMS = ("blind", "shaped")
+MODEL = "student_shaped"
+
+
+def measure(study, source):
+    """Leave `jumps.json` in the source's directory: {arm: {jump: {steps: figures}}}, of the first seed; what is there is kept."""
+    arms = {arm.name: arm for arm in study_arms.main_arms(study.of(source))}
+    runs = {name: study.run(arms[name], source, study.seeds[0]) for name in ARMS}
+    file = study.root / source / FILE
+    found = json.loads(file.read_text()) if file.exists() else {}
+    todo = [(name, kind) for name, run in runs.items() if run.finished() for kind in jump.JUMPS if kind not in found.get(name, {})]
+    with signals.stopping(), metrics_lib.progress(f"jumps {source}", len(todo), "jump") as bar:
+        for name, kind in todo:
+            if signals.stop_agreed():
+                raise KeyboardInterrupt
+            found.setdefault(name, {})[kind] = written(runs[name], kind)
+            bookkeeping.atomic_write(file, json.dumps(found, indent=1))
+            bar.advance(1)
+
+
+def written(run, kind):
+    """{steps: figures} of a run's student, sampling by that kind of jump."""
+    config = run.config.copy_and_resolve_references()
+    config.flow.jump = kind
+    c, mesh = config.evaluate, settings.mesh(config)
+    network, tok = workspace.model(run.config, run.workdir, mesh, MODEL), workspace.tokenizer(config, run.workdir)
+    judges = [workspace.judge(config, run.workdir, mesh, i) for i in range(len(config.judges.widths))]
+    draw = sampling.drawer(config, mesh, tok, MODEL, network.apply, c.batch, settings.sampler_config(config, c))
+    seed = run.seed + workspace.TABLE_SEED
+    texts = {steps: draw(network.params, seed, c.samples, steps)[0] for steps in study_read.STEPS}
+    return {str(steps): study_targets.figures(judges, x_NL, mesh) for steps, x_NL in texts.items()}
