@@ -16,6 +16,8 @@ BLIND = {"shaping.candidates": 1}
 # Factors that are a share of the ablation's own budget.
 SCALED = {"records": "trajectories.count", "updates": "student.optimiser.steps"}
 LOSSES = ("chain", "mixed")
+# What the compass stage's account of itself is made of; no student depends on it.
+ACCOUNT = ("compass.heldout", "compass.steered_samples", "compass.steered_steps")
 # What a source has of its own. Among masks an unmasked symbol has no entropy: candidates are compared by how likely their
 # symbols are, each one hidden in turn, and have their masks at the same places. That takes two passes a candidate; of half as
 # many it costs what the other source's does. Under uniform noise students follow little of a shaping that has the symbols'
@@ -115,7 +117,7 @@ def overrides(config, arm, seed):
     found = {"models": ("teacher", "student_shaped"), "trajectories.seed": seed}
     found |= {"evaluate.seeds": (seed,), "evaluate.teacher_steps": (), "evaluate.frontier": ""}
     # What a compass knows is told by its own part of the study: here it only has to be there.
-    found |= {"compass.heldout": config.compass.batch, "compass.steered_samples": config.compass.batch}
+    found |= dict(zip(ACCOUNT, (config.compass.batch, config.compass.batch, 1)))
     if arm.reduced:
         found |= {key: _value(config, key) // part for key, part in ABLATION.items()}
         found["evaluate.student_steps"] = (4, 8)

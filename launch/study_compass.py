@@ -57,9 +57,9 @@ def measure(study, source):
         for name, place, k in todo:
             if signals.stop_agreed():
                 raise KeyboardInterrupt
-            if name not in programs:
-                programs = {name: _program(study, source, name, teacher, mesh)}
-            texts = [programs[name](np.int32(first), np.int32(place), np.int32(k)) for first in _firsts(config)]
+            if (name, k) not in programs:
+                programs = {(name, k): _program(study, source, name, k, teacher, mesh)}
+            texts = [programs[name, k](np.int32(first), np.int32(place)) for first in _firsts(config)]
             found[_key(name, place, k)] = _row(name, place, k, config, np.concatenate(texts), judges, mesh)
             bookkeeping.atomic_write(file, json.dumps(found, indent=1))
             bar.advance(1)
@@ -83,16 +83,17 @@ def _weights_of(study, source, name):
     return run if bookkeeping.done(run.workdir / "compass") is not None else None
 
 
-def _program(study, source, name, teacher, mesh):
-    """The jitted `(first, place, k) -> x_BL`, texts `first`, `first` + 1, … of the teacher."""
+def _program(study, source, name, k, teacher, mesh):
+    """The jitted `(first, place) -> x_BL`, texts `first`, `first` + 1, … of the teacher."""
     run = _weights_of(study, source, name)
-    config = run.config
+    config = run.config.copy_and_resolve_references()
+    config.compass.steered_steps = study.base(source).config.compass.steered_steps
     trained = config.compass.kind in TRAINED
-    params = workspace.compass(config, run.workdir, mesh)[0] if trained else None
+    params = workspace.compass(run.config, run.workdir, mesh)[0] if trained else None
     symbols = workspace.tokenizer(config, study.base(source).workdir).vocab_size
     path, build = settings.path(config, symbols), compasses.make(config, settings.path(config, symbols))
-    walk = lambda *given: picked(config, path, teacher.apply, build, *given)
-    places = dict(in_shardings=(None, None, None, None), out_shardings=meshes.batch_sharding(mesh))
+    walk = lambda *given: picked(config, path, teacher.apply, build, *given, k)
+    places = dict(in_shardings=(None, None, None), out_shardings=meshes.batch_sharding(mesh))
     jitted = meshes.seeded(mesh, walk, config.seed + SEED, **places)
     weights = {"teacher": teacher.params, "compass": params}
     return lambda *cell: hosts.gather(jitted(weights, *cell))
@@ -100,13 +101,13 @@ def _program(study, source, name, teacher, mesh):
 
 def picked(config, path, teacher, build, seed, weights, first, place, k):
     """Final texts x_BL of the teacher's walk with the best of the first k candidates taken at `place` alone (or EVERYWHERE)."""
-    steps, most = config.compass.steered_steps, max(CANDIDATES)
+    steps = config.compass.steered_steps
     key_B = workspace.sample_keys(seed, first, config.compass.batch)
     source_B, jumps_B = paths.split(key_B)
     posterior = lambda x_BL, t_B, h_B: teacher(weights["teacher"], x_BL, t_B, h_B)
     width_B = jnp.full(key_B.shape, 1.0 / steps)
     energy = build(weights["compass"], posterior, width_B)
-    many = settings.shaped(config, candidates=most, tau=0.0)
+    many = settings.shaped(config, candidates=k, tau=0.0)
 
     def leap(i, x_BL):
         t_B, arrive_B = jnp.full_like(width_B, i / steps), jnp.full_like(width_B, (i + 1) / steps)
@@ -115,11 +116,10 @@ def picked(config, path, teacher, build, seed, weights, first, place, k):
 
         def best():
             cand_BKL, energy_BK, _ = shaping.candidates(at_B, move, arrive_B, energy, many)
-            energy_BK = jnp.where(jnp.arange(most)[None] < k, energy_BK, jnp.inf)
             return jnp.take_along_axis(cand_BKL, jnp.argmin(energy_BK, axis=1)[:, None, None], axis=1)[:, 0]
 
         blind = lambda: jump.land(paths.fold(at_B, 0), move)[0]
-        return jax.lax.cond((k > 1) & ((i == place) | (place == EVERYWHERE)), best, blind)
+        return jax.lax.cond((i == place) | (place == EVERYWHERE), best, blind)
 
     return jax.lax.fori_loop(0, steps, leap, paths.sample_source(source_B, path, config.data.length))
 

@@ -23,22 +23,25 @@ def measure(study, source):
     file = study.root / source / FILE
     found = json.loads(file.read_text()) if file.exists() else {}
     todo = [(name, kind) for name, run in runs.items() if run.finished() for kind in jump.JUMPS if kind not in found.get(name, {})]
+    if not todo:
+        return
+    base, mesh = study.base(source), settings.mesh(study.of(source))
+    judges = [workspace.judge(base.config, base.workdir, mesh, i) for i in range(len(base.config.judges.widths))]
     with signals.stopping(), metrics_lib.progress(f"jumps {source}", len(todo), "jump") as bar:
         for name, kind in todo:
             if signals.stop_agreed():
                 raise KeyboardInterrupt
-            found.setdefault(name, {})[kind] = written(runs[name], kind)
+            found.setdefault(name, {})[kind] = written(runs[name], kind, judges, mesh)
             bookkeeping.atomic_write(file, json.dumps(found, indent=1))
             bar.advance(1)
 
 
-def written(run, kind):
+def written(run, kind, judges, mesh):
     """{steps: figures} of a run's student, sampling by that kind of jump."""
     config = run.config.copy_and_resolve_references()
     config.flow.jump = kind
-    c, mesh = config.evaluate, settings.mesh(config)
+    c = config.evaluate
     network, tok = workspace.model(run.config, run.workdir, mesh, MODEL), workspace.tokenizer(config, run.workdir)
-    judges = [workspace.judge(config, run.workdir, mesh, i) for i in range(len(config.judges.widths))]
     draw = sampling.drawer(config, mesh, tok, MODEL, network.apply, c.batch, settings.sampler_config(config, c))
     seed = run.seed + workspace.TABLE_SEED
     texts = {steps: draw(network.params, seed, c.samples, steps)[0] for steps in study_read.STEPS}

@@ -41,9 +41,12 @@ class Run:
     links: dict[str, pathlib.Path]
 
     def finished(self):
-        """Whether main has ended well here, with this very config: its last stage is done."""
+        """Whether main has ended well here, with this very config but for what no student depends on: its last stage is done."""
         kept, last = self.workdir / "config.json", self.workdir / "evaluate/done.json"
-        return kept.exists() and last.exists() and json.loads(kept.read_text()) == json.loads(self.config.to_json())
+        if not kept.exists() or not last.exists():
+            return False
+        made, now = json.loads(kept.read_text()), json.loads(self.config.to_json())
+        return _without_account(made) == _without_account(now)
 
     def link(self):
         """Let the stages of others stand here as if they had been made here."""
@@ -118,3 +121,9 @@ class Study:
             run.link()
         jobs = [sweep_jobs.Job(run.name, [*sweep_plan.MAIN, *run.arguments], run.workdir) for run in runs]
         return 1 if any(sweep_jobs.run(jobs, parallel, say).values()) else 0
+
+
+def _without_account(config):
+    """A config, as plain JSON, but for the size of the compass's account of itself."""
+    left = [key.removeprefix("compass.") for key in study_arms.ACCOUNT]
+    return config | {"compass": {key: value for key, value in config["compass"].items() if key not in left}}

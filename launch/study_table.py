@@ -113,22 +113,24 @@ def bars_table(told):
 
 
 def ablation_table(told):
-    """One factor at a time, at the reduced budget."""
+    """One factor at a time, at the reduced budget: the texts that an arm's records end in, and its student's."""
     arms = {name: arm for name, arm in told["arms"].items() if arm["factor"] != "main"}
     if not arms:
         return ""
-    lines, judges = [], told["judges"]
+    lines = []
     for name, arm in arms.items():
-        row = [arm["factor"], name]
-        for steps in map(str, study_read.STEPS):
-            rows = arm["steps"].get(steps, [])
-            row += [
-                " / ".join(spread([r["ppl_token"][j] for r in rows]) for j in judges),
-                spread([r["entropy_nats"] for r in rows], "{:.3f}"),
-            ]
-        lines.append(row)
-    heads = [head for steps in study_read.STEPS for head in (f"ppl at {steps} steps", "entropy")]
-    return markdown(["factor", "arm", *heads], lines)
+        # Records of a target other than the end of whole trajectories have no text of their own.
+        learnt = [run["targets"] for run in arm["runs"] if run["targets"]]
+        each = [learnt, *(arm["steps"].get(str(steps), []) for steps in study_read.STEPS)]
+        lines.append([arm["factor"], name, *(cell for rows in each for cell in scored(told, rows))])
+    places = ["of its records", *(f"at {steps} steps" for steps in study_read.STEPS)]
+    return markdown(["factor", "arm", *(head for place in places for head in (f"ppl {place}", "entropy"))], lines)
+
+
+def scored(told, rows):
+    """[perplexity by each judge, entropy] of some seeds' texts, as cells."""
+    scores = " / ".join(spread([row["ppl_token"][judge] for row in rows]) for judge in told["judges"]) if rows else "–"
+    return [scores, spread([row["entropy_nats"] for row in rows], "{:.3f}")]
 
 
 def compass_table(told):
@@ -157,10 +159,8 @@ def targets_table(told):
     for name, arm in told["arms"].items():
         targets = [run["targets"] for run in arm["runs"] if run["targets"]]
         if arm["factor"] == "main" and targets and "8" in arm["steps"]:
-            each = lambda rows: " / ".join(spread([row["ppl_token"][judge] for row in rows]) for judge in told["judges"])
-            entropy = lambda rows: spread([row["entropy_nats"] for row in rows], "{:.3f}")
             left = spread([row["noise_left"][len(row["noise_left"]) // 2] for row in targets], "{:.3f}")
-            lines.append([name, left, each(targets), entropy(targets), each(arm["steps"]["8"]), entropy(arm["steps"]["8"])])
+            lines.append([name, left, *scored(told, targets), *scored(told, arm["steps"]["8"])])
     heads = ["", "noise left half-way", "ppl of its trajectories' texts", "entropy", "ppl of the student at 8 steps", "entropy"]
     return markdown(heads, lines) if lines else ""
 

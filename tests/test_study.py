@@ -16,6 +16,7 @@ from tests import tiny
 from tsdfm_jax import compasses, generation, load, settings, workspace
 from tsdfm_jax.data import records
 from tsdfm_jax.flow import chain, jump, path as paths
+from tsdfm_jax.stages import compass as compass_stage
 
 FILE = "tests/tiny.py"
 
@@ -162,6 +163,50 @@ def test_what_students_learnt_from_and_write_by_other_jumps(read, tmp_path, monk
     assert found["bridge"]["2"]["ppl_token"] == pytest.approx({r["judge"]: r["ppl_token"] for r in wanted}, rel=1e-5)
     assert found["cumulative"]["2"]["ppl_token"] != found["bridge"]["2"]["ppl_token"]
     assert "| blind | cumulative |" in study_table.jumps_table({"jumps": {"blind": found}})
+
+
+def test_a_run_is_finished_whatever_its_compass_told_of_itself(read):
+    """Only what a student depends on makes a run another."""
+    run = next(
+        run for run in (read.run(arm, "uniform", 0) for arm in study_arms.main_arms(read.config)) if run.arm.name == "shaped"
+    )
+
+    def finished_with(**changes):
+        config = json.loads(run.config.to_json())
+        for key, value in changes.items():
+            config["compass"][key] = value
+        (run.workdir / "config.json").write_text(json.dumps(config))
+        return run.finished()
+
+    assert finished_with() and finished_with(steered_steps=8, steered_samples=5, heldout=64)
+    assert not finished_with(prior=0.5) and not finished_with(batch=2)
+
+
+def test_the_compass_by_itself(read, tmp_path, monkeypatch):
+    """A cell each, of the config's own compass and, trained in its own arm, of another; what is there is not made again."""
+    monkeypatch.setattr(study_compass, "CANDIDATES", (2,))
+    monkeypatch.setattr(study_compass, "KEPT", 2)
+    arms = {arm.name: arm for arm in study_arms.ablations(read.config)}
+    chosen = {name: arms[name] for name in ("reference", "distilled")}
+    monkeypatch.setattr(study_compass, "scorers", lambda config: chosen)
+    study_compass.measure(read, "uniform")
+    file = tmp_path / "uniform" / study_compass.FILE
+    found = json.loads(file.read_text())
+    assert list(found) == [study_compass.BLIND, "reference:-1:2", "reference:0:2", "reference:1:2"]
+    assert all(row["samples"] == 16 and len(row["judges"]["judge_0"]["nll"]) == 16 for row in found.values())
+    blind = found[study_compass.BLIND]
+    assert study_compass.paired(blind, blind, "judge_0") == (1.0, 1.0, 1.0)
+    assert len({row["judges"]["judge_0"]["ppl_token"] for row in found.values()}) == 4
+
+    run = read.run(chosen["distilled"], "uniform", 0)
+    run.link()
+    compass_stage.run(run.config, run.workdir)
+    file.write_text(json.dumps({name: row for name, row in found.items() if name != "reference:1:2"}))
+    study_compass.measure(read, "uniform")
+    again = json.loads(file.read_text())
+    assert again["reference:1:2"] == found["reference:1:2"]
+    assert {name for name in again if name not in found} == {f"distilled:{place}:2" for place in (-1, 0, 1)}
+    assert again["distilled:-1:2"]["entropy_nats"] != found["reference:-1:2"]["entropy_nats"]
 
 
 def test_what_was_made_elsewhere_is_kept(read, tmp_path):
