@@ -66,7 +66,8 @@ def main_arms(config):
 def _factors(config):
     """{factor: {name: overrides}}; values that the config has already are the reference, and none of these."""
     midpoints, length = config.trajectories.midpoints, config.data.length
-    nce = {"compass.kind": "nce"}
+    nce, cumulative = {"compass.kind": "nce"}, {"flow.jump": "cumulative"}
+    symbols_leave = config.flow.source != "mask"  # among masks none does, and the cumulative jump is the bridge's
     return {
         "candidates": {f"K={k}": {"shaping.candidates": k} for k in (2, 4, 8, 16)},
         "tau": {f"tau={t}": {"shaping.tau": t} for t in (0.0, 0.25, 0.5, 0.75)},
@@ -90,7 +91,7 @@ def _factors(config):
         "target": {name: {"student.target": name} for name in LOSSES}
         | {f"{name},blind": {"student.target": name, **BLIND} for name in LOSSES},
         "chain": {f"chain={c}": {"student.target": "chain", "trajectories.chain": c} for c in ("classical", "heun")},
-        "jump": {"jump=cumulative": {"flow.jump": "cumulative"}, "jump=cumulative,blind": {"flow.jump": "cumulative", **BLIND}},
+        "jump": {"jump=cumulative": cumulative, "jump=cumulative,blind": cumulative | BLIND} if symbols_leave else {},
         "fresh": {f"fresh={share}": {"student.fresh": share} for share in (0.0, 0.5, 1.0)},
         "midpoints": {f"midpoints={s}": {"trajectories.midpoints": s} for s in (midpoints // 2, midpoints * 2)},
         "rounds": {f"rounds={r}": {"rounds": r} for r in (2, 3)} | {f"rounds={r},blind": {"rounds": r, **BLIND} for r in (2,)},

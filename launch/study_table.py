@@ -4,7 +4,7 @@ import json
 import re
 import statistics
 
-from launch import study_compass, study_read, study_samples
+from launch import study_read, study_samples
 from tsdfm_jax.runtime import stage as bookkeeping
 
 PAGE = "STUDY.md"
@@ -137,7 +137,7 @@ def compass_table(told):
     """Each compass steering the teacher at every midpoint."""
     lines = []
     for row in told.get("compass", []):
-        if row["arrives"] is None and (row["candidates"] in (1, study_compass.KEPT)):
+        if row["arrives"] is None:
             ratios = [f"×{ratio[0]:.2f} ({ratio[1]:.2f}–{ratio[2]:.2f})" for ratio in row["over_blind"].values()]
             lines.append([row["compass"], row["candidates"], *ratios, f"{row['entropy_nats']:.3f}"])
     judges = list(next(iter(told["compass"]))["over_blind"]) if lines else []

@@ -72,15 +72,18 @@ def targets(study, runs):
     `noise_left` is the share of positions that hold the source's symbol yet, at each of the S + 1 states: a chain that is picked for
     jumping early runs ahead of its time, and no student meets such states when it samples.
     """
+    opened = {}
     for run in runs:
         where = run.workdir / f"trajectories/round_{run.config.rounds - 1}/shaped/whole"
         if not run.finished() or not where.exists() or (run.workdir / TARGETS).exists():
             continue
-        mesh, store = settings.mesh(run.config), records.open_store(where)
+        if run.source not in opened:
+            base, mesh = study.base(run.source), settings.mesh(run.config)
+            names = ("pilot", *range(len(base.config.judges.widths)))
+            opened[run.source] = mesh, [workspace.judge(base.config, base.workdir, mesh, name) for name in names]
+        (mesh, judges), store = opened[run.source], records.open_store(where)
         x_NSL = np.stack([store[i]["states"] for i in range(min(len(store), RECORDS))]).astype(np.int32)
         left_S = (x_NSL == x_NSL[:, :1]).mean((0, 2))
-        names = ("pilot", *range(len(run.config.judges.widths)))
-        judges = [workspace.judge(run.config, run.workdir, mesh, name) for name in names]
         told = figures(judges, x_NSL[:, -1], mesh) | {"noise_left": [round(float(share), 4) for share in left_S]}
         bookkeeping.atomic_write(run.workdir / TARGETS, json.dumps(told, indent=1))
 

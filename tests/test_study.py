@@ -129,7 +129,7 @@ def test_what_is_read(read, tmp_path, capsys):
     held = told["arms"]["shaped"]["held"]["2"]
     assert held["of_blind"] == pytest.approx({judge: 0.8 for judge in told["judges"]})
     assert held["of_teacher"] == pytest.approx({j: 0.8 * p / at("teacher", 4)[j] for j, p in at("student_shaped", 2).items()})
-    assert "blind" in held["verdict"]  # one seed shows no spread
+    assert "spread" in held["verdict"]  # one seed shows none
     text = page.read_text()
     assert "old" not in text and "| shaped | 2 |" in text and "Not measured." in text and text.endswith("after\n")
     made = sorted((tmp_path / "out/study").glob("*.svg"))
@@ -244,7 +244,7 @@ def test_what_was_made_elsewhere_is_kept(read, tmp_path):
         (0.6, 0.98, 3, 0.9, "met"),
         (0.7, 0.98, 3, 0.6, "missed: perplexity"),
         (0.6, 0.96, 3, 0.6, "missed: entropy"),
-        (0.6, 0.98, 1, None, "missed: blind"),
+        (0.6, 0.98, 1, None, "missed: spread"),
     ],
 )
 def test_verdicts(ratio, entropy, seeds, matched, said):
