@@ -47,6 +47,7 @@ def measure(study, source):
     found = json.loads(file.read_text()) if file.exists() else {}
     wanted = {name: places for name, places in cells(base.config).items() if _weights_of(study, source, name) is not None}
     todo = [(name, *cell) for name, places in wanted.items() for cell in places if _key(name, *cell) not in found]
+    todo.sort(key=_later)
     if not todo:
         return
     config, mesh = base.config, settings.mesh(base.config)
@@ -63,6 +64,12 @@ def measure(study, source):
             found[_key(name, place, k)] = _row(name, place, k, config, np.concatenate(texts), judges, mesh)
             bookkeeping.atomic_write(file, json.dumps(found, indent=1))
             bar.advance(1)
+
+
+def _later(cell):
+    """What can wait: single picks of compasses that are not the config's own."""
+    name, place, _ = cell
+    return name != "reference" and place != EVERYWHERE
 
 
 def _firsts(config):

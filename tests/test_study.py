@@ -187,25 +187,29 @@ def test_the_compass_by_itself(read, tmp_path, monkeypatch):
     monkeypatch.setattr(study_compass, "CANDIDATES", (2,))
     monkeypatch.setattr(study_compass, "KEPT", 2)
     arms = {arm.name: arm for arm in study_arms.ablations(read.config)}
-    chosen = {name: arms[name] for name in ("reference", "distilled")}
+    chosen = {name: arms[name] for name in ("reference", "distilled", "prior=1")}
     monkeypatch.setattr(study_compass, "scorers", lambda config: chosen)
     study_compass.measure(read, "uniform")
     file = tmp_path / "uniform" / study_compass.FILE
     found = json.loads(file.read_text())
-    assert list(found) == [study_compass.BLIND, "reference:-1:2", "reference:0:2", "reference:1:2"]
+    own = [study_compass.BLIND, "reference:-1:2", "reference:0:2", "reference:1:2"]
+    assert list(found) == own + ["prior=1:-1:2", "prior=1:0:2", "prior=1:1:2"]  # the other has not been trained
     assert all(row["samples"] == 16 and len(row["judges"]["judge_0"]["nll"]) == 16 for row in found.values())
     blind = found[study_compass.BLIND]
     assert study_compass.paired(blind, blind, "judge_0") == (1.0, 1.0, 1.0)
-    assert len({row["judges"]["judge_0"]["ppl_token"] for row in found.values()}) == 4
+    assert len({found[name]["judges"]["judge_0"]["ppl_token"] for name in own}) == 4
 
     run = read.run(chosen["distilled"], "uniform", 0)
     run.link()
     compass_stage.run(run.config, run.workdir)
-    file.write_text(json.dumps({name: row for name, row in found.items() if name != "reference:1:2"}))
+    gone = ("reference:1:2", "prior=1:-1:2")
+    file.write_text(json.dumps({name: row for name, row in found.items() if name not in gone}))
     study_compass.measure(read, "uniform")
     again = json.loads(file.read_text())
-    assert again["reference:1:2"] == found["reference:1:2"]
-    assert {name for name in again if name not in found} == {f"distilled:{place}:2" for place in (-1, 0, 1)}
+    assert all(again[name] == found[name] for name in found)
+    # The config's own picks and every compass at all midpoints come first, single picks by other compasses last.
+    made = ["reference:1:2", "distilled:-1:2", "prior=1:-1:2", "distilled:0:2", "distilled:1:2"]
+    assert list(again)[len(found) - len(gone) :] == made
     assert again["distilled:-1:2"]["entropy_nats"] != found["reference:-1:2"]["entropy_nats"]
 
 
