@@ -8,6 +8,9 @@ import dataclasses
 import math
 from typing import Any
 
+from configs.baselines import fsdfm, sdtt
+from launch import hyper
+
 SOURCES = ("uniform", "mask")
 SEEDS = (0, 1, 2)
 # What an ablation has less of than the main arms, as fractions of the config's; "reference" is the shaped arm at that budget.
@@ -54,12 +57,14 @@ class Arm:
 
 
 def main_arms(config):
-    """The arms of the headline: the blind student, the control, the config's own shaping, and every other policy."""
+    """The arms of the headline: the blind student, the control, the config's own shaping, every other policy, and other work's."""
     from tsdfm_jax.flow import shaping  # late: help and a mistyped flag should not wait for JAX
 
     policies = {policy: {"shaping.policy": policy, "shaping.span": 1} for policy in shaping.POLICIES}
     arms = {"blind": BLIND, "random": {"shaping.selection": "random"}, "shaped": {}}
     arms |= {name: changes for name, changes in policies.items() if _differs(config, changes)}
+    for name, file in (("fsdfm", fsdfm), ("sdtt", sdtt)):
+        arms[name] = dict(hyper.differing(name, config, file.student(config.copy_and_resolve_references())))
     return [Arm(name=name, factor="main", overrides=overrides, reduced=False) for name, overrides in arms.items()]
 
 

@@ -7,7 +7,7 @@ from launch import study_compass, study_read
 STYLE = {"font.size": 8.5, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
 STYLE |= {"svg.fonttype": "none", "figure.facecolor": "white", "savefig.facecolor": "white"}
 COLOURS = {"teacher": "#555555", "blind": "#c0504d", "random": "#d9a441", "shaped": "#1f6f8b", "token": "#8064a2"}
-COLOURS |= {"sequence": "#4bacc6", "sequence_to_token": "#4f9a58"}
+COLOURS |= {"sequence": "#4bacc6", "sequence_to_token": "#4f9a58", "fsdfm": "#8c6d46", "sdtt": "#e377c2"}
 
 
 def write(found, directory):

@@ -1,6 +1,7 @@
 """The study: its arms and their budgets, what is picked by the compass alone, and what is read from finished runs."""
 
 import dataclasses
+import importlib
 import json
 import pathlib
 import shutil
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import sotu
 from launch import study_arms, study_compass, study_jumps, study_read, study_runs, study_table, study_targets
 from tests import tiny
 from tsdfm_jax import compasses, generation, load, settings, workspace
@@ -48,6 +50,18 @@ def test_a_source_has_a_shaping_of_its_own_unless_it_is_given():
     assert "--config.compass.score=entropy" in given.run(shaped, "mask", 0).arguments
 
 
+@pytest.mark.parametrize("name", ("fsdfm", "sdtt"))
+def test_other_works_students_are_those_of_their_configs(name):
+    """An arm of configs/baselines learns as the run of that file does, of the study's teacher."""
+    own = importlib.import_module(f"configs.baselines.{name}").get_config("sotu")
+    made = study_runs.Study(file="configs/sotu.py", config=sotu.get_config(), given={}, root=pathlib.Path("runs"), seeds=(0,))
+    arm = next(arm for arm in study_arms.main_arms(made.of("uniform")) if arm.name == name)
+    c = made.run(arm, "uniform", 0).config
+    assert all(c[section] == own[section] for section in ("flow", "shaping", "student", "teacher", "rounds"))
+    assert c.trajectories.chain == own.trajectories.chain
+    assert 0 <= own.trajectories.count - c.trajectories.count < c.trajectories.batch  # whole batches
+
+
 def test_budgets_are_equal():
     """Every arm but those whose subject it is has the same records and updates; all rounds of one together have no more."""
     made = study(**{"trajectories.count": 512})
@@ -56,7 +70,10 @@ def test_budgets_are_equal():
         c = made.run(arm, "uniform", 0).config
         assert c.trajectories.count % c.trajectories.shard == 0 == c.trajectories.shard % c.trajectories.batch
         spent[arm.name] = (arm.factor, c.rounds * c.trajectories.count, c.rounds * c.student.optimiser.steps)
-    assert {records for factor, records, _ in spent.values() if factor == "main"} == {512}
+    others = {name: spent.pop(name) for name in ("fsdfm", "sdtt")}  # a chain has three jumps, and sdtt's three rounds one each
+    assert all(512 * 4 - 3 * 16 < 3 * n // (3 if name == "sdtt" else 1) <= 512 * 4 for name, (_, n, _) in others.items())
+    assert others["fsdfm"][2] == 16 and others["sdtt"][2] == 15
+    assert {told[1:] for told in spent.values() if told[0] == "main"} == {(512, 16)}
     rest = {name: told for name, told in spent.items() if told[0] not in ("main", "records", "updates", "rounds")}
     assert {told[1:] for told in rest.values()} == {(128, 8)}
     assert spent["records=0.5"][1:] == (64, 8) and spent["records=2.0"][1:] == (256, 8)

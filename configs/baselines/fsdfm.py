@@ -16,7 +16,11 @@ from configs import baselines
 
 def get_config(of="quickstart"):
     """The config `of` that name with a blind student on chain targets alone."""
-    c = baselines.start(of, ("teacher", "student_blind"))
+    return student(baselines.start(of, ("teacher", "student_blind")))
+
+
+def student(c):
+    """The config `c`, whose blind student is this one."""
     c.flow.jump = "cumulative"
     c.shaping.candidates = 1
     c.trajectories.count = c.trajectories.count * c.trajectories.midpoints // 3  # a chain has three jumps

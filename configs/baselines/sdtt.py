@@ -20,7 +20,11 @@ ROUNDS, STEPS = 3, 64
 
 def get_config(of="quickstart"):
     """The config `of` that name with three rounds of a blind student, each taught by the one before."""
-    c = baselines.start(of, ("teacher", "student_blind"))
+    return student(baselines.start(of, ("teacher", "student_blind")))
+
+
+def student(c):
+    """The config `c`, whose blind student is this one."""
     c.rounds = ROUNDS
     c.shaping.candidates = 1
     c.trajectories.count = c.trajectories.count * c.trajectories.midpoints // ROUNDS  # two steps are one jump and an evaluation
