@@ -110,7 +110,7 @@ def compass(told):
     for ax in (left, right):
         ax.axhline(1.0, color="black", lw=0.8)
         ax.set(xlabel="time at which the picked midpoint arrives")
-        ax.legend(frameon=False, fontsize=7)
+        ax.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside: the lines are everywhere
     return figure
 
 
