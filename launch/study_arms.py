@@ -64,7 +64,7 @@ def main_arms(config):
     arms = {"blind": BLIND, "random": {"shaping.selection": "random"}, "shaped": {}}
     arms |= {name: changes for name, changes in policies.items() if _differs(config, changes)}
     for name, file in (("fsdfm", fsdfm), ("sdtt", sdtt)):
-        arms[name] = dict(hyper.differing(name, config, file.student(config.copy_and_resolve_references())))
+        arms[name] = hyper.differing(name, config, file.student(config.copy_and_resolve_references()))
     return [Arm(name=name, factor="main", overrides=overrides, reduced=False) for name, overrides in arms.items()]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from configs import sotu
-from launch import study_arms, study_compass, study_jumps, study_read, study_runs, study_table, study_targets
+from launch import study_arms, study_compass, study_figures, study_jumps, study_read, study_runs, study_table, study_targets
 from tests import tiny
 from tsdfm_jax import compasses, generation, load, settings, workspace
 from tsdfm_jax.data import records
@@ -35,6 +35,7 @@ def test_every_arm_can_run_and_is_another(tmp_path):
     made.check(runs)
     assert len({run.config.to_json() for run in runs}) == len(runs) == len({run.workdir for run in runs})
     assert {arm.factor for arm in arms} > {"main", "reference", "candidates", "tau", "compass", "target", "chain", "rounds"}
+    assert {arm.name for arm in arms if arm.factor == "main"} < set(study_figures.COLOURS)
     assert all(run.config.flow.source == "mask" and run.config.trajectories.seed == 1 for run in runs[1:])
 
 
