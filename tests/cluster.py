@@ -84,12 +84,16 @@ class Cluster:
         out, err = process.communicate(timeout=60)
         return process.returncode, out, err
 
+    def wait_until(self, holds, awaited):
+        """Return when `holds()` does; AssertionError, which says what was awaited, if it never does."""
+        deadline = time.monotonic() + 30
+        while not holds():
+            assert time.monotonic() < deadline, f"{awaited} awaited: {self.calls()}"
+            time.sleep(0.02)
+
     def wait_for(self, suffix, number):
         """Return when so many stubs have left a file of that suffix."""
-        deadline = time.monotonic() + 30
-        while sum(bool(text) for text in self.left(suffix).values()) < number:
-            assert time.monotonic() < deadline, f"{number} files of {suffix} were awaited: {self.left(suffix)}"
-            time.sleep(0.02)
+        self.wait_until(lambda: sum(map(bool, self.left(suffix).values())) >= number, f"{number} files of {suffix}")
 
 
 def parsed(line):

@@ -86,7 +86,9 @@ def test_a_pod_starts_outlives_the_connection_and_stops(pod):
     assert "main ended with exit code 143" in pod.run("tpu_pod.sh", *WHO, "--status")[1]
     assert "main does not run" in pod.run("tpu_pod.sh", *WHO, "--stop")[1]
     assert pod.run("tpu_pod.sh", *WHO, *TRICKY)[2] == ""
-    assert len(mains(pod)) == 2 and not (pod.where / "home/worker/tsdfm_run/main.exit").exists()
+    # The script returns with the process's number, which may be there before its call is written down.
+    pod.wait_until(lambda: len(mains(pod)) == 2, "a second main")
+    assert not (pod.where / "home/worker/tsdfm_run/main.exit").exists()
 
 
 def test_a_dry_pod_prints_what_a_run_calls(pod):

@@ -283,6 +283,8 @@ def test_a_damaged_note_of_progress_is_no_progress(tmp_path, words):
 
 
 @hypothesis.given(strategies.fixed_dictionaries({}, optional=dict.fromkeys(("package", "files", "field"), PATTERNS)))
+@hypothesis.example({"files": "0 "})
+@hypothesis.example({"files": "all.jsonl, 0 ,*"})
 @some(60)
 def test_any_corpus_setting_reads_or_is_refused(tmp_path_factory, monkeypatch, fields):
     """A package, glob or field of any name gives documents or one line."""
@@ -293,4 +295,6 @@ def test_any_corpus_setting_reads_or_is_refused(tmp_path_factory, monkeypatch, f
         try:
             assert all(isinstance(text, str) for text in corpus.documents(corpus.CorpusConfig(**fields, limit_bytes=100)))
         except (ValueError, FileNotFoundError) as error:
-            one_line(error, *(repr(value)[1:-1] for value in fields.values()))
+            # Of several globs the one that matches nothing is named, without the spaces about it.
+            globs = filter(None, (glob.strip() for glob in fields.get("files", "").split(",")))
+            one_line(error, *(repr(value)[1:-1] for value in (*fields.values(), *globs)))
