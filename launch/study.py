@@ -2,7 +2,8 @@
 
 Trains one teacher a source, then a student for every arm (launch/study_arms.py), and gathers what was found into
 `results/study-sotu.json`, tables and figures. Each run is one of `python -m tsdfm_jax.main`; the same command goes on where it was
-stopped, and finished runs are skipped. Parts, in order: base (tokenizer, data, judges, teachers and their texts), choices
+stopped, and finished runs are skipped. Parts, in order: base (tokenizer, data, judges, teachers and their texts),
+autoregressive (a causal transformer of the teacher's size and its texts), choices
 (the texts that each arm's shaping ends in, by the pilot judge), compass (where picking by energy leads), main (the headline's
 arms, every seed), ablations (one factor at a time), jumps (one student, sampled by each kind of jump), targets (what students
 learnt from, by every judge), cost, table.
@@ -26,7 +27,7 @@ from tsdfm_jax import command_line
 from tsdfm_jax.runtime import memory
 
 parse, fail = functools.partial(command_line.parse, "study"), functools.partial(command_line.fail, "study")
-PARTS = ("base", "choices", "compass", "main", "ablations", "jumps", "targets", "cost", "table")
+PARTS = ("base", "autoregressive", "choices", "compass", "main", "ablations", "jumps", "targets", "cost", "table")
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/sotu.py", "The config that every arm starts from.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Where the runs are; runs/study- and the config's name by default.")
 _OUT = flags.DEFINE_string("out", "results", "Where the table part writes study-<config>.json and the figures.")
@@ -78,7 +79,7 @@ def seeds():
 
 
 def runs(study, parts=None):
-    """The runs of base, main and ablations that the flags ask for."""
+    """The runs of base, autoregressive, main and ablations that the flags ask for."""
     parts, found = parts or _PART.value or PARTS, []
     for source in _SOURCE.value:
         found += [study.base(source)] if "base" in parts else []
@@ -90,7 +91,7 @@ def runs(study, parts=None):
                 wanted = [arm for arm in arms if fnmatch.fnmatch(arm.name, _ONLY.value)]
                 # Seed by seed, so that a study that is cut short has whole comparisons.
                 found += [study.run(arm, source, seed) for seed in seeds for arm in wanted]
-    return found
+    return found + ([study.autoregressive()] if "autoregressive" in parts else [])
 
 
 def print_commands(study):
@@ -102,7 +103,7 @@ def print_commands(study):
 
 def perform(study, part, name):
     """One part; 0 where all of it is done."""
-    if part in ("base", "main", "ablations"):
+    if part in ("base", "autoregressive", "main", "ablations"):
         waiting = [run for run in runs(study, (part,)) if not run.finished()]
         with sweep_jobs.progress(len(waiting), 0, "study") as say:
             return study.work(waiting, _PARALLEL.value, say)

@@ -2,12 +2,18 @@
 
 import math
 
-from launch import study_compass, study_read
+from launch import study_compass, study_read, study_runs
 
 STYLE = {"font.size": 8.5, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
 STYLE |= {"svg.fonttype": "none", "figure.facecolor": "white", "savefig.facecolor": "white"}
 COLOURS = {"teacher": "#555555", "blind": "#c0504d", "random": "#d9a441", "shaped": "#1f6f8b", "token": "#8064a2"}
-COLOURS |= {"sequence": "#4bacc6", "sequence_to_token": "#4f9a58", "fsdfm": "#8c6d46", "sdtt": "#e377c2"}
+COLOURS |= {
+    "sequence": "#4bacc6",
+    "sequence_to_token": "#4f9a58",
+    "fsdfm": "#8c6d46",
+    "sdtt": "#e377c2",
+    "autoregressive": "#000000",
+}
 
 
 def write(found, directory):
@@ -37,13 +43,18 @@ def _main(told):
     return {name: arm["steps"] for name, arm in told["arms"].items() if arm["factor"] == "main"}
 
 
+def _others(told):
+    """What the arms are compared with, besides text."""
+    return {name: told["references"][name] for name in ("teacher", study_runs.AUTOREGRESSIVE) if name in told["references"]}
+
+
 def _title(told, judge):
     return f"judge of {told['judges'][judge] / 1e6:.2f}M"
 
 
 def against_steps(told):
     """Perplexity at each number of steps: the mean over seeds, and every seed."""
-    arms = {"teacher": told["references"]["teacher"], **_main(told)}
+    arms = {**_others(told), **_main(told)}
     figure, axes = _axes(len(told["judges"]))
     for ax, judge in zip(axes, told["judges"]):
         for name, by_steps in arms.items():
@@ -63,7 +74,7 @@ def against_steps(told):
 
 
 def against_entropy(told):
-    """The frontier of each main arm over temperature, the teacher at as many steps and at its most, and held-out text."""
+    """The frontier of each main arm over temperature, teacher and autoregressive model, and held-out text."""
     if not any("frontier" in arm for arm in told["arms"].values()):
         return None
     figure, axes = _axes(len(told["judges"]))
@@ -81,10 +92,11 @@ def against_entropy(told):
                     label=f"{name}, {study_read.FRONTIER} steps",
                 )
         at = lambda rows, judge=judge: (study_read.mean(rows, key="entropy_nats"), study_read.mean(rows, judge))
-        teacher, beside = told["references"]["teacher"], {"textcoords": "offset points", "fontsize": 6}
-        for steps in sorted({str(study_read.FRONTIER), max(teacher, key=int)} & teacher.keys()):
-            ax.scatter(*([x] for x in at(teacher[steps])), s=14, marker="s", color=COLOURS["teacher"], zorder=3)
-            ax.annotate(f"teacher, {int(steps):,} steps", at(teacher[steps]), (-4, 4), ha="right", **beside)
+        beside = {"textcoords": "offset points", "fontsize": 6}
+        for name, by_steps in _others(told).items():
+            for steps in sorted({str(study_read.FRONTIER), max(by_steps, key=int)} & by_steps.keys()):
+                ax.scatter(*([x] for x in at(by_steps[steps])), s=14, marker="s", color=COLOURS[name], zorder=3)
+                ax.annotate(f"{name}, {int(steps):,} steps", at(by_steps[steps]), (-4, 4), ha="right", **beside)
         real = at(told["references"]["data"]["0"])
         ax.scatter(*([x] for x in real), s=18, marker="*", color="black")
         ax.annotate("held-out text", real, (4, -7), **beside)

@@ -2,7 +2,7 @@
 
 import json
 
-from launch import study_arms, study_compass, study_cost, study_jumps, study_targets
+from launch import study_arms, study_compass, study_cost, study_jumps, study_runs, study_targets
 from tsdfm_jax import measures, results
 from tsdfm_jax.report import cells
 from tsdfm_jax.runtime import stage as bookkeeping
@@ -40,7 +40,8 @@ def _source(study, source, before):
     found = {"judges": judges, "judge_hashes": results.judges(rows), "teacher": _teacher(base), "references": {}, "arms": {}}
     for name in ("data", "unigram", "teacher"):
         found["references"][name] = _by_steps(base, rows, name)
-    before = before if before and _comparable(before, found) else {"arms": {}}
+    before = before if before and _comparable(before, found) else {"arms": {}, "references": {}}
+    found["references"] |= _autoregressive(study, found["judge_hashes"], before["references"])
     for arm in [*study_arms.main_arms(study.of(source)), *study_arms.ablations(study.of(source))]:
         seeds = study.seeds if arm.factor == "main" else study.seeds[:1]
         runs = [run for run in (study.run(arm, source, seed) for seed in seeds) if run.finished()]
@@ -56,6 +57,17 @@ def _source(study, source, before):
     found["compass"], found["cost"] = _compass(left(study_compass.FILE) or {}), left(study_cost.FILE)
     found["choices"], found["jumps"] = left(study_targets.CHOICES) or {}, left(study_jumps.FILE) or {}
     return found | {part: found[part] or before.get(part, found[part]) for part in ("compass", "cost", "choices", "jumps")}
+
+
+def _autoregressive(study, hashes, before):
+    """The causal transformer's rows where these judges have read it, those of before where it is not here."""
+    run, name = study.autoregressive(), study_runs.AUTOREGRESSIVE
+    if not run.finished():
+        return {name: before[name]} if name in before else {}
+    rows = _rows(run)
+    if results.judges(rows) != hashes:
+        raise ValueError(f"{run.workdir} was read by other judges than {study.root}: run --part=autoregressive there again")
+    return {name: _by_steps(run, rows, name)}
 
 
 def _comparable(before, found):

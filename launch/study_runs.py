@@ -8,9 +8,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from launch import study_arms, sweep_jobs, sweep_plan, sweep_runs
+from configs.baselines import autoregressive
+from launch import hyper, study_arms, sweep_jobs, sweep_plan, sweep_runs
 
-BASE = "base"
+BASE, AUTOREGRESSIVE = "base", "autoregressive"
 SHARED = ("tokenizer", "data", "judges", "teacher")
 # Students and judges are of the text alone, whatever the source.
 OF_TEXT = ("tokenizer", "data", "judges")
@@ -24,7 +25,7 @@ class Run:
 
     Attributes:
       name: source, arm and seed.
-      arm: None for a source's base.
+      arm: None for a source's base and for the autoregressive model.
       config: the whole config.
       workdir: where it lives.
       arguments: what main is started with.
@@ -87,6 +88,16 @@ class Study:
         links = {stage: self.root / first / BASE for stage in OF_TEXT} if source != first else {}
         stages = [stage for stage in (*SHARED, "evaluate") if stage not in links]
         return self._make(f"{source}/{BASE}", None, source, 0, changes, stages, links)
+
+    def autoregressive(self):
+        """The causal transformer of configs/baselines, which has no source, no teacher and no steps to choose."""
+        first = study_arms.SOURCES[0]
+        own = self.of(first)
+        changes = hyper.differing(AUTOREGRESSIVE, own, autoregressive.trained(own.copy_and_resolve_references()))
+        changes = {"models": (AUTOREGRESSIVE,), "sample.model": AUTOREGRESSIVE, **changes}
+        changes |= {"evaluate.seeds": self.seeds, "evaluate.frontier": ""}
+        links = {stage: self.root / first / BASE for stage in OF_TEXT}
+        return self._make(AUTOREGRESSIVE, None, first, 0, changes, (AUTOREGRESSIVE, "evaluate"), links)
 
     def run(self, arm, source, seed):
         """One student."""

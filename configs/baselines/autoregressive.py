@@ -14,10 +14,15 @@ from configs import baselines
 
 def get_config(of="quickstart"):
     """The config `of` that name with the autoregressive model alone."""
-    c = baselines.start(of, ("autoregressive",))
+    c = trained(baselines.start(of, ("autoregressive",)))
+    c.evaluate.frontier = f"autoregressive:{c.data.length}"
+    return c
+
+
+def trained(c):
+    """The config `c`, whose autoregressive model is this one."""
     a, teacher, student = c.autoregressive, c.teacher, c.student
     a.update(blocks=0, width=c.model.width, heads=c.model.heads, dropout=c.model.dropout, batch=teacher.batch)
     a.optimiser.update(teacher.optimiser)
     a.optimiser.steps = teacher.optimiser.steps + student.optimiser.steps * student.batch // teacher.batch
-    c.evaluate.frontier = f"autoregressive:{c.data.length}"
     return c
