@@ -125,7 +125,12 @@ stop="$prelude"'
 if ! running; then echo "main does not run"; exit 0; fi
 kill -TERM "$pid"
 for _ in $(seq 1200); do
-  if ! running; then echo "main stopped, exit code $(sleep 0.2; cat main.exit)"; exit 0; fi
+  if ! running; then
+    # The shell that waits for it leaves the code a moment later.
+    for _ in $(seq 100); do [ -s main.exit ] && break; sleep 0.1; done
+    echo "main stopped, exit code $(cat main.exit)"
+    exit 0
+  fi
   sleep 0.1
 done
 echo "main is still saving its state (process $pid): look again by --status" >&2
