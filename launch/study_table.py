@@ -4,7 +4,7 @@ import json
 import re
 import statistics
 
-from launch import study_read, study_samples
+from launch import study_read, study_runs, study_samples
 from tsdfm_jax.runtime import stage as bookkeeping
 
 PAGE = "STUDY.md"
@@ -38,6 +38,7 @@ def tables(found):
         made[f"choices-{source}"] = choices_table(told)
         made[f"targets-{source}"] = targets_table(told)
         made[f"jumps-{source}"] = jumps_table(told)
+    made["headline"] = headline_table(found["sources"])
     return {name: text for name, text in made.items() if text}
 
 
@@ -65,6 +66,49 @@ def spread(values, form="{:.0f}"):
     return f"{mean} ± {form.format(statistics.stdev(values))}" if len(values) > 1 else mean
 
 
+def headline_table(sources):
+    """Every main arm at FRONTIER steps over its teacher at its most, source beside source; then what `shaped` is otherwise."""
+    steps, fewer, one_each = str(study_read.FRONTIER), str(min(study_read.STEPS)), study_runs.AUTOREGRESSIVE
+    names = dict.fromkeys(name for told in sources.values() for name, arm in told["arms"].items() if arm["factor"] == "main")
+    at = {name: lambda told, name=name: _over_teacher(told, _of(told, name, steps)) for name in names}
+    at[f"{one_each}, one step a symbol"] = lambda told: _over_teacher(told, [*told["references"].get(one_each, {}).values()][:1])
+    at[f"shaped, {fewer} steps"] = lambda told: _over_teacher(told, _of(told, "shaped", fewer))
+    at["blind, at the teacher's entropy"] = lambda told: _matched(told, "blind_matched", steps)
+    at["shaped, at the teacher's entropy"] = lambda told: _matched(told, "matched", steps)
+    lines = [[name, *(cell for told in sources.values() for cell in cells(told))] for name, cells in at.items()]
+    most = max(max(map(int, told["references"]["teacher"])) for told in sources.values())
+    heads = [h for source in sources for h in (f"{source}: ppl over the teacher's at {most:,}", "entropy over its", "seeds")]
+    return markdown([f"at {steps} steps", *heads], [line for line in lines if any(str(cell)[0] == "×" for cell in line[1:])])
+
+
+def _of(told, name, steps):
+    """[an arm's rows at so many steps], none where it has none."""
+    by_steps = told["arms"].get(name, {"steps": {}})["steps"]
+    return [by_steps[steps]] if steps in by_steps else []
+
+
+def _over_teacher(told, found):
+    """[perplexity by each judge, entropy, seeds] of the rows in `found`, if there are any, over the teacher's at its most steps."""
+    if not found:
+        return ["–", "–", "–"]
+    (rows,), by_steps = found, told["references"]["teacher"]
+    teacher = by_steps[max(by_steps, key=int)]
+    ratio = lambda **of: study_read.mean(rows, **of) / study_read.mean(teacher, **of)
+    return [_ratios(ratio(judge=judge) for judge in told["judges"]), f"{ratio(key='entropy_nats'):.3f}", len(rows)]
+
+
+def _matched(told, key, steps):
+    """The same at the teacher's own entropy, as `held` has it."""
+    arm = told["arms"].get("shaped", {})
+    if steps not in arm.get("held", {}):
+        return ["–", "–", "–"]
+    return [_ratios(arm["held"][steps][key].values()), "1", len(arm["steps"][steps])]
+
+
+def _ratios(values):
+    return ", ".join("–" if value is None else f"×{value:.2f}" for value in values)
+
+
 def main_table(told):
     """Real text, teacher and every main arm at each number of steps: perplexity by each judge, entropy and what else there is."""
     judges, lines = told["judges"], []
@@ -86,7 +130,7 @@ def bars_table(told):
     lines = []
     for name, arm in told["arms"].items():
         for steps, held in arm.get("held", {}).items():
-            ratios = lambda key, held=held: ", ".join("–" if r is None else f"×{r:.2f}" for r in held[key].values())
+            ratios = lambda key, held=held: _ratios(held[key].values())
             lines.append(
                 [
                     name,

@@ -36,7 +36,9 @@ def test_what_is_read(read, tmp_path, capsys):
     """Numbers come from the runs' own rows; bars are held as they say; tables and figures are of those numbers."""
     page = tmp_path / "out/STUDY.md"
     page.parent.mkdir()
-    page.write_text("before\n<!-- table main-uniform -->\nold\n<!-- end -->\n<!-- table main-mask -->\n<!-- end -->\nafter\n")
+    page.write_text(
+        "before\n<!-- table headline -->\n<!-- end -->\n<!-- table main-uniform -->\nold\n<!-- end -->\n<!-- table main-mask -->\n<!-- end -->\nafter\n"
+    )
     assert study_table.write(read, tmp_path / "out", "tiny") == 0
     found = json.loads((tmp_path / "out/study-tiny.json").read_text())
     told = found["sources"]["uniform"]
@@ -51,6 +53,11 @@ def test_what_is_read(read, tmp_path, capsys):
     assert held["of_teacher"] == pytest.approx({j: 0.8 * p / at("teacher", 4)[j] for j, p in at("student_shaped", 2).items()})
     assert "spread" in held["verdict"]  # one seed shows none
     text = page.read_text()
+    over = {
+        name: ", ".join(f"×{row['of_teacher'][j] / by:.2f}" for j in told["judges"])
+        for name, row, by in (("shaped", held, 1), ("blind", held, 0.8))
+    }
+    assert all(f"| {name} | {ratios} | {held['entropy']:.3f} | 1 |" in text for name, ratios in over.items())
     assert "old" not in text and "| shaped | 2 |" in text and "Not measured." in text and text.endswith("after\n")
     made = sorted((tmp_path / "out/study").glob("*.svg"))
     assert [file.stem for file in made] == ["frontier-uniform", "steps-uniform"]
