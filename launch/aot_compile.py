@@ -13,7 +13,6 @@ import datetime
 import functools
 import importlib.metadata
 import json
-import math
 import os
 import pathlib
 import shlex
@@ -22,12 +21,11 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from launch import chips
+from launch import chips, model_flops
 from tsdfm_jax import command_line
 
 parse, fail = functools.partial(command_line.parse, "aot_compile"), functools.partial(command_line.fail, "aot_compile")
 PROGRAMS = ("teacher", "trajectories", "student")
-ONCE_A_WINDOW = {"conditioning", "adaLN_modulation", "condition_fuser"}  # matrices that see a window's time, not its symbols
 
 
 def mesh_of(config, devices):
@@ -49,13 +47,6 @@ def with_settings(config, changes):
     with copy.unlocked():
         copy.update_from_flattened_dict(changes)
     return copy
-
-
-def kinds(config):
-    """Kinds of record that the student's target learns from."""
-    from tsdfm_jax import settings
-
-    return settings.TARGETS[config.student.target]
 
 
 def programs(config, symbols, mesh, wanted=PROGRAMS):
@@ -82,7 +73,7 @@ def programs(config, symbols, mesh, wanted=PROGRAMS):
 
     def learn():
         batch = {}
-        for kind in kinds(config):
+        for kind in model_flops.kinds(config):
             schema = trajectories.schema(config, path, kind, config.shaping.candidates)
             batch[kind] = {name: rows(config.student.batch, *schema.fields[name][::-1]) for name in student.learnt(schema)}
         if config.student.target == "mixed":
@@ -90,73 +81,10 @@ def programs(config, symbols, mesh, wanted=PROGRAMS):
         return student.learner(config, symbols, mesh, network, network.params).lower(batch)
 
     found = {"teacher": lambda: teacher.learner(config, symbols, mesh).lower(rows(config.teacher.batch, (length,), jnp.int32))}
-    for kind in kinds(config):
-        found["trajectories" if len(kinds(config)) == 1 else f"trajectories/{kind}"] = functools.partial(generate, kind)
+    for kind in model_flops.kinds(config):
+        found["trajectories" if len(model_flops.kinds(config)) == 1 else f"trajectories/{kind}"] = functools.partial(generate, kind)
     found["student"] = learn
     return {name: lower for name, lower in found.items() if name.split("/")[0] in wanted}
-
-
-def forward_flops(params, width, length):
-    """FLOPs of one forward pass over one window: 2 for every weight of every matrix and position that it is applied to,
-    and 4 L^2 D a block for attention's two products. Time conditioning and adaLN are applied once a window. Norms, softmax,
-    activations and the embedding's look-up, which multiply no matrices, do not count."""
-    import jax
-
-    total, blocks = 0, 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        names = [key.key for key in path]
-        if names[-1] == "kernel":
-            total += 2 * math.prod(leaf.shape) * (1 if ONCE_A_WINDOW & set(names) else length)
-        if names[-2:] == ["qw", "kernel"]:
-            blocks = leaf.shape[0]
-    return total + 4 * length**2 * width * blocks
-
-
-def passes(config):
-    """{program: {network: forward passes over its batch}}; a pass that is trained counts three times, its gradient twice.
-
-    What rematerialisation computes again does not count: it is no part of the model.
-    """
-    from tsdfm_jax.flow import chain, lookahead
-
-    s, links = config.shaping, len(chain.CHAINS[config.trajectories.chain].links)
-    judged = (s.candidates + (s.policy == "sequence_to_token")) if s.candidates > 1 else 0
-    halves = lookahead.hides(config.flow.source == "mask", config.compass.score)
-    scorer, each = ("teacher", 1 + halves) if config.compass.kind == "lookahead" else ("compass", 1)
-    jumps, found = {"whole": config.trajectories.midpoints, "chain": links}, {"teacher": {"teacher": 3}}
-    for kind in kinds(config):
-        of = {"teacher": jumps[kind], "compass": 0}
-        of[scorer] += jumps[kind] * judged * each
-        found["trajectories" if len(kinds(config)) == 1 else f"trajectories/{kind}"] = of
-    found["student"] = {"student": 3 * (len(kinds(config)) + (config.student.target == "mixed")), "teacher": 0}
-    if "chain" in kinds(config):
-        found["student"]["student" if config.student.evaluator == "ema" else "teacher"] += links + 1
-    return found
-
-
-def window_flops(config, symbols, name):
-    """FLOPs of one forward pass over one window of the teacher, the student or the compass's light network."""
-    from tsdfm_jax import settings
-    from tsdfm_jax.models import energy, transformer
-
-    vocab = settings.path(config, symbols).vocab
-    if name == "compass":
-        return _network_flops(energy.init, settings.compass_network(config, vocab), config.data.length)
-    return _network_flops(transformer.init, settings.network(config, vocab, step_conditioned=name == "student"), config.data.length)
-
-
-@functools.cache
-def _network_flops(init, cfg, length):
-    import jax
-    from tsdfm_jax.runtime import mesh as meshes
-
-    return forward_flops(meshes.unbox(jax.eval_shape(lambda: init(jax.random.key(0), cfg, length))), cfg.width, length)
-
-
-def model_flops(config, symbols, program):
-    """FLOPs of the matrix products that the model is made of, in one run of a program, of all devices together."""
-    total = sum(n * window_flops(config, symbols, name) for name, n in passes(config)[program].items() if n)
-    return config[program.split("/")[0]].batch * total
 
 
 def remedies(config, program, devices):
@@ -206,7 +134,9 @@ def examine(config, symbols, devices, chip, name):
 
     mesh = mesh_of(config, devices)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # attention is chosen by the devices of the mesh at hand
-        outcome = chips.examine(programs(config, symbols, mesh)[name], chip, model_flops(config, symbols, name) / len(devices))
+        outcome = chips.examine(
+            programs(config, symbols, mesh)[name], chip, model_flops.program(config, symbols, name) / len(devices)
+        )
     about = {"devices": len(devices), "mesh": dict(mesh.shape), "batch": config[name.split("/")[0]].batch}
     return outcome._replace(found=about | outcome.found) if outcome.found else outcome
 

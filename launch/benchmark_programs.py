@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from launch import aot_compile
+from launch import aot_compile, model_flops
 from launch.benchmark_clock import Program, seconds
 from tsdfm_jax import generation, sampling, settings, workspace
 from tsdfm_jax.flow import chain, sampler
@@ -60,7 +60,7 @@ class Shape:
 
     def flops(self, network, passes=1):
         """FLOPs of forward passes over a batch by the teacher, the student or the compass."""
-        return passes * self.batch * aot_compile.window_flops(self.config, self.symbols, network)
+        return passes * self.batch * model_flops.window(self.config, self.symbols, network)
 
 
 def filled(abstract, seed=0):

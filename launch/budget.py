@@ -19,7 +19,7 @@ import re
 from absl import app, flags
 from ml_collections import config_flags
 
-from launch import aot_compile, budget_parts, chips
+from launch import aot_compile, budget_parts, chips, model_flops
 from tsdfm_jax import command_line
 
 parse, fail = functools.partial(command_line.parse, "budget"), functools.partial(command_line.fail, "budget")
@@ -146,7 +146,7 @@ def trajectory_bytes(config, symbols, variant):
     c, path, candidates = config.trajectories, settings.path(config, symbols), generation.shaped(config, variant).candidates
     records = -(-c.count // c.shard) * c.shard
     size = lambda kind: trajectories.schema(config, path, kind, candidates).dtype.itemsize + CHECKSUM
-    return config.rounds * sum(shards_bytes(records, c.shard, size(kind)) for kind in aot_compile.kinds(config))
+    return config.rounds * sum(shards_bytes(records, c.shard, size(kind)) for kind in model_flops.kinds(config))
 
 
 def disk(config, symbols, tokens=0):

@@ -7,7 +7,7 @@ count. `report` and `sample`, a few texts, are left out, and `tokenizer` and `da
 import functools
 from typing import NamedTuple
 
-from launch import aot_compile
+from launch import aot_compile, model_flops
 
 BLIND = {"shaping.candidates": 1}
 
@@ -40,7 +40,7 @@ def _causal_flops(cfg, length):
 
     params = meshes.unbox(jax.eval_shape(lambda: causal.init(jax.random.key(0), cfg)))
     attention = 4 * length**2 * cfg.width * cfg.blocks
-    return aot_compile.forward_flops(params, cfg.width, length) + 2 * cfg.vocab * cfg.width * length + attention
+    return model_flops.forward(params, cfg.width, length) + 2 * cfg.vocab * cfg.width * length + attention
 
 
 def judge_names(config):
@@ -63,12 +63,12 @@ def judges(config, symbols):
 
 def teacher(config, symbols):
     """Its updates, and the held-out bound every evaluate_every of them; of a teacher that is taken the bound alone."""
-    steps, forward = config.teacher.optimiser.steps, aot_compile.window_flops(config, symbols, "teacher")
+    steps, forward = config.teacher.optimiser.steps, model_flops.window(config, symbols, "teacher")
     times = 1 if config.teacher.path else -(-steps // config.evaluate_every)
     bound = Part("teacher's held-out bound", times, measured(config) * forward)
     if config.teacher.path:
         return [bound]
-    return [Part("teacher", steps, aot_compile.model_flops(config, symbols, "teacher"), "teacher"), bound]
+    return [Part("teacher", steps, model_flops.program(config, symbols, "teacher"), "teacher"), bound]
 
 
 def autoregressive(config, symbols):
@@ -84,7 +84,7 @@ def walk_flops(config, symbols, jumps, **more):
     """FLOPs of one whole trajectory of so many jumps, chosen as `shaping` says, with further settings."""
     changes = {"trajectories.midpoints": jumps, "student.target": "endpoint", **more}
     changed = aot_compile.with_settings(config, changes)
-    return aot_compile.model_flops(changed, symbols, "trajectories") / changed.trajectories.batch
+    return model_flops.program(changed, symbols, "trajectories") / changed.trajectories.batch
 
 
 def compass(config, symbols):
@@ -93,9 +93,9 @@ def compass(config, symbols):
     from tsdfm_jax.flow import chain, lookahead
 
     c, links = config.compass, len(chain.CHAINS[config.trajectories.chain].links)
-    forward = aot_compile.window_flops(config, symbols, "teacher")
+    forward = model_flops.window(config, symbols, "teacher")
     ahead = (1 + lookahead.hides(config.flow.source == "mask", c.score)) * forward
-    light = aot_compile.window_flops(config, symbols, "compass") if c.kind != "lookahead" else 0
+    light = model_flops.window(config, symbols, "compass") if c.kind != "lookahead" else 0
     score = light or ahead
     pair = links * (forward + 2 * score + (ahead if c.kind == "distilled" else 0))
     parts = [Part("compass's account", len(settings.STEP_SIZES) * (c.heldout // c.batch), c.batch * pair)]
@@ -113,11 +113,11 @@ def trajectories(config, symbols):
 
     c = config.trajectories
     runs, parts = config.rounds * -(-c.count // c.shard) * (c.shard // c.batch), []
-    names = [name for name in aot_compile.passes(config) if name.startswith("trajectories")]
+    names = [name for name in model_flops.passes(config) if name.startswith("trajectories")]
     for name in names:
         kind = name.removeprefix("trajectories").replace("/", ", ")
-        shaped = Part(f"shaped trajectories{kind}", runs, aot_compile.model_flops(config, symbols, name), name)
-        blind = aot_compile.model_flops(aot_compile.with_settings(config, BLIND), symbols, name)
+        shaped = Part(f"shaped trajectories{kind}", runs, model_flops.program(config, symbols, name), name)
+        blind = model_flops.program(aot_compile.with_settings(config, BLIND), symbols, name)
         found = {"shaped": shaped, "blind": Part(f"blind trajectories{kind}", runs, blind)}
         parts += [found[variant] for variant in roster.variants(config)]
     return parts
@@ -127,7 +127,7 @@ def student(config, symbols):
     """A student of each set, in every round."""
     from tsdfm_jax import roster
 
-    steps, flops = config.rounds * config.student.optimiser.steps, aot_compile.model_flops(config, symbols, "student")
+    steps, flops = config.rounds * config.student.optimiser.steps, model_flops.program(config, symbols, "student")
     return [Part(f"student, {variant}", steps, flops, "student") for variant in roster.variants(config)]
 
 
@@ -136,7 +136,7 @@ def evaluate(config, symbols):
     from tsdfm_jax import roster, settings, textsets
 
     c, sets, made = config.evaluate, textsets.wanted(config), roster.models(config)
-    forward = {name: aot_compile.window_flops(config, symbols, name) for name in ("teacher", "student")}
+    forward = {name: model_flops.window(config, symbols, name) for name in ("teacher", "student")}
     parts, calls = [], -(-c.samples // c.batch)
     for name, flops in forward.items():
         steps = sum(one.steps for one in sets if one.model.split("_")[0] == name)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import fineweb_1b, fineweb_170m
-from launch import aot_compile, chips
+from launch import aot_compile, chips, model_flops
 from tests import tiny
 from tests.test_hlo import TPU
 from tsdfm_jax import settings
@@ -55,7 +55,7 @@ def test_forward_flops_are_xlas(conditioned):
     params = meshes.unbox(jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg, 64)))
     t_B = jax.ShapeDtypeStruct((4,), jnp.float32)
     compiled = jax.jit(functools.partial(transformer.apply, cfg)).lower(params, jnp.zeros((4, 64), int), t_B, t_B).compile()
-    by_hand, found = 4 * aot_compile.forward_flops(params, cfg.width, 64), chips.work(compiled.as_text(), V5E)
+    by_hand, found = 4 * model_flops.forward(params, cfg.width, 64), chips.work(compiled.as_text(), V5E)
     assert by_hand == pytest.approx(compiled.cost_analysis()["flops"], rel=0.03)
     assert found.flops == found.flops_once == pytest.approx(by_hand, rel=1e-3)
 
@@ -68,7 +68,7 @@ def test_model_flops_are_the_programs():
     for name, lower in programs.items():
         found = chips.work(lower().as_text("hlo"), V5E)
         assert found.exact and found.flops > 1.1 * found.flops_once
-        assert found.flops == pytest.approx(aot_compile.model_flops(config, 384, name), rel=0.02), name
+        assert found.flops == pytest.approx(model_flops.program(config, 384, name), rel=0.02), name
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,10 @@ def test_model_flops_are_the_programs():
         ({}, "trajectories", {"teacher": 4 + 4 * 3, "compass": 0}),  # S = 4, K = 3
         ({"shaping__candidates": 1}, "trajectories", {"teacher": 4, "compass": 0}),
         ({"shaping__policy": "sequence_to_token"}, "trajectories", {"teacher": 4 + 4 * 4, "compass": 0}),
+        ({"shaping__tau": 0.5}, "trajectories", {"teacher": 4 + 3 * 3, "compass": 0}),  # at 1/2, 3/4 and 1
+        ({"shaping__tau": 0.51}, "trajectories", {"teacher": 4 + 2 * 3, "compass": 0}),
+        ({"shaping__tau": 0.5, "student__target": "chain"}, "trajectories", {"teacher": 3 + 3 * 3, "compass": 0}),
+        ({"shaping__selection": "random"}, "trajectories", {"teacher": 4, "compass": 0}),
         ({"flow__source": "mask"}, "trajectories", {"teacher": 4 + 4 * 3 * 2, "compass": 0}),
         ({"compass__kind": "distilled"}, "trajectories", {"teacher": 4, "compass": 4 * 3}),
         ({"student__target": "chain"}, "student", {"student": 3 + 4, "teacher": 0}),
@@ -87,7 +91,7 @@ def test_model_flops_are_the_programs():
 )
 def test_passes(changes, name, expected):
     """Forward passes of each network in each program, as the method has them."""
-    assert aot_compile.passes(changed(**changes))[name] == expected
+    assert model_flops.passes(changed(**changes))[name] == expected
 
 
 @pytest.mark.parametrize(
@@ -310,7 +314,7 @@ def test_results_are_of_these_configs(config):
         made = aot_compile.with_settings(
             {"fineweb_170m": fineweb_170m, "fineweb_1b": fineweb_1b}[config].get_config(), {k: int(v) for k, v in overrides.items()}
         )
-        assert one["flops"]["model"] * one["devices"] == pytest.approx(aot_compile.model_flops(made, 50257, key.split()[-1]))
+        assert one["flops"]["model"] * one["devices"] == pytest.approx(model_flops.program(made, 50257, key.split()[-1]))
         seen = one["flops"]["program, loops once"] - one["flops"]["kernels, loops once"]
         assert one["loops_known"] and 0.95 < seen / one["xla"]["flops"] <= 1 and one["flops"]["kernels, loops once"] > 0
         assert 0.999 < one["flops"]["program"] / one["flops"]["model"] < 4 / 3 + 0.01  # remat computes one forward pass again

@@ -12,7 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 import pytest
 
-from launch import aot_compile, budget, budget_parts, chips
+from launch import budget, budget_parts, chips, model_flops
 from tests import CHEAP, tiny
 from tsdfm_jax import command_line, settings
 from tsdfm_jax.models import causal, transformer
@@ -163,7 +163,7 @@ def test_stages_count_what_they_compute():
     """Runs and FLOPs of the parts follow the method: K candidates, the blind set's one, rounds, judges, steps of sampling."""
     config = tiny.changed(rounds=2)
     parts = {part.name: part for of in budget_parts.STAGES.values() for part in of(config, 384)}
-    forward = {name: aot_compile.window_flops(config, 384, name) for name in ("teacher", "student")}
+    forward = {name: model_flops.window(config, 384, name) for name in ("teacher", "student")}
     assert parts["teacher"].runs == 16 and parts["teacher"].flops == pytest.approx(3 * 16 * forward["teacher"])
     assert parts["teacher's held-out bound"][1:3] == (1, 16 * 32 * forward["teacher"])
     shaped, blind = parts["shaped trajectories"], parts["blind trajectories"]
@@ -177,7 +177,7 @@ def test_stages_count_what_they_compute():
     assert parts["sampling, teacher"].runs == 2 + 4 + 3 * 2 - 2  # the frontier's three temperatures, one of them the table's
     assert parts["sampling, student"].runs == 2 * (1 + 2) + 3 * 2 - 2
     light = tiny.changed(**{"compass.kind": "nce"})
-    small = aot_compile.window_flops(light, 384, "compass")
+    small = model_flops.window(light, 384, "compass")
     assert budget_parts.compass(light, 384)[0][1:3] == (16, 16 * (3 * forward["teacher"] + 6 * small))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from tsdfm_jax import measures, roster, settings, textsets
 from tsdfm_jax.data import records
+from tsdfm_jax.flow import shaping
 
 RECORDS = 512  # of a set of trajectories, behind the figures of its midpoints
 
@@ -96,7 +97,7 @@ def midpoints(config, workdir):
     figures |= {"first": energy_NSK[..., 0], "kept": kept_NS, "first_kept": index_NS == 0}
     times = [(i + 1) / energy_NSK.shape[1] for i in range(energy_NSK.shape[1])]
     points = [{"time": t} | {name: float(a[:, i].mean()) for name, a in figures.items()} for i, t in enumerate(times)]
-    points = [point for point in points if point["time"] >= config.shaping.tau - 1e-6]
+    points = [point for point in points if shaping.late(point["time"], config.shaping)]
     return {"candidates": energy_NSK.shape[2], "records": len(sample), "midpoints": points}
 
 

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from tsdfm_jax import generation, roster, sampling, settings, workspace
+from tsdfm_jax.flow import shaping
 from tsdfm_jax.runtime import hosts, mesh as meshes
 
 SCHEMA = 1
@@ -54,7 +55,7 @@ def _trajectory(config, variant, number, row):
         midpoints.append(
             {
                 "time": time,
-                "shaped": looked and time >= config.shaping.tau - 1e-6,
+                "shaped": looked and shaping.late(time, config.shaping),
                 "kept": int(row["index"][i]),
                 "state": row["states"][i + 1].tolist(),
                 "candidates": row["candidates"][i].tolist(),

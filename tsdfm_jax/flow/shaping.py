@@ -187,10 +187,11 @@ def _asked(energy, t_B, cfg):
         return _unasked
     if cfg.tau <= 0:
         return lambda x_BL: energy(x_BL, t_B)
-    return lambda x_BL: jax.lax.cond(_late(t_B, cfg).any(), lambda x_BL: energy(x_BL, t_B), _unasked, x_BL)
+    return lambda x_BL: jax.lax.cond(late(t_B, cfg).any(), lambda x_BL: energy(x_BL, t_B), _unasked, x_BL)
 
 
-def _late(arrive_B, cfg):
+def late(arrive_B, cfg):
+    """Whether a jump that arrives then is shaped: at cfg.tau or later, but for rounding. Arrays, or one time."""
     return arrive_B >= cfg.tau - 1e-6
 
 
@@ -213,6 +214,6 @@ def shaped_jump(key_B, move, arrive_B, energy, cfg):
     cand_BKL, energy_BK, score_BKL = candidates(drawn_B, move, arrive_B, energy, cfg)
     rescore = lambda x_BL: _asked(energy, arrive_B, cfg)(x_BL)[0]
     x_BL, index_B = POLICIES[cfg.policy](chosen_B, cand_BKL, energy_BK, score_BKL, rescore, cfg)
-    shaped_B = _late(arrive_B, cfg)
+    shaped_B = late(arrive_B, cfg)
     x_BL = jnp.where(shaped_B[:, None], x_BL, cand_BKL[:, 0])
     return Choice(x_BL, energy_BK, jnp.where(shaped_B, index_B, 0).astype(jnp.int32), cand_BKL, score_BKL)
