@@ -48,6 +48,11 @@ def _others(told):
     return {name: told["references"][name] for name in ("teacher", study_runs.AUTOREGRESSIVE) if name in told["references"]}
 
 
+def _drawn_as(name):
+    """How an arm's line looks; the config's own shaping lies above the others."""
+    return {"marker": "o", "ms": 3, "color": COLOURS[name]} | ({"lw": 1.8, "zorder": 3} if name == "shaped" else {"lw": 1.2})
+
+
 def _title(told, judge):
     return f"judge of {told['judges'][judge] / 1e6:.2f}M"
 
@@ -60,7 +65,7 @@ def against_steps(told):
         for name, by_steps in arms.items():
             at = [int(steps) for steps in by_steps]
             each = [[row["ppl_token"][judge] for row in rows] for rows in by_steps.values()]
-            ax.plot(at, [sum(v) / len(v) for v in each], marker="o", ms=3, lw=1.2, color=COLOURS[name], label=name)
+            ax.plot(at, [sum(v) / len(v) for v in each], label=name, **_drawn_as(name))
             for x, values in zip(at, each):
                 ax.scatter([x] * len(values), values, s=5, alpha=0.5, color=COLOURS[name], linewidths=0)
         real = study_read.mean(told["references"]["data"]["0"], judge)
@@ -85,11 +90,8 @@ def against_entropy(told):
                 ax.plot(
                     [p["entropy"] for p in points],
                     [p["ppl_token"] for p in points],
-                    marker="o",
-                    ms=3,
-                    lw=1.2,
-                    color=COLOURS[name],
                     label=f"{name}, {study_read.FRONTIER} steps",
+                    **_drawn_as(name),
                 )
         at = lambda rows, judge=judge: (study_read.mean(rows, key="entropy_nats"), study_read.mean(rows, judge))
         beside = {"textcoords": "offset points", "fontsize": 6}
