@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import time
 
@@ -72,10 +73,11 @@ class Cluster:
         return {file.name: file.read_text() for file in sorted(self.where.glob(f"calls.*.{suffix}"))}
 
     def start(self, script, *args, **env):
-        """The script at work, in a session of its own."""
+        """The script at work, in a session of its own; it hears a Ctrl-C even where the tests themselves run in the background."""
         return subprocess.Popen(
             ["bash", LAUNCH / script, *args], env={**self.env, **env}, cwd=LAUNCH.parent, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
     def run(self, script, *args, **env):
