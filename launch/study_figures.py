@@ -98,10 +98,11 @@ def against_entropy(told):
         for name, by_steps in _others(told).items():
             for steps in sorted({str(study_read.FRONTIER), max(by_steps, key=int)} & by_steps.keys()):
                 ax.scatter(*([x] for x in at(by_steps[steps])), s=14, marker="s", color=COLOURS[name], zorder=3)
-                ax.annotate(f"{name}, {int(steps):,} steps", at(by_steps[steps]), (-4, 4), ha="right", **beside)
+                where, side = ((-4, 4), "right") if name == "teacher" else ((4, -1), "left")
+                ax.annotate(f"{name}, {int(steps):,} steps", at(by_steps[steps]), where, ha=side, **beside)
         real = at(told["references"]["data"]["0"])
         ax.scatter(*([x] for x in real), s=18, marker="*", color="black")
-        ax.annotate("held-out text", real, (4, -7), **beside)
+        ax.annotate("held-out text", real, (4, -9), **beside)
         ax.set(yscale="log", xlabel="entropy, nats", title=_title(told, judge))
     axes[0].set_ylabel("perplexity (ppl_token)")
     axes[0].legend(frameon=False, fontsize=7)
