@@ -74,11 +74,14 @@ class Cluster:
 
     def start(self, script, *args, **env):
         """The script at work, in a session of its own; it hears a Ctrl-C even where the tests themselves run in the background."""
-        return subprocess.Popen(
-            ["bash", LAUNCH / script, *args], env={**self.env, **env}, cwd=LAUNCH.parent, text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
+        ours = signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is ignored here would be ignored there
+        try:
+            return subprocess.Popen(
+                ["bash", LAUNCH / script, *args], env={**self.env, **env}, cwd=LAUNCH.parent, text=True, start_new_session=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        finally:
+            signal.signal(signal.SIGINT, ours)
 
     def run(self, script, *args, **env):
         """(exit code, stdout, stderr)."""
