@@ -70,39 +70,35 @@ def headline_table(sources):
     """Every main arm at FRONTIER steps over its teacher at its most, source beside source; then what `shaped` is otherwise."""
     steps, fewer, one_each = str(study_read.FRONTIER), str(min(study_read.STEPS)), study_runs.AUTOREGRESSIVE
     names = dict.fromkeys(name for told in sources.values() for name, arm in told["arms"].items() if arm["factor"] == "main")
-    at = {name: lambda told, name=name: _over_teacher(told, _of(told, name, steps)) for name in names}
-    at[f"{one_each}, one step a symbol"] = lambda told: _over_teacher(told, [*told["references"].get(one_each, {}).values()][:1])
-    at[f"shaped, {fewer} steps"] = lambda told: _over_teacher(told, _of(told, "shaped", fewer))
-    at["blind, at the teacher's entropy"] = lambda told: _matched(told, "blind_matched", steps)
-    at["shaped, at the teacher's entropy"] = lambda told: _matched(told, "matched", steps)
-    lines = [[name, *(cell for told in sources.values() for cell in cells(told))] for name, cells in at.items()]
+    arm = lambda told, name: told["arms"].get(name, {"steps": {}})
+    at = {name: lambda told, name=name: _over_teacher(told, arm(told, name)["steps"].get(steps)) for name in names}
+    only = lambda told: next(iter(told["references"].get(one_each, {}).values()), None)
+    at[f"{one_each}, one step a symbol"] = lambda told: _over_teacher(told, only(told))
+    at[f"shaped, {fewer} steps"] = lambda told: _over_teacher(told, arm(told, "shaped")["steps"].get(fewer))
+    at["blind, at the teacher's entropy"] = lambda told: _at_its_entropy(arm(told, "shaped"), "blind_matched", steps)
+    at["shaped, at the teacher's entropy"] = lambda told: _at_its_entropy(arm(told, "shaped"), "matched", steps)
+    each = {name: [cells(told) for told in sources.values()] for name, cells in at.items()}
+    nothing = ["–"] * 3
+    lines = [[name, *(cell for cells in found for cell in cells or nothing)] for name, found in each.items() if any(found)]
     most = max(max(map(int, told["references"]["teacher"])) for told in sources.values())
     heads = [h for source in sources for h in (f"{source}: ppl over the teacher's at {most:,}", "entropy over its", "seeds")]
-    return markdown([f"at {steps} steps", *heads], [line for line in lines if any(str(cell)[0] == "×" for cell in line[1:])])
+    return markdown([f"at {steps} steps", *heads], lines)
 
 
-def _of(told, name, steps):
-    """[an arm's rows at so many steps], none where it has none."""
-    by_steps = told["arms"].get(name, {"steps": {}})["steps"]
-    return [by_steps[steps]] if steps in by_steps else []
-
-
-def _over_teacher(told, found):
-    """[perplexity by each judge, entropy, seeds] of the rows in `found`, if there are any, over the teacher's at its most steps."""
-    if not found:
-        return ["–", "–", "–"]
-    (rows,), by_steps = found, told["references"]["teacher"]
+def _over_teacher(told, rows):
+    """[perplexity by each judge, entropy, seeds] of some seeds' rows over the teacher's at its most steps; None of no rows."""
+    if not rows:
+        return None
+    by_steps = told["references"]["teacher"]
     teacher = by_steps[max(by_steps, key=int)]
     ratio = lambda **of: study_read.mean(rows, **of) / study_read.mean(teacher, **of)
     return [_ratios(ratio(judge=judge) for judge in told["judges"]), f"{ratio(key='entropy_nats'):.3f}", len(rows)]
 
 
-def _matched(told, key, steps):
+def _at_its_entropy(arm, key, steps):
     """The same at the teacher's own entropy, as `held` has it."""
-    arm = told["arms"].get("shaped", {})
-    if steps not in arm.get("held", {}):
-        return ["–", "–", "–"]
-    return [_ratios(arm["held"][steps][key].values()), "1", len(arm["steps"][steps])]
+    held = arm.get("held", {}).get(steps)
+    return held and [_ratios(held[key].values()), "1", len(arm["steps"][steps])]
 
 
 def _ratios(values):
