@@ -59,7 +59,7 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=setuptools.find_packages(include=["tsdfm_jax", "tsdfm_jax.*", "configs", "configs.*"]),
+    packages=setuptools.find_packages(include=["tsdfm_jax", "tsdfm_jax.*", "configs", "configs.*", "launch"]),
     package_data={"tsdfm_jax.report": ["*.html", "*.css", "*.js"]},
     install_requires=CORE,
     extras_require=EXTRAS,

@@ -189,7 +189,7 @@ def get_config():
     c.sample.span = "____"  # that marker
     c.sample.span_length = 8  # symbols that a marker stands for
     c.sample.length = 0  # symbols of a text with its prompt and suffix, at most data.length; 0 is data.length
-    c.sample.prompts = ""  # a file: .txt with a prompt a line, or .jsonl with objects (fields: FIELDS in tsdfm_jax/prompts.py)
+    c.sample.prompts = ""  # a file: .txt with a prompt a line, or .jsonl with objects (fields: FIELDS in tsdfm_jax/data/prompts.py)
     c.sample.states = False  # whether the JSONL gets the text of every step
     c.sample.live = True  # whether a terminal shows the texts as they are refined
     c.sample.batch = 64  # texts computed at once

@@ -1,1 +1,1 @@
-"""Ways to start the main command: on one machine, on a cluster, and many times over with other settings."""
+"""What starts things elsewhere, and the commands of one line that hand over to tsdfm_jax."""

@@ -1,39 +1,7 @@
-"""Takes a trained model out of its run: `python -m launch.export --workdir=runs/quickstart --model=student_shaped --out=DIR`.
+"""`python -m launch.export`; what it does stands in tsdfm_jax/exchange/export_command.py."""
 
-DIR has config.json, model.safetensors, the tokenizer and a model card filled from the run's report.json. `tsdfm_jax.load`
-opens it, with the same weights and texts to the bit; another run takes it with --config.teacher.path or --config.student.path.
---dtype=bfloat16 halves the file, and rounds the weights.
-
-The exit code is 0, or 2 if the model could not be exported.
-"""
-
-import functools
-
-from absl import app, flags
-
-from tsdfm_jax import command_line
-
-parse, fail = functools.partial(command_line.parse, "export"), functools.partial(command_line.fail, "export")
-_WORKDIR = flags.DEFINE_string("workdir", "", "The run's work directory.")
-_MODEL = flags.DEFINE_string("model", "student_shaped", "Which of its models: teacher, student_shaped or student_blind.")
-_OUT = flags.DEFINE_string("out", "", "The directory to write.")
-_DTYPE = flags.DEFINE_string("dtype", "float32", "Type of the stored weights: float32 or bfloat16.")
-_FORCE = flags.DEFINE_bool("force", False, "Replace a model that is in --out already.")
-
-
-def main(argv):
-    """Read and write; the exit code."""
-    try:
-        example = "python -m launch.export --workdir=runs/quickstart --out=DIR"
-        command_line.only_flags(argv, example, workdir=_WORKDIR.value, out=_OUT.value)
-        from launch import model_export  # late: help and a mistyped flag should not wait for JAX
-
-        told = model_export.export(_WORKDIR.value, _OUT.value, model=_MODEL.value, dtype=_DTYPE.value, force=_FORCE.value)
-    except (ValueError, OSError) as error:
-        return fail(error)
-    print(f"{told}: {told.dtype}, content hash {told.hash}")
-    return 0
-
+from tsdfm_jax.config import command_line
+from tsdfm_jax.exchange import export_command
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    command_line.start(export_command)

@@ -1,58 +1,7 @@
-"""Runs main once for every entry of a sweep: `python -m launch.sweep --config=configs/sweeps/shaping.py --workdir=runs/sweep`.
+"""`python -m launch.sweep`; what it does stands in tsdfm_jax/experiments/sweep/command.py."""
 
-A sweep is a config file with a `get_hyper(hyper)` beside its get_config (see launch/hyper.py). Each run has a work
-directory below --workdir, by the name of its overrides. Stages whose result is the same in all runs are made once, in
-<workdir>/common, and linked. The same command goes on where it was stopped; finished runs are skipped.
-
-The exit code is 0 if all runs are finished (or handed out), 1 if some are not, 2 if the sweep could not begin, and 128
-and the signal if it was stopped.
-"""
-
-import functools
-import pathlib
-
-from absl import app, flags
-from ml_collections import config_flags
-
-from launch import sweep_jobs, sweep_plan, sweep_table
-from tsdfm_jax import command_line
-
-parse, fail = functools.partial(command_line.parse, "sweep"), functools.partial(command_line.fail, "sweep")
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A config file with a get_hyper, such as configs/sweeps/shaping.py.")
-_WORKDIR = flags.DEFINE_string("workdir", "", "Where the runs are; runs/ and the config's name by default.")
-_DRY_RUN = flags.DEFINE_bool("dry-run", False, "Print the commands that are left to run, and run nothing.")
-_PARALLEL = flags.DEFINE_integer("parallel", 1, "Runs at a time on this machine; they share its devices.", lower_bound=1)
-_LAUNCHER = flags.DEFINE_string("launcher", "", "A command that takes main's arguments, such as 'sbatch launch/slurm_gpu.sbatch'.")
-_TABLE = flags.DEFINE_bool("table", False, "Gather what is finished into a table, sweep.csv and sweep.json, and run nothing.")
-
-
-def main(argv):
-    """Look at the whole sweep, then do what the flags ask for; the exit code."""
-
-    def begin():
-        file = command_line.config_file(argv, "configs/sweeps/shaping.py")
-        root = pathlib.Path(_WORKDIR.value or f"runs/{command_line.run_name(file)}")
-        return act(sweep_plan.Sweep(file, _CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]), root), root)
-
-    return sweep_jobs.attempt(begin, fail)
-
-
-def act(sweep, root):
-    """What the flags ask for; the exit code."""
-    import rich.console
-
-    if _DRY_RUN.value:
-        return sweep.print_commands(_LAUNCHER.value)
-    if _TABLE.value:
-        root.mkdir(parents=True, exist_ok=True)
-        rows = sweep_table.gather(sweep.runs)
-        sweep_table.write(sweep.file, sweep.runs, rows, root)
-        console = rich.console.Console()
-        sweep_table.show(sweep.runs, rows, root, console if console.is_terminal else rich.console.Console(width=200))
-        return 0
-    with sweep_jobs.progress(len(sweep.runs), len(sweep.runs) - len(sweep.left())) as say:
-        return sweep.hand_out(_LAUNCHER.value, say) if _LAUNCHER.value else sweep.run(_PARALLEL.value, say)
-
+from tsdfm_jax.config import command_line
+from tsdfm_jax.experiments.sweep import command
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    command_line.start(command)

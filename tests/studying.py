@@ -1,9 +1,9 @@
-"""A study of the tiny config, for the tests of launch/study*.py."""
+"""A study of the tiny config, for the tests of tsdfm_jax/experiments/study."""
 
 import pathlib
 
-from launch import study_runs
 from tests import tiny
+from tsdfm_jax.experiments.study import runs as study_runs
 
 
 def study(root=pathlib.Path("runs"), **changes):

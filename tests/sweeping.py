@@ -7,9 +7,9 @@ import subprocess
 import sys
 import time
 
-from launch import hyper, sweep_plan
 from tests import tiny
-from tsdfm_jax import workspace
+from tsdfm_jax.experiments.sweep import hyper, plan as sweep_plan
+from tsdfm_jax.workspace import trained
 
 ROOT = pathlib.Path(__file__).parent.parent
 STUB = [sys.executable, str(ROOT / "tests/stub_main.py")]
@@ -29,7 +29,7 @@ def make(root, entries, main=None, given=None):
 
 def control(root, made, **what):
     """Tell the stubs what to do: see tests/stub_main.py."""
-    marks = {stage: workspace.fingerprint(made.common.config, stage) for stage in made.shared}
+    marks = {stage: trained.fingerprint(made.common.config, stage) for stage in made.shared}
     (root / "control.json").write_text(json.dumps({"fingerprints": marks, **what}))
 
 
@@ -52,10 +52,10 @@ TWO = hyper.sweep("shaping.candidates", [2, 4])
 # The command line itself, with the stub in main's place.
 DRIVER = f"""
 import sys
-from absl import app
-from launch import sweep, sweep_plan
-sweep_plan.MAIN = {STUB!r}
-app.run(sweep.main, flags_parser=sweep.parse)
+from tsdfm_jax.config import command_line
+from tsdfm_jax.experiments.sweep import command, plan
+plan.MAIN = {STUB!r}
+command_line.start(command)
 """
 
 

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import pytest
 
 from configs import fineweb_1b, fineweb_170m
-from launch import aot_compile, chips, model_flops
 from tests import tiny
 from tests.test_hlo import TPU
-from tsdfm_jax import settings
+from tsdfm_jax.config import settings
+from tsdfm_jax.experiments.planning import aot_compile, chips, model_flops
 from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import mesh as meshes
 

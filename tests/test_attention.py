@@ -10,9 +10,9 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 from jax.sharding import NamedSharding, PartitionSpec
 
-from launch import hlo
 from tests import tiny
-from tsdfm_jax import settings
+from tsdfm_jax.config import settings
+from tsdfm_jax.experiments.planning import hlo
 from tsdfm_jax.models import attention, causal, llama, transformer
 from tsdfm_jax.runtime import mesh as meshes
 

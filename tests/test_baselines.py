@@ -10,11 +10,12 @@ import pytest
 import rich.console
 
 from configs import baselines, quickstart
-from launch import hyper, sweep_plan, sweep_table
 from tests import tiny
 from tests.sweeping import STUB
-from tsdfm_jax import load, main, roster, settings
+from tsdfm_jax import load, main
+from tsdfm_jax.config import networks, settings
 from tsdfm_jax.data import records
+from tsdfm_jax.experiments.sweep import hyper, plan as sweep_plan, table as sweep_table
 
 NAMES = ("fsdfm", "sdtt", "autoregressive")
 SIZES = ("batch", "width", "heads", "steps", "warmup", "count", "frontier", "learning_rate", "ema", "final_fraction")
@@ -154,8 +155,8 @@ def test_autoregressive(begun):
     ({"models": ("student_blind",)}, "needs"),
     ({"models": ("teacher", "student_blind")}, "evaluate.frontier"),
     ({"models": ("teacher",), "evaluate.frontier": ""}, "sample.model"),
-    ({"models": roster.MODELS, "evaluate.frontier": "autoregressive:8"}, "autoregressive:16"),
-    ({"models": roster.MODELS, "sample.model": "autoregressive", "sample.suffix": " war"}, "left to right"),
+    ({"models": networks.MODELS, "evaluate.frontier": "autoregressive:8"}, "autoregressive:16"),
+    ({"models": networks.MODELS, "sample.model": "autoregressive", "sample.suffix": " war"}, "left to right"),
     ({"autoregressive.heads": 3}, "autoregressive.heads"),
     ({"trajectories.chain": "sdtt", "student.target": "chain"}, "blind"),
     ({"student.progressive": 48, "student.target": "chain"}, "power of two"),
@@ -174,8 +175,8 @@ def test_the_sweep_of_all(tmp_path):
     made = sweep_plan.Sweep(file, quickstart.get_config(), {}, tmp_path, main=STUB)
     assert [run.name for run in made.runs] == ["tsdfm", *NAMES] and all(run.named for run in made.runs)
     assert made.shared == ["tokenizer", "data", "judges", "teacher"]
-    assert set(made.common.config.models) == set(roster.MODELS)
-    roster.check_models(made.common.config, [])
+    assert set(made.common.config.models) == set(networks.MODELS)
+    networks.check_models(made.common.config, [])
     for name, run in zip(NAMES, made.runs[1:]):
         assert run.config.to_dict() == importlib.import_module(f"configs.baselines.{name}").get_config().to_dict()
 

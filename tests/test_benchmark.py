@@ -9,9 +9,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from launch import aot_compile, benchmark, benchmark_clock, benchmark_parts, benchmark_programs
 from tests import tiny
-from tsdfm_jax import settings
+from tsdfm_jax.config import settings
+from tsdfm_jax.experiments.benchmark import (
+    clock as benchmark_clock,
+    command as benchmark,
+    parts as benchmark_parts,
+    programs as benchmark_programs,
+)
+from tsdfm_jax.experiments.planning import aot_compile
 
 
 def test_ratios_are_of_one_round(monkeypatch):

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from launch import compare, compare_reports as reports
+from tsdfm_jax.experiments.compare import command as compare, reports
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tests import chance, tiny
-from tsdfm_jax import sampling, settings
+from tsdfm_jax.config import settings
 from tsdfm_jax.flow import sampler
+from tsdfm_jax.inference import sampling
 from tsdfm_jax.models import causal, sizes, transformer
 from tsdfm_jax.runtime import mesh as meshes
 

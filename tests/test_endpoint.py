@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from tsdfm_jax import settings
+from tsdfm_jax.config import settings
 from tsdfm_jax.flow import path as paths
 from tsdfm_jax.stages import student
 

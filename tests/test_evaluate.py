@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 
 from tests.tiny import changed as config
-from tsdfm_jax import bounds, judging, main, results, settings, textsets, workspace
+from tsdfm_jax import main
+from tsdfm_jax.config import settings
 from tsdfm_jax.data import records, windows
+from tsdfm_jax.evaluation import elbo, judging, summary, text_sets
 from tsdfm_jax.flow import shaping
 from tsdfm_jax.models import causal, transformer
 from tsdfm_jax.runtime import mesh as meshes
+from tsdfm_jax.workspace import trained
 
 
 def report_of(where):
@@ -98,16 +101,16 @@ def test_bounds(finished):
     found = report_of(finished)["bounds"]
     assert found.keys() == {"teacher", "student_shaped", "student_blind"} and all(0 < bits < 100 for bits in found.values())
     c, mesh = config(), settings.mesh(config())
-    tok, data = workspace.tokenizer(c, finished), workspace.require(c, finished, "data")
-    teacher, path = workspace.teacher(c, finished, mesh), workspace.flow_path(c, finished)
+    tok, data = trained.tokenizer(c, finished), trained.require(c, finished, "data")
+    teacher, path = trained.teacher(c, finished, mesh), trained.flow_path(c, finished)
     cfg = settings.network(c, path.vocab, step_conditioned=True)
     newborn = meshes.unbox(transformer.overlay(transformer.init(jax.random.key(0), cfg, c.data.length), teacher.params))
-    held_NL, factor = windows.heldout(data, c.teacher.heldout), bounds.bits_per_byte(data)
-    for told, params in ((teacher, teacher.params), (workspace.network(c, tok.vocab_size, mesh, step_conditioned=True), newborn)):
-        measure = bounds.bound(bounds.finest(told.apply), path, mesh, held_NL, c.teacher.batch)
+    held_NL, factor = windows.heldout(data, c.teacher.heldout), elbo.bits_per_byte(data)
+    for told, params in ((teacher, teacher.params), (trained.network(c, tok.vocab_size, mesh, step_conditioned=True), newborn)):
+        measure = elbo.bound(elbo.finest(told.apply), path, mesh, held_NL, c.teacher.batch)
         assert factor * measure(params) == pytest.approx(found["teacher"], rel=1e-4)
-    measured = bounds.bound(bounds.finest(told.apply), path, mesh, held_NL, c.teacher.batch)
-    own = workspace.student(c, finished, mesh, "blind").params
+    measured = elbo.bound(elbo.finest(told.apply), path, mesh, held_NL, c.teacher.batch)
+    own = trained.student(c, finished, mesh, "blind").params
     assert factor * measured(own) == pytest.approx(found["student_blind"], rel=1e-4)
 
 
@@ -125,7 +128,7 @@ def test_the_traces_are_the_records(finished):
             np.testing.assert_allclose(np.mean(midpoint["token_energy"], axis=1), row["energy"][i], rtol=2e-3)
             least = min(midpoint["energy"])
             assert midpoint["energy"][midpoint["kept"]] <= least + 1e-3 * abs(least) + shaping.TIE
-    tok = workspace.tokenizer(c, finished)
+    tok = trained.tokenizer(c, finished)
     for one in shown["students"]:
         file = finished / f"samples/{one['model']}_{len(one['states']) - 1}_0.jsonl"
         assert json.loads(file.read_text().splitlines()[one["index"]])["tokens"] == one["states"][-1]
@@ -166,7 +169,7 @@ def test_text_in_another_judges_symbols(shape):
 
 def test_names_of_sets():
     """Every set of a config has a name of its own, and the table's are those without a temperature."""
-    sets = textsets.wanted(config())
+    sets = text_sets.wanted(config())
     names = [one.name(config()) for one in sets]
     assert len(set(names)) == len(names) and "teacher_2_0" in names and "teacher_2_0_t0.5" in names
 
@@ -178,24 +181,24 @@ def test_the_answer():
         for j in (0, 1)
     ]
     rows = row("student_shaped", 8, 50.0) + row("student_blind", 8, 100.0) + row("teacher", 8, 90.0) + row("teacher", 1024, 40.0)
-    assert results.verdict(rows) == (
+    assert summary.verdict(rows) == (
         "The shaped student at 8 steps is below the blind student under all judges (×0.50, ×0.50) "
         "and NOT below the teacher at 1024 steps under all judges (×1.25, ×1.25)."
     )
     about = {"entropy_of": "teacher, 1024 steps"}
     matched = [about | one for one in rows if one["steps"] == 1024] + [about | one for one in rows[:4]]
-    assert results.verdict(rows, matched).endswith(
+    assert summary.verdict(rows, matched).endswith(
         " At that teacher's entropy it is NOT below it (×1.25, ×1.25); the blind student there: ×2.50, ×2.50."
     )
     unreached = [one | {"ppl_token": None} if one["model"] == "student_shaped" else one for one in matched]
-    assert results.verdict(rows, unreached) == results.verdict(rows)
-    assert results.verdict(rows[2:]) == (
+    assert summary.verdict(rows, unreached) == summary.verdict(rows)
+    assert summary.verdict(rows[2:]) == (
         "The blind student at 8 steps is NOT below the teacher at 1024 steps under all judges (×2.50, ×2.50)."
     )
     autoregressive = row("autoregressive", 64, 25.0)
-    assert results.verdict(rows + autoregressive).endswith("the autoregressive model under all judges (×2.00, ×2.00).")
-    assert results.verdict(autoregressive + row("data", 0, 20.0)) == (
+    assert summary.verdict(rows + autoregressive).endswith("the autoregressive model under all judges (×2.00, ×2.00).")
+    assert summary.verdict(autoregressive + row("data", 0, 20.0)) == (
         "The autoregressive model is at ×1.25, ×1.25 of real held-out text's perplexity."
     )
-    assert "nothing to compare" in results.verdict(autoregressive) and "nothing to compare" in results.verdict(row("data", 0, 2.0))
-    assert "nothing to compare" in results.verdict(rows, steps=4)
+    assert "nothing to compare" in summary.verdict(autoregressive) and "nothing to compare" in summary.verdict(row("data", 0, 2.0))
+    assert "nothing to compare" in summary.verdict(rows, steps=4)

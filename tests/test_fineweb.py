@@ -12,9 +12,9 @@ import jax
 import orbax.checkpoint as ocp
 import pytest
 
-from launch import budget, budget_parts, chips, model_flops
 from tests import CHEAP, tiny
-from tsdfm_jax import command_line, settings
+from tsdfm_jax.config import command_line, settings
+from tsdfm_jax.experiments.planning import budget, budget_parts, chips, model_flops
 from tsdfm_jax.models import causal, transformer
 from tsdfm_jax.runtime import mesh as meshes
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from launch import chips, hlo
+from tsdfm_jax.experiments.planning import chips, hlo
 
 V5E = chips.CHIPS["v5e"]
 

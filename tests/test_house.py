@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from configs import base
-from tsdfm_jax import settings
+from tsdfm_jax.config import settings
 
 ROOT = pathlib.Path(__file__).parent.parent
 ROOMS = {"data", "models", "flow", "runtime"}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from launch import benchmark_plain as plain
+from tsdfm_jax.experiments.benchmark import plain
 from tsdfm_jax.flow import losses, normaliser, path as paths
 
 B, L = 2, 3

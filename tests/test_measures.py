@@ -5,7 +5,7 @@ import pytest
 import scipy.integrate
 import scipy.stats
 
-from tsdfm_jax import measures
+from tsdfm_jax.evaluation import text_metrics
 
 X = np.array([[1, 1, 2, 2], [3, 3, 3, 3]])
 SHORT = np.array([[1, 1, 1, 0], [1, 0, 1, 1]], bool)
@@ -13,42 +13,42 @@ SHORT = np.array([[1, 1, 1, 0], [1, 0, 1, 1]], bool)
 
 def test_entropy_by_hand():
     """Half and half is ln 2, one symbol alone 0; only valid positions count, and a text without any is at 0."""
-    assert measures.entropy_nats_N(X) == pytest.approx([np.log(2), 0])
+    assert text_metrics.entropy_nats_N(X) == pytest.approx([np.log(2), 0])
     third = -(2 / 3 * np.log(2 / 3) + 1 / 3 * np.log(1 / 3))
-    assert measures.entropy_nats_N(X, SHORT) == pytest.approx([third, 0])
-    assert measures.entropy_nats_N(X, np.zeros_like(SHORT)) == pytest.approx([0, 0])
+    assert text_metrics.entropy_nats_N(X, SHORT) == pytest.approx([third, 0])
+    assert text_metrics.entropy_nats_N(X, np.zeros_like(SHORT)) == pytest.approx([0, 0])
 
 
 def test_n_grams_by_hand():
     """They lie within one text, and next to what is invalid there is none."""
-    assert measures.distinct(X, 1) == 3 / 8
-    assert measures.distinct(X, 2) == 4 / 6  # 11 12 22 | 33 33 33
-    assert measures.distinct(X, 2, SHORT) == 1  # 11 12 | 33, and none across the hole
-    assert measures.repetition_N(X, 1) == pytest.approx([1 / 2, 3 / 4])
-    assert measures.repetition_N(X, 2) == pytest.approx([0, 2 / 3])
-    assert measures.repetition_N(X, 2, SHORT) == pytest.approx([0, 0])
-    assert measures.repetition_N(X, 5) == pytest.approx([0, 0])  # too short for one
+    assert text_metrics.distinct(X, 1) == 3 / 8
+    assert text_metrics.distinct(X, 2) == 4 / 6  # 11 12 22 | 33 33 33
+    assert text_metrics.distinct(X, 2, SHORT) == 1  # 11 12 | 33, and none across the hole
+    assert text_metrics.repetition_N(X, 1) == pytest.approx([1 / 2, 3 / 4])
+    assert text_metrics.repetition_N(X, 2) == pytest.approx([0, 2 / 3])
+    assert text_metrics.repetition_N(X, 2, SHORT) == pytest.approx([0, 0])
+    assert text_metrics.repetition_N(X, 5) == pytest.approx([0, 0])  # too short for one
     long = np.tile([5, 6, 7], 4)[None]  # 9 of its 4-grams, 3 of them different
-    assert measures.repetition_N(long) == pytest.approx([6 / 9])
+    assert text_metrics.repetition_N(long) == pytest.approx([6 / 9])
     with pytest.raises(ValueError, match="distinct-5 needs longer texts"):
-        measures.distinct(X, 5)
+        text_metrics.distinct(X, 5)
     with pytest.raises(ValueError, match="n must be at least 1"):
-        measures.repetition_N(X, 0)
+        text_metrics.repetition_N(X, 0)
 
 
 def test_perplexity_by_hand():
     """Every token counts alike in one formula, every text in the other."""
     nll, tokens = np.log([8.0, 8]), np.array([3, 1])
-    assert measures.perplexity(nll, tokens) == pytest.approx({"ppl_token": 2**1.5, "ppl_sample": 5.0})  # 64^(1/4); (2 + 8) / 2
-    assert measures.bits_per_byte(nll, 6) == pytest.approx((3 + 3) / 6)
+    assert text_metrics.perplexity(nll, tokens) == pytest.approx({"ppl_token": 2**1.5, "ppl_sample": 5.0})  # 64^(1/4); (2 + 8) / 2
+    assert text_metrics.bits_per_byte(nll, 6) == pytest.approx((3 + 3) / 6)
     with pytest.raises(ValueError, match="text 1 has no token"):
-        measures.perplexity(nll, [3, 0])
+        text_metrics.perplexity(nll, [3, 0])
     with pytest.raises(ValueError, match="text 0 is not finite"):
-        measures.perplexity([np.nan, 1], tokens)
+        text_metrics.perplexity([np.nan, 1], tokens)
     with pytest.raises(ValueError, match="0 bytes of UTF-8"):
-        measures.bits_per_byte(nll, 0)
+        text_metrics.bits_per_byte(nll, 0)
     with pytest.raises(ValueError, match=r"\(2,\).*\(1,\)"):
-        measures.perplexity(nll, tokens[:1])
+        text_metrics.perplexity(nll, tokens[:1])
 
 
 def gauss(seed, shape, scale=1.0, shift=0.0):
@@ -66,25 +66,25 @@ def with_covariance(seed, rows, covariance_DD):
 def test_frechet_by_hand():
     """Diagonal Gaussians: |m|² + Σ (s_a - s_b)²; others as by the eigenvalues of A B; symmetric, 0 to itself, the same in any order of rows."""
     a, b = with_covariance(0, 50, np.diag([1.0, 4.0])), with_covariance(1, 30, np.diag([9.0, 16.0])) + [3, 4]
-    assert measures.frechet(a, b) == pytest.approx(25 + 2**2 + 2**2)
+    assert text_metrics.frechet(a, b) == pytest.approx(25 + 2**2 + 2**2)
     first, second = (m @ m.T + np.eye(4) for m in (gauss(2, (4, 4)), gauss(3, (4, 4))))
     a, b = with_covariance(4, 40, first), with_covariance(5, 40, second)
     by_eigenvalues = np.trace(first + second) - 2 * np.sqrt(np.linalg.eigvals(first @ second).real).sum()
-    assert measures.frechet(a, b) == pytest.approx(by_eigenvalues) == pytest.approx(measures.frechet(b[::-1], a))
-    assert 0 <= measures.frechet(a, a) < 1e-9
+    assert text_metrics.frechet(a, b) == pytest.approx(by_eigenvalues) == pytest.approx(text_metrics.frechet(b[::-1], a))
+    assert 0 <= text_metrics.frechet(a, a) < 1e-9
 
 
 def test_frechet_of_few_rows():
     """Fewer rows than features: at least 0, 0 to itself, and a shift is found whole; with many rows the bias is the one of the docstring."""
     a = gauss(0, (10, 40))
-    assert 0 <= measures.frechet(a, a) < 1e-9
-    assert measures.frechet(a, a + 2.0) == pytest.approx(4.0 * 40)
+    assert 0 <= text_metrics.frechet(a, a) < 1e-9
+    assert text_metrics.frechet(a, a + 2.0) == pytest.approx(4.0 * 40)
     rows, wide = 400, 12
-    found = [measures.frechet(gauss(i, (rows, wide)), gauss(1000 + i, (rows, wide))) for i in range(100)]
+    found = [text_metrics.frechet(gauss(i, (rows, wide)), gauss(1000 + i, (rows, wide))) for i in range(100)]
     assert np.mean(found) == pytest.approx(wide * (wide + 5) / (2 * rows), rel=0.05)
 
 
-@pytest.mark.parametrize("measure", [measures.frechet, lambda a, b: measures.mauve(a, b, 0)], ids=["frechet", "mauve"])
+@pytest.mark.parametrize("measure", [text_metrics.frechet, lambda a, b: text_metrics.mauve(a, b, 0)], ids=["frechet", "mauve"])
 def test_features_that_are_none(measure):
     """One row, other widths and what is not finite are refused, with the shapes."""
     for a, b, said in [((1, 3), (5, 3), r"\(1, 3\) and \(5, 3\)"), ((5, 3), (5, 4), "one D"), ((5, 3), (5, 3), "not finite")]:
@@ -96,64 +96,64 @@ def test_features_that_are_none(measure):
 
 def test_frontier_area_by_hand():
     """Two buckets: p = (1, 0) against (1/2, 1/2) is 17/24 at c = 2, by the integral at c = 5; no common bucket is 1/252."""
-    assert measures.frontier_area([1, 0], [0.5, 0.5], scale=2) == pytest.approx(17 / 24, abs=1e-6)
+    assert text_metrics.frontier_area([1, 0], [0.5, 0.5], scale=2) == pytest.approx(17 / 24, abs=1e-6)
     # x = (1 - w²)^(c/2), y = ((1 + w)/2)^c
     integral = scipy.integrate.quad(lambda w: ((1 + w) / 2) ** 5 * 5 * w * (1 - w * w) ** 1.5, 0, 1)[0]
-    assert measures.frontier_area([1, 0], [0.5, 0.5]) == pytest.approx(integral, abs=1e-6)
-    assert measures.frontier_area([1, 0], [0, 1]) == pytest.approx(1 / 252, abs=1e-6)
-    assert measures.frontier_area([0.3, 0.7], [0.3, 0.7]) == pytest.approx(1, abs=1e-12)
+    assert text_metrics.frontier_area([1, 0], [0.5, 0.5]) == pytest.approx(integral, abs=1e-6)
+    assert text_metrics.frontier_area([1, 0], [0, 1]) == pytest.approx(1 / 252, abs=1e-6)
+    assert text_metrics.frontier_area([0.3, 0.7], [0.3, 0.7]) == pytest.approx(1, abs=1e-12)
 
 
 def test_frontier_area_properties():
     """Symmetric, within 0 and 1, blind to the buckets' order and to buckets that neither uses, and falling on the way from p to another law."""
     for seed in range(20):
         p, q = np.random.default_rng(seed).dirichlet(np.full(6, 0.5), 2)
-        area = measures.frontier_area(p, q)
-        assert 0 <= area <= 1 and area == pytest.approx(measures.frontier_area(q, p), abs=1e-9)
-        assert area == pytest.approx(measures.frontier_area(np.append(p[::-1], 0), np.append(q[::-1], 0)), abs=1e-12)
-        away = [measures.frontier_area(p, (1 - s) * p + s * q) for s in (0, 0.25, 0.5, 0.75, 1)]
+        area = text_metrics.frontier_area(p, q)
+        assert 0 <= area <= 1 and area == pytest.approx(text_metrics.frontier_area(q, p), abs=1e-9)
+        assert area == pytest.approx(text_metrics.frontier_area(np.append(p[::-1], 0), np.append(q[::-1], 0)), abs=1e-12)
+        away = [text_metrics.frontier_area(p, (1 - s) * p + s * q) for s in (0, 0.25, 0.5, 0.75, 1)]
         assert (np.diff(away) < 0).all()
     for p, q in ([[0.5, 0.5], [1.0]], [[0.5, 0.6], [0.5, 0.5]], [[1.5, -0.5], [0.5, 0.5]]):
         with pytest.raises(ValueError, match="sum to 1"):
-            measures.frontier_area(p, q)
+            text_metrics.frontier_area(p, q)
 
 
 def test_mauve_of_known_buckets():
     """Clusters far apart are the buckets: the area is that of their shares, for every seed, as reckoned from the shares alone."""
     corners = np.eye(3) * 10
     at = lambda counts, seed: np.repeat(corners, counts, axis=0) + gauss(seed, (sum(counts), 3), 0.01)
-    mean, spread = measures.mauve(at((20, 20, 0), 0), at((10, 20, 10), 1), seed=0, buckets=3)
-    assert mean == pytest.approx(measures.frontier_area([0.5, 0.5, 0], [0.25, 0.5, 0.25]), abs=1e-12) and spread < 1e-12
-    mean, _ = measures.mauve(at((30, 0, 0), 0), at((0, 0, 30), 1), seed=0)
+    mean, spread = text_metrics.mauve(at((20, 20, 0), 0), at((10, 20, 10), 1), seed=0, buckets=3)
+    assert mean == pytest.approx(text_metrics.frontier_area([0.5, 0.5, 0], [0.25, 0.5, 0.25]), abs=1e-12) and spread < 1e-12
+    mean, _ = text_metrics.mauve(at((30, 0, 0), 0), at((0, 0, 30), 1), seed=0)
     assert mean == pytest.approx(1 / 252, abs=1e-6)
     # equal rows make fewer buckets than were asked for, and length is no matter
-    assert measures.mauve(np.ones((30, 3)), 7 * np.ones((30, 3)), seed=0) == (1.0, 0.0)
+    assert text_metrics.mauve(np.ones((30, 3)), 7 * np.ones((30, 3)), seed=0) == (1.0, 0.0)
 
 
 def test_mauve_properties():
     """1 to itself, falling as the law moves away, the same for the same seed, and within the spread for other orders and for (b, a)."""
     a = gauss(0, (200, 8), shift=1.0)
-    assert measures.mauve(a, a[::-1], seed=0) == (1.0, 0.0)
+    assert text_metrics.mauve(a, a[::-1], seed=0) == (1.0, 0.0)
     moved = [gauss(1, (200, 8), shift=1.0) + np.eye(8)[0] * far for far in (0, 1, 2, 4)]
-    areas = [measures.mauve(a, b, seed=0, repeats=8) for b in moved]
+    areas = [text_metrics.mauve(a, b, seed=0, repeats=8) for b in moved]
     means, spreads = np.array(areas).T
     assert (np.diff(means) < 0).all() and means[0] > 0.8 and means[-1] < 0.1 and (spreads[:3] > 0).all()
-    assert areas[1] == measures.mauve(a, moved[1], seed=0, repeats=8) != measures.mauve(a, moved[1], seed=1, repeats=8)
+    assert areas[1] == text_metrics.mauve(a, moved[1], seed=0, repeats=8) != text_metrics.mauve(a, moved[1], seed=1, repeats=8)
     order = np.random.default_rng(2).permutation(200)
-    for again in (measures.mauve(a[order], moved[1][order[::-1]], 0, repeats=8), measures.mauve(moved[1], a, 0, repeats=8)):
+    for again in (text_metrics.mauve(a[order], moved[1][order[::-1]], 0, repeats=8), text_metrics.mauve(moved[1], a, 0, repeats=8)):
         assert abs(again[0] - means[1]) < 4 * np.hypot(spreads[1], again[1]) / np.sqrt(8)
-    assert measures.mauve(a, moved[1], seed=0, repeats=1)[1] == 0
+    assert text_metrics.mauve(a, moved[1], seed=0, repeats=1)[1] == 0
     with pytest.raises(ValueError, match="1 buckets"):
-        measures.mauve(a, a, 0, buckets=1)
+        text_metrics.mauve(a, a, 0, buckets=1)
 
 
 def test_mauve_drops_what_varies_little(monkeypatch):
     """A direction with 2 % of the variance makes no difference, though k-means would tell the sets apart by it; one with more does."""
     angle = gauss(0, (100,), scale=10)
     circle = np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1)
-    aside = lambda far: measures.mauve(circle, circle + [0, 0, far], seed=0, buckets=20)[0]
+    aside = lambda far: text_metrics.mauve(circle, circle + [0, 0, far], seed=0, buckets=20)[0]
     assert aside(0.25) > 0.8 and aside(2.0) < 0.1
-    monkeypatch.setattr(measures, "VARIANCE", 1.0)
+    monkeypatch.setattr(text_metrics, "VARIANCE", 1.0)
     assert aside(0.25) < 0.6
 
 
@@ -169,7 +169,7 @@ def test_frontier_by_hand():
     """Means of entropy, exp(sum of NLL / sum of tokens), in order of temperature; texts that are all alike have no interval."""
     even = {"temperature": 1.0, "entropy_N": [2.0, 4.0], "nll_N": [np.log(2.0), 3 * np.log(4.0)], "tokens_N": [1, 3]}
     alike = {"temperature": 0.5, "entropy_N": [1.5] * 3, "nll_N": [np.log(9.0)] * 3, "tokens_N": [2] * 3}
-    low, high = measures.frontier([even, alike], draws=200)
+    low, high = text_metrics.frontier([even, alike], draws=200)
     assert low == pytest.approx({"temperature": 0.5, "entropy_nats": 1.5, "entropy_low": 1.5, "entropy_high": 1.5,
                                  "ppl_token": 3, "ppl_low": 3, "ppl_high": 3})  # fmt: skip
     assert (high["entropy_nats"], high["ppl_token"]) == pytest.approx((3, 2 ** (7 / 4)))
@@ -186,32 +186,32 @@ def test_at_entropy_by_hand():
 
     line = curve((0.5, 1, 10), (1.5, 4, 90), (1.0, 2, 40))
     for entropy, ppl in ((1, 10), (1.5, 20), (2, 40), (3, 60), (4, 90)):
-        assert measures.at_entropy(line, entropy, draws=20) == pytest.approx(
+        assert text_metrics.at_entropy(line, entropy, draws=20) == pytest.approx(
             {"ppl_token": ppl, "low": ppl, "high": ppl, "reached": 1}
         )
     for entropy in (0.99, 4.01, np.inf, -np.inf, np.nan):
         told = {"ppl_token": None, "low": None, "high": None, "reached": 0}
-        assert measures.at_entropy(line, entropy, draws=20) == told
+        assert text_metrics.at_entropy(line, entropy, draws=20) == told
     # 3 then 2, three texts and one: one point at entropy 2.75 and log ppl of 3/4 and 1/4
     bent = curve((0.5, 1, 10), (0.7, 3, 16, 3), (0.9, 2, 256, 1), (1.1, 4, 90))
-    assert measures.at_entropy(bent, 2.75, draws=5)["ppl_token"] == pytest.approx(32)
-    assert measures.at_entropy(bent, 1 + 1.75 / 2, draws=5)["ppl_token"] == pytest.approx(np.sqrt(320))
+    assert text_metrics.at_entropy(bent, 2.75, draws=5)["ppl_token"] == pytest.approx(32)
+    assert text_metrics.at_entropy(bent, 1 + 1.75 / 2, draws=5)["ppl_token"] == pytest.approx(np.sqrt(320))
     # 3 and 1 pool to 2.5, by their texts, which is above 2.2: all three are one point at entropy 2.35
     chain = curve((0.5, 1, 10), (0.7, 3, 16, 3), (0.9, 1, 16, 1), (1.1, 2.2, 64, 4), (1.3, 4, 90))
-    assert measures.at_entropy(chain, 2.35, draws=5)["ppl_token"] == pytest.approx(32)
+    assert text_metrics.at_entropy(chain, 2.35, draws=5)["ppl_token"] == pytest.approx(32)
     falling = curve((0.5, 3, 16), (0.7, 1, 64))
-    assert measures.at_entropy(falling, 2, draws=5)["ppl_token"] == pytest.approx(32)
-    assert measures.at_entropy(falling, 2.5, draws=5)["ppl_token"] is None
+    assert text_metrics.at_entropy(falling, 2, draws=5)["ppl_token"] == pytest.approx(32)
+    assert text_metrics.at_entropy(falling, 2.5, draws=5)["ppl_token"] is None
     level = curve((0.5, 1, 4), (0.7, 2, 16), (0.9, 2, 64))
-    assert measures.at_entropy(level, 2, draws=5)["ppl_token"] == pytest.approx(32)
-    assert measures.at_entropy(curve((1.0, 2, 7)), 2, draws=5)["ppl_token"] == pytest.approx(7)
+    assert text_metrics.at_entropy(level, 2, draws=5)["ppl_token"] == pytest.approx(32)
+    assert text_metrics.at_entropy(curve((1.0, 2, 7)), 2, draws=5)["ppl_token"] == pytest.approx(7)
 
 
 def test_at_entropy_near_an_end():
     """Where only some draws reach the entropy, their share is told; a hair beyond the end there is no point and no interval."""
     sets = list(texts(np.random.default_rng(0), (0.0, 1.0), 50))
     top = sets[1]["entropy_N"].mean()
-    inside, outside = (measures.at_entropy(sets, top + shift, draws=400) for shift in (-1e-9, 1e-9))
+    inside, outside = (text_metrics.at_entropy(sets, top + shift, draws=400) for shift in (-1e-9, 1e-9))
     assert 0.4 < inside["reached"] < 0.6 and inside["low"] < inside["high"]
     assert outside["ppl_token"] is outside["low"] is outside["high"] is None and outside["reached"] == inside["reached"]
 
@@ -221,8 +221,8 @@ def test_intervals_cover():
     runs, held = 400, np.zeros(3)
     for seed in range(runs):
         sets = list(texts(np.random.default_rng(seed), (0.6, 1.0, 1.4), 200))
-        point = measures.frontier(sets[1:2], draws=250, seed=seed)[0]
-        told = measures.at_entropy(sets, 4.15, draws=250, seed=seed)
+        point = text_metrics.frontier(sets[1:2], draws=250, seed=seed)[0]
+        told = text_metrics.at_entropy(sets, 4.15, draws=250, seed=seed)
         assert told["reached"] == 1
         ppl = lambda low, high, truth: low <= np.exp(truth) <= high
         held += (
@@ -241,11 +241,11 @@ def test_bootstrap_keeps_a_text_whole():
         {"temperature": t, "entropy_N": (h := t + rng.normal(size=60)), "nll_N": 30 * h, "tokens_N": np.full(60, 30)}
         for t in (1, 5)
     ]
-    told = measures.at_entropy(sets, 3.0, draws=100)
+    told = text_metrics.at_entropy(sets, 3.0, draws=100)
     assert (told["low"], told["high"]) == pytest.approx((np.exp(3.0), np.exp(3.0)))
-    low, high = measures.frontier(sets, draws=100)
+    low, high = text_metrics.frontier(sets, draws=100)
     assert low["ppl_high"] / low["ppl_low"] > 1.2 and high["entropy_high"] - high["entropy_low"] > 0.2
-    assert measures.frontier(sets, draws=100) == [low, high] != measures.frontier(sets, draws=100, seed=1)
+    assert text_metrics.frontier(sets, draws=100) == [low, high] != text_metrics.frontier(sets, draws=100, seed=1)
 
 
 @pytest.mark.parametrize(
@@ -262,10 +262,10 @@ def test_sets_that_are_none(change, said):
     """A frontier of damaged sets is refused in one line."""
     good = {"temperature": 0.5, "entropy_N": [1, 2, 3], "nll_N": [1, 2, 3], "tokens_N": [1, 1, 1]}
     bad = {key: value for key, value in (good | {"temperature": 1.0} | change).items() if value is not None}
-    for ask in (measures.frontier, lambda sets: measures.at_entropy(sets, 1.0)):
+    for ask in (text_metrics.frontier, lambda sets: text_metrics.at_entropy(sets, 1.0)):
         with pytest.raises(ValueError, match=said):
             ask([good, bad])
     with pytest.raises(ValueError, match="no set"):
-        measures.frontier([])
+        text_metrics.frontier([])
     with pytest.raises(ValueError, match="0 draws"):
-        measures.frontier([good], draws=0)
+        text_metrics.frontier([good], draws=0)

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from tsdfm_jax import generation, settings, workspace
+from tsdfm_jax.config import settings
 from tsdfm_jax.data import records, windows
+from tsdfm_jax.distillation import generation
 from tsdfm_jax.runtime import hosts, mesh as meshes, pipeline, signals
 from tsdfm_jax.stages import trajectories
+from tsdfm_jax.workspace import trained
 
 
 class Program:
@@ -125,8 +127,8 @@ def test_writing_behind_is_one_at_a_time_and_its_error_arrives():
 def test_the_shards_are_those_of_a_loop_that_waits(finished, tmp_path):
     """Every byte of a set is what one batch after the other, each gathered before the next is begun, comes to; and its figures."""
     config = tiny.get_config()
-    mesh, c, tok = settings.mesh(config), config.trajectories, workspace.tokenizer(config, finished)
-    teacher, where = workspace.teacher(config, finished, mesh), finished / "trajectories/round_0/shaped/whole"
+    mesh, c, tok = settings.mesh(config), config.trajectories, trained.tokenizer(config, finished)
+    teacher, where = trained.teacher(config, finished, mesh), finished / "trajectories/round_0/shaped/whole"
     data, store = windows.ordered(finished / "data", "train", config.seed), records.open_store(where)
     jitted = generation.program(config, tok.vocab_size, mesh, "whole", "shaped", teacher.apply)
     for shard in range(c.count // c.shard):
@@ -134,7 +136,7 @@ def test_the_shards_are_those_of_a_loop_that_waits(finished, tmp_path):
         rows = hosts.gather(jitted({"generator": teacher.params, "compass": None}, np.int32(shard * c.shard), x_1_BL))
         entry = records.write_shard(tmp_path, shard, store.schema, rows, store.manifest["provenance"])
         assert (tmp_path / entry["name"]).read_bytes() == (where / entry["name"]).read_bytes()
-    figures = workspace.bookkeeping.done(finished / "trajectories/round_0")["figures"]["sets"]["shaped_whole"]
+    figures = trained.bookkeeping.done(finished / "trajectories/round_0")["figures"]["sets"]["shaped_whole"]
     assert 0 <= figures["device_busy"] <= 1 and figures["records_per_second"] * figures["seconds"] == pytest.approx(64)
 
 

@@ -17,7 +17,7 @@ import tokenizers
 
 from tests import plain, tiny
 from tsdfm_jax import main
-from tsdfm_jax.data import filling, packer, pool, tokenizer, windows
+from tsdfm_jax.data import ingest, packer, pool, tokenizer, windows
 from tsdfm_jax.stages import data as stage
 
 CFG = windows.WindowsConfig(length=16, holdout=0.2, seed=3, windows_per_shard=40)
@@ -30,7 +30,7 @@ GOLDEN = "0505576d297c542a15cbfb019d9df0820d5dd24226c012a4a92a8b4f96e77ab5"
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Small batches, and a lexicon that fills in the middle of the corpus: then its order shows."""
-    monkeypatch.setattr(filling, "_BATCH_CHARACTERS", BATCH)
+    monkeypatch.setattr(ingest, "_BATCH_CHARACTERS", BATCH)
     monkeypatch.setattr(packer, "_LEXICON", 700)
 
 
@@ -63,7 +63,7 @@ def test_several_processes_stopped_and_restarted_give_the_same_bytes(tmp_path, w
     with pytest.raises(InterruptedError):
         prepare(tmp_path, plain.documents(150), workers=2, stop=lambda: next(after))
     assert (tmp_path / "progress.npz").exists()
-    taken, costs = [], filling.Costs()
+    taken, costs = [], ingest.Costs()
     found = prepare(tmp_path, plain.documents(150), workers=3, progress=taken.append, costs=costs)
     assert files(tmp_path) == whole and found["lexicon"]["full"]
     assert len(taken) == 99 and costs.workers == 3  # the first 51 were not tokenised again
@@ -211,7 +211,7 @@ def test_a_tokenizer_json_is_the_same_in_a_worker(tmp_path):
 
 def test_the_slowest_part_is_the_one_nearest_its_limit():
     """Reading and packing have one process, tokenising has its workers; the line says rates, seconds and which it was."""
-    costs = filling.Costs(workers=2, bytes=8_000_000, tokens=2_000_000, reading=0.9, tokenising=7.6, packing=1.0, elapsed=4.0)
+    costs = ingest.Costs(workers=2, bytes=8_000_000, tokens=2_000_000, reading=0.9, tokenising=7.6, packing=1.0, elapsed=4.0)
     assert costs.slowest() == ("tokenising", 1.9, 2)
     assert stage.told(costs).startswith(
         "8.0 MB in 4.0 s, 2.0 MB/s, 500,000 tokens/s; reading 0.9 s, tokenising 7.6 s in 2 processes"

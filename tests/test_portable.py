@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors
 
-from launch import model_export
 from tests import tiny
-from tsdfm_jax import load, main, portable, taken, workspace
+from tsdfm_jax import load, main
+from tsdfm_jax.exchange import external, model_directory, model_export
 from tsdfm_jax.runtime import checkpoint, mesh as meshes
 from tsdfm_jax.stages import student
+from tsdfm_jax.workspace import trained
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = {"README.md", "config.json", "model.safetensors", "tokenizer.model"}
@@ -51,7 +52,7 @@ def test_what_is_exported_comes_back_to_the_bit(finished, exported):
     ask = dict(prompt="The Senate", steps=2, number=2, seed=5)  # of a size that the run has compiled
     assert [s.tokens for s in own.sample(**ask)] == [s.tokens for s in back.sample(**ask)]
     assert (own.length, own.network, own.tokenizer.content_hash) == (back.length, back.network, back.tokenizer.content_hash)
-    told = portable.about(exported["student_shaped"])
+    told = model_directory.about(exported["student_shaped"])
     assert (told.kind, told.name, told.jump, told.path.source) == ("student", "student_shaped", "bridge", "uniform")
 
 
@@ -59,7 +60,7 @@ def test_the_card_says_what_the_files_say(finished, exported):
     """Its figures are those of report.json, its names those of config.json; no row but its own, the teacher's and real text's."""
     report = json.loads((finished / "report/report.json").read_text())
     card = (exported["student_shaped"] / "README.md").read_text()
-    assert card.startswith('---\nlicense: "apache-2.0"\n') and portable.about(exported["student_shaped"]).hash in card
+    assert card.startswith('---\nlicense: "apache-2.0"\n') and model_directory.about(exported["student_shaped"]).hash in card
     kept = [row for row in report["rows"] if row["temperature"] == 1.0]
     for row in kept:
         if row["model"] in ("data", "teacher", "student_shaped"):
@@ -124,19 +125,22 @@ def test_a_run_takes_its_teacher_and_what_its_students_start_from(finished, expo
         {name: json.loads((run / name / "done.json").read_text())["figures"] for name in ("teacher", SHAPED)}
         for run in (tmp_path / "run", finished)
     )
-    teacher, start = (portable.about(exported[name]).hash for name in ("teacher", "student_shaped"))
+    teacher, start = (model_directory.about(exported[name]).hash for name in ("teacher", "student_shaped"))
     assert new["teacher"]["hash"] == new["teacher"]["taken"]["hash"] == old["teacher"]["hash"] == teacher
     assert new["teacher"]["heldout_bits_per_byte"] == pytest.approx(old["teacher"]["heldout_bits_per_byte"], rel=1e-6)
     # The same records in the same order, from other weights.
     assert new[SHAPED]["started_from"]["hash"] == start and new[SHAPED]["curve"][0][1] != old[SHAPED]["curve"][0][1]
     model_export.export(tmp_path / "run", tmp_path / "again", model="teacher")
-    assert portable.about(tmp_path / "again").hash == teacher and "It was taken from" in (tmp_path / "again/README.md").read_text()
+    assert (
+        model_directory.about(tmp_path / "again").hash == teacher
+        and "It was taken from" in (tmp_path / "again/README.md").read_text()
+    )
     # What a finished stage took may be gone; what an unfinished one will take may not.
     missing = tiny.changed(**{"teacher.path": "nowhere"})
-    taken.check(missing, tmp_path / "run", main.ORDER)
-    taken.check(missing, tmp_path / "new", ["data"])
+    external.check(missing, tmp_path / "run", main.ORDER)
+    external.check(missing, tmp_path / "new", ["data"])
     with pytest.raises(ValueError, match="no directory 'nowhere'"):
-        taken.check(missing, tmp_path / "new", ["data", "teacher"])
+        external.check(missing, tmp_path / "new", ["data", "teacher"])
 
 
 SHAPED = "student/shaped/round_0"
@@ -146,7 +150,7 @@ def test_a_student_starts_as_the_weights_that_it_is_given(exported):
     """A student's weights whole, its embedding of the step size among them."""
     c, mesh = tiny.get_config(), one_device()
     teacher, born = load(exported["teacher"], mesh=mesh), load(exported["student_shaped"], mesh=mesh)
-    network = workspace.network(c, 384, mesh, step_conditioned=False)
+    network = trained.network(c, 384, mesh, step_conditioned=False)
     state = student.learner(c, 384, mesh, dataclasses.replace(network, params=teacher.params), born.params).create()
     assert checkpoint.tree_hash(state.params) == born.hash
 
@@ -170,7 +174,7 @@ def test_a_teacher_that_does_not_fit_the_config_is_refused(key, exported, tmp_pa
     with pytest.raises(ValueError) as caught:
         main.run(tiny.changed(**{key: value, "teacher.path": str(exported["teacher"])}), tmp_path / "run")
     assert said in str(caught.value) and "teacher.path" in str(caught.value) and "\n" not in str(caught.value)
-    taken.check(tiny.changed(**{"data.length": 8, "teacher.path": str(exported["teacher"])}), tmp_path / "run", ["teacher"])
+    external.check(tiny.changed(**{"data.length": 8, "teacher.path": str(exported["teacher"])}), tmp_path / "run", ["teacher"])
 
 
 def test_a_teacher_of_another_tokenizer_or_kind_is_refused(exported, finished, tmp_path):
@@ -187,9 +191,9 @@ def test_a_teacher_of_another_tokenizer_or_kind_is_refused(exported, finished, t
         shutil.copytree(exported["teacher"], tmp_path / "other", dirs_exist_ok=True)
         edit(tmp_path / "other", change)
         with pytest.raises(ValueError, match=said):
-            taken.read(c, "teacher", tok, one_device())
+            external.read(c, "teacher", tok, one_device())
     with pytest.raises(ValueError, match="holds a student: give the directory of a teacher"):
-        taken.about(tiny.changed(**{"teacher.path": str(exported["student_shaped"])}), "teacher")
+        external.about(tiny.changed(**{"teacher.path": str(exported["student_shaped"])}), "teacher")
 
 
 def edit(directory, change):
@@ -284,9 +288,9 @@ def test_a_directory_is_written_whole_or_not_at_all(finished, exported, tmp_path
             with pytest.raises(OSError, match="no room to write model"):
                 model_export.export(finished, tmp_path / out, force=True)
     assert {path.name for path in tmp_path.iterdir()} == {"other", "out"}
-    assert portable.about(tmp_path / "out").name == "teacher"
+    assert model_directory.about(tmp_path / "out").name == "teacher"
     model_export.export(finished, tmp_path / "out", force=True)
-    assert portable.about(tmp_path / "out").name == "student_shaped" and len(list(tmp_path.iterdir())) == 2
+    assert model_directory.about(tmp_path / "out").name == "student_shaped" and len(list(tmp_path.iterdir())) == 2
 
 
 def test_the_command(finished, tmp_path):
@@ -299,7 +303,7 @@ def test_the_command(finished, tmp_path):
         timeout=120,
     )
     done = call("--model=teacher", f"--out={tmp_path / 'out'}", "--dtype=bfloat16")
-    assert done.returncode == 0 and portable.about(tmp_path / "out").hash in done.stdout and not done.stderr, done.stderr
+    assert done.returncode == 0 and model_directory.about(tmp_path / "out").hash in done.stdout and not done.stderr, done.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
     missing = call()
     assert missing.returncode == 2 and missing.stderr.count("\n") == 1 and "--out is missing" in missing.stderr

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests import published_models
-from tsdfm_jax import pretrained
+from tsdfm_jax.evaluation import pretrained
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from tsdfm_jax import prompts
-from tsdfm_jax.data import tokenizer
+from tsdfm_jax.data import prompts, tokenizer
 
 L = 24
 SPEECH = ["The Senate and the House of the Union met, and they spoke of peace, of war and of the laws of the land.\n"] * 40

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tsdfm_jax.runtime import checkpoint, seal
-from tsdfm_jax.runtime import mesh as mesh_lib
-from tsdfm_jax.runtime import metrics as metrics_lib
+from tsdfm_jax.runtime import checkpoint, mesh as mesh_lib, metrics as metrics_lib
+from tsdfm_jax.storage import checksums
 
 
 @flax.struct.dataclass
@@ -95,7 +94,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, harm):
     elif harm == "gone":
         victim.unlink()
     else:  # and without a seal, as if the process had died just then
-        (directory / "20" / "state" / seal.SEAL).unlink()
+        (directory / "20" / "state" / checksums.SEAL).unlink()
         (directory / "20" / "state" / "_METADATA").write_text("{")
     store, batches = checkpoint.Checkpoints(directory), numbers()
     with metrics_lib.Metrics(tmp_path, "teacher"):
@@ -200,16 +199,16 @@ def test_the_hash_sees_names_types_shapes_and_values():
 )
 def test_a_full_disk_is_one_line(error):
     """However a library words it, the user reads one line with the remedy; other errors pass unchanged."""
-    with pytest.raises(OSError, match="no room to write checkpoint 3: free some"), seal.writing("checkpoint 3"):
+    with pytest.raises(OSError, match="no room to write checkpoint 3: free some"), checksums.writing("checkpoint 3"):
         raise error
-    with pytest.raises(KeyError), seal.writing("checkpoint 3"):
+    with pytest.raises(KeyError), checksums.writing("checkpoint 3"):
         raise KeyError("other")
 
 
 def test_a_disk_too_small_is_seen_before_writing(tmp_path, monkeypatch):
     """The line says what is needed and what is free; the checkpoints that are there stay readable."""
     saved(tmp_path / "ckpt")
-    monkeypatch.setattr(seal.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 200_000}))
+    monkeypatch.setattr(checksums.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 200_000}))
     store = checkpoint.Checkpoints(tmp_path / "ckpt")
     with pytest.raises(OSError, match=r"checkpoint 30 in .* \(0.3 MB; 0.2 MB are free\)"):
         store.save(30, State(params=weights(30)), None, {})

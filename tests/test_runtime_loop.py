@@ -20,9 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tsdfm_jax.runtime import checkpoint, ledger, loop, metrics, signals
-from tsdfm_jax.runtime import mesh as mesh_lib
-from tsdfm_jax.runtime import state as state_lib
+from tsdfm_jax.runtime import checkpoint, ledger, loop, mesh as mesh_lib, metrics, signals, state as state_lib
 
 CONFIG = state_lib.OptimiserConfig(learning_rate=0.02, warmup=2, steps=12)
 

@@ -8,59 +8,60 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tsdfm_jax.runtime import metrics, signals, stage
+from tsdfm_jax.lineage import bookkeeping
+from tsdfm_jax.runtime import metrics, signals
 
 
 def test_a_stage_is_done_only_when_finished(tmp_path):
     """begin says None until finish, then the figures."""
     config = {"steps": 10, "model": {"width": 64, "shape": (1, 2)}}
-    assert stage.begin(tmp_path / "teacher", config) is None
-    assert stage.begin(tmp_path / "teacher", config) is None
-    stage.finish(tmp_path / "teacher", config, {"seconds": 1.5})
-    assert stage.begin(tmp_path / "teacher", config) == {"seconds": 1.5}
-    assert stage.require(tmp_path / "teacher", "teacher") == {"seconds": 1.5}
+    assert bookkeeping.begin(tmp_path / "teacher", config) is None
+    assert bookkeeping.begin(tmp_path / "teacher", config) is None
+    bookkeeping.finish(tmp_path / "teacher", config, {"seconds": 1.5})
+    assert bookkeeping.begin(tmp_path / "teacher", config) == {"seconds": 1.5}
+    assert bookkeeping.require(tmp_path / "teacher", "teacher") == {"seconds": 1.5}
 
 
 @pytest.mark.parametrize("finished", [False, True])
 def test_another_config_is_refused_by_its_first_key(tmp_path, finished):
     """Begun or finished, a directory does not mix two configs; the error names the key and both values."""
-    stage.begin(tmp_path / "teacher", {"seed": 0, "model": {"width": 64, "heads": 4}})
+    bookkeeping.begin(tmp_path / "teacher", {"seed": 0, "model": {"width": 64, "heads": 4}})
     if finished:
-        stage.finish(tmp_path / "teacher", {"seed": 0, "model": {"width": 64, "heads": 4}}, {})
+        bookkeeping.finish(tmp_path / "teacher", {"seed": 0, "model": {"width": 64, "heads": 4}}, {})
     else:
         (tmp_path / "teacher" / "checkpoints").mkdir()
     with pytest.raises(ValueError, match=r"model\.width=64, but the config now says 128: use another") as error:
-        stage.begin(tmp_path / "teacher", {"seed": 0, "model": {"width": 128, "heads": 8}})
+        bookkeeping.begin(tmp_path / "teacher", {"seed": 0, "model": {"width": 128, "heads": 8}})
     assert "\n" not in str(error.value)
 
 
 def test_a_stage_that_made_nothing_does_not_bind(tmp_path):
     """A stage that was begun with a mistyped config, and failed before it made anything, may be begun with another."""
-    stage.begin(tmp_path / "tokenizer", {"vocab_size": 3})
-    stage.atomic_write(tmp_path / "tokenizer" / stage.SECONDS, "0.1")
-    stage.begin(tmp_path / "tokenizer", {"vocab_size": 300})
+    bookkeeping.begin(tmp_path / "tokenizer", {"vocab_size": 3})
+    bookkeeping.atomic_write(tmp_path / "tokenizer" / bookkeeping.SECONDS, "0.1")
+    bookkeeping.begin(tmp_path / "tokenizer", {"vocab_size": 300})
     with pytest.raises(ValueError, match="vocab_size=300"):
         (tmp_path / "tokenizer" / "tokenizer.model").touch()
-        stage.begin(tmp_path / "tokenizer", {"vocab_size": 3})
+        bookkeeping.begin(tmp_path / "tokenizer", {"vocab_size": 3})
 
 
 def test_an_unfinished_stage_names_the_remedy(tmp_path):
     """Whoever needs an earlier stage is told which to run."""
-    stage.begin(tmp_path / "teacher", {})
+    bookkeeping.begin(tmp_path / "teacher", {})
     with pytest.raises(ValueError, match="is unfinished: run --stage=teacher first"):
-        stage.require(tmp_path / "teacher", "teacher")
+        bookkeeping.require(tmp_path / "teacher", "teacher")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     """atomic_write replaces a file whole or not at all, and leaves no draft behind."""
-    stage.atomic_write(tmp_path / "a.json", "old")
+    bookkeeping.atomic_write(tmp_path / "a.json", "old")
 
     def fails(fd):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fails)
     with pytest.raises(OSError):
-        stage.atomic_write(tmp_path / "a.json", b"new")
+        bookkeeping.atomic_write(tmp_path / "a.json", b"new")
     assert (tmp_path / "a.json").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 

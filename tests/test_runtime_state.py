@@ -12,8 +12,7 @@ from flax.core import meta
 from jax.sharding import PartitionSpec
 
 from tsdfm_jax.models import transformer
-from tsdfm_jax.runtime import mesh as mesh_lib
-from tsdfm_jax.runtime import state as state_lib
+from tsdfm_jax.runtime import mesh as mesh_lib, state as state_lib
 
 CONFIG = state_lib.OptimiserConfig(learning_rate=0.02, warmup=2, steps=8)
 EIGHT = mesh_lib.MeshConfig(data=2, fsdp=2, tensor=2)

@@ -21,10 +21,14 @@ import rich.console
 from ml_collections import ConfigDict
 
 from tests import tiny
-from tsdfm_jax import load, main, prompts, sampling, settings, workspace
+from tsdfm_jax import load, main
+from tsdfm_jax.config import settings
+from tsdfm_jax.data import prompts
 from tsdfm_jax.flow import path as paths, sampler
+from tsdfm_jax.inference import sampling
 from tsdfm_jax.runtime import mesh as meshes, metrics, signals
 from tsdfm_jax.stages import sample as stage
+from tsdfm_jax.workspace import trained
 
 ROOT = pathlib.Path(__file__).parent.parent
 V, LENGTH = 6, 8
@@ -38,14 +42,14 @@ def config(**changes):
 
 
 @pytest.fixture(scope="module")
-def trained(finished, tmp_path_factory):
+def a_run(finished, tmp_path_factory):
     """A work directory with a teacher and its students, made on eight devices."""
     return shutil.copytree(finished, tmp_path_factory.mktemp("trained") / "run")
 
 
 @pytest.fixture(scope="module")
-def model(trained):
-    return load(trained)
+def model(a_run):
+    return load(a_run)
 
 
 def texts(samples):
@@ -125,13 +129,13 @@ def test_given_text_stays(model, ask, length):
         assert len({*sample.states}) > 1
 
 
-def test_any_batch_and_any_mesh(trained, model):
+def test_any_batch_and_any_mesh(a_run, model):
     """The same texts whatever the number, the batch and the devices, also other devices than it was trained on."""
     ask = dict(prompt="The Senate", steps=3, seed=4)
     many = texts(model.sample(**ask, number=11, batch=8))
     assert texts(model.sample(**ask, number=2)) == many[:2] and len({*many}) > 5
     assert texts(model.sample(**ask | {"seed": 5}, number=8)) != many[:8]
-    alone = load(trained, mesh=meshes.make_mesh(meshes.MeshConfig(), jax.devices()[:1]))
+    alone = load(a_run, mesh=meshes.make_mesh(meshes.MeshConfig(), jax.devices()[:1]))
     assert texts(alone.sample(**ask, number=11)) == many and alone.hash == model.hash
 
 
@@ -152,7 +156,7 @@ def test_short_texts_take_a_short_window():
     path, apply, _ = a_sampler(8)
     flow = {"source": "uniform", "exponent": 1.0, "jump": "bridge"}
     tok = types.SimpleNamespace(vocab_size=V, decode_pretty=lambda x_L: " ".join(map(str, x_L)))
-    network = workspace.Network(apply=apply, params=jnp.zeros(()), hash="")
+    network = trained.Network(apply=apply, params=jnp.zeros(()), hash="")
     mesh = meshes.make_mesh(meshes.MeshConfig())
     write = sampling.Writer(ConfigDict({"data": {"length": 80}, "flow": flow}), mesh, tok, network)
 
@@ -190,23 +194,23 @@ def test_what_cannot_be_sampled_is_one_line(model, ask, said):
     assert "\n" not in str(caught.value) and all(part in str(caught.value) for part in said), str(caught.value)
 
 
-def test_what_cannot_be_loaded_is_one_line(trained, tmp_path):
+def test_what_cannot_be_loaded_is_one_line(a_run, tmp_path):
     """Every model of a run loads; not so no run, another program's config, a model that is not there yet, no such model, a mesh that does not fit."""
-    assert load(trained, "teacher").hash != load(trained, "student_blind").hash
+    assert load(a_run, "teacher").hash != load(a_run, "student_blind").hash
     tensor = meshes.make_mesh(meshes.MeshConfig(data=1, tensor=3), jax.devices()[:3])
     (tmp_path / "other").mkdir(), (tmp_path / "damaged").mkdir(), (tmp_path / "begun").mkdir()
     (tmp_path / "other/config.json").write_text('{"data": 3}')
     (tmp_path / "damaged/config.json").write_text("{")
-    (tmp_path / "begun/config.json").write_text((trained / "config.json").read_text())
-    os.symlink(trained / "tokenizer", tmp_path / "begun/tokenizer")
+    (tmp_path / "begun/config.json").write_text((a_run / "config.json").read_text())
+    os.symlink(a_run / "tokenizer", tmp_path / "begun/tokenizer")
     for directory, options, said in [
         (tmp_path / "nowhere", {}, "nowhere"),
         (tmp_path / "other", {}, "config of a run"),
         (tmp_path / "damaged", {}, "not JSON"),
         (tmp_path / "begun", {}, "--stage=student"),
         (tmp_path / "begun", {"model": "teacher"}, "--stage=teacher"),
-        (trained, {"model": "student"}, "student_shaped"),
-        (trained, {"mesh": tensor}, "mesh.tensor=3"),
+        (a_run, {"model": "student"}, "student_shaped"),
+        (a_run, {"mesh": tensor}, "mesh.tensor=3"),
     ]:
         with pytest.raises(ValueError) as caught:
             load(directory, **options)
@@ -222,12 +226,12 @@ def run(where, **changes):
     return written(where)
 
 
-def test_a_file_of_prompts(trained, tmp_path, capsys):
+def test_a_file_of_prompts(a_run, tmp_path, capsys):
     """A line's texts do not depend on its neighbours; the JSONL says what was asked and what was given; the terminal is plain."""
     file = tmp_path / "prompts.jsonl"
     asks = [{"prompt": "The Senate"}, {"infill": "The____ of the", "span_length": 4, "number": 3}, {"suffix": " war", "seed": 9}]
     file.write_text("\n".join(map(json.dumps, asks)))
-    lines = run(trained, prompts=str(file), states=True, batch=3, model="student_blind")
+    lines = run(a_run, prompts=str(file), states=True, batch=3, model="student_blind")
     said, beside = capsys.readouterr()
     assert re.search(r"\d texts in [\d.]+ s, of which [\d.]+ s compiling \d+ programs", beside)
     assert "\x1b" not in said and all(line["text"].translate(stage.VISIBLE) in said for line in lines)
@@ -238,7 +242,7 @@ def test_a_file_of_prompts(trained, tmp_path, capsys):
         assert line["text"].startswith(line["prompt"]) and line["text"].endswith(line["suffix"])
         assert not line["infill"] or (line["text"].startswith("The") and line["text"].endswith(" of the"))
     for i, fields in ((0, {"prompt": "The Senate"}), (2, {"infill": "The____ of the", "span_length": 4, "number": 3})):
-        alone = run(trained, **fields, model="student_blind")
+        alone = run(a_run, **fields, model="student_blind")
         assert [line["tokens"] for line in alone] == [line["tokens"] for line in lines[i : i + len(alone)]]
         assert all("states" not in line for line in alone)
 
@@ -260,12 +264,12 @@ def test_a_config_that_cannot_be_sampled_is_refused(changes, said):
     assert "\n" not in str(caught.value) and said in str(caught.value), str(caught.value)
 
 
-def test_a_terminal_shows_texts_as_they_are_refined(trained, monkeypatch, capsys):
+def test_a_terminal_shows_texts_as_they_are_refined(a_run, monkeypatch, capsys):
     """On a terminal every step of the first texts is drawn, with its time, given text bold; at the end stand all texts."""
     monkeypatch.setattr(stage, "PAUSE", 0.0)
     for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "120"}.items():
         monkeypatch.setenv(name, value)
-    lines = run(trained, prompt="The Senate", number=6)
+    lines = run(a_run, prompt="The Senate", number=6)
     colours = re.compile("\x1b" + r"\[[0-9;?]*[A-Za-z]")
     coloured = capsys.readouterr().out
     said = colours.sub("", coloured)
@@ -274,7 +278,7 @@ def test_a_terminal_shows_texts_as_they_are_refined(trained, monkeypatch, capsys
     assert f"text {stage.SHOWN - 1}: step" in said and f"text {stage.SHOWN}: step" not in said
     assert said.count("text 5") == 1 and "\x1b[1mThe Senate\x1b[0m" in coloured
     assert said.index(lines[5]["text"].translate(stage.VISIBLE)) > said.index("text 5")
-    run(trained, prompt="The Senate", number=6, live=False)
+    run(a_run, prompt="The Senate", number=6, live=False)
     assert "step 1" not in colours.sub("", capsys.readouterr().out)
 
 
@@ -297,16 +301,16 @@ def test_importing_the_package_does_not_import_jax():
     code = "import sys, tsdfm_jax; assert not {'jax', 'flax', 'rich'} & set(sys.modules); tsdfm_jax.laod"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stderr.strip().endswith("AttributeError: module 'tsdfm_jax' has no attribute 'laod'"), done.stderr
-    assert load.__module__ == "tsdfm_jax.loading"
+    assert load.__module__ == "tsdfm_jax.exchange.loading"
 
 
-def test_the_notebook_runs(trained, monkeypatch):
+def test_the_notebook_runs(a_run, monkeypatch):
     """Every cell of the notebook, in a fresh kernel; it is stored without outputs."""
     book = nbformat.read(ROOT / "notebooks/sampling.ipynb", as_version=4)
     nbformat.validate(book)
     cells = [cell for cell in book.cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in cells)
-    monkeypatch.setenv("TSDFM_RUN", str(trained))
+    monkeypatch.setenv("TSDFM_RUN", str(a_run))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     nbclient.NotebookClient(book, timeout=300, kernel_name="python3").execute()
     said = "".join(output.get("text", "") for cell in cells for output in cell.outputs)

@@ -15,16 +15,17 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from tests import tiny
-from tsdfm_jax import generation, workspace
-from tsdfm_jax.runtime import compiled, mesh as meshes, metrics
+from tsdfm_jax.distillation import generation
+from tsdfm_jax.runtime import compile_cache, mesh as meshes, metrics
 from tsdfm_jax.stages import student
+from tsdfm_jax.workspace import trained
 
 ROOT = pathlib.Path(__file__).parent.parent
 HEAVY = {"jax", "flax", "optax", "orbax", "grain", "scipy", "sentencepiece", "tensorboardX", "matplotlib"}
 TELL = "import atexit, sys; atexit.register(lambda: print('loaded', *sys.modules)); "
 RUN = TELL + "import runpy; sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
 CONFIG = ("tsdfm_jax.main", "--config=tests/tiny.py")
-COMMANDS = [f"launch.{file.stem}" for file in sorted((ROOT / "launch").glob("*.py")) if "app.run(" in file.read_text()]
+COMMANDS = [f"launch.{file.stem}" for file in sorted((ROOT / "launch").glob("*.py")) if "command_line.start(" in file.read_text()]
 REFUSED = """
 from tests import tiny
 from tsdfm_jax import main
@@ -68,7 +69,7 @@ def test_a_wrong_value_loads_no_more_than_the_networks():
 @pytest.fixture
 def unset(monkeypatch):
     """JAX as it is where nobody has said anything of a cache; afterwards as the tests have it."""
-    names = ["jax_compilation_cache_dir", *compiled.SETTINGS]
+    names = ["jax_compilation_cache_dir", *compile_cache.SETTINGS]
     before = {name: getattr(jax.config, name) for name in names}
     for name in names:
         monkeypatch.delenv(name.upper(), raising=False)
@@ -84,7 +85,7 @@ def unset(monkeypatch):
 def kept(unset, tmp_path, monkeypatch):
     """A cache of the test's own that keeps every program: its folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    where = pathlib.Path(compiled.keep())
+    where = pathlib.Path(compile_cache.keep())
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return where
 
@@ -94,36 +95,36 @@ def test_where_programs_are_kept(unset, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("JAX_COMPILATION_CACHE_MAX_SIZE", "12345")
     size = jax.config.jax_compilation_cache_max_size
-    where = tmp_path / "tsdfm_jax" / compiled.machine()
+    where = tmp_path / "tsdfm_jax" / compile_cache.machine()
     where.mkdir(parents=True)
     for name in ("whole-cache", "whole-atime", "half-cache"):
         (where / name).write_bytes(b"x")
-    assert compiled.keep() == compiled.keep() == jax.config.jax_compilation_cache_dir == str(where)
+    assert compile_cache.keep() == compile_cache.keep() == jax.config.jax_compilation_cache_dir == str(where)
     assert jax.config.jax_compilation_cache_max_size == size
     assert jax.config.jax_persistent_cache_min_compile_time_secs == 0.1
-    assert {file.name for file in where.iterdir()} - {compiled.LOCK} == {"whole-cache", "whole-atime"}
+    assert {file.name for file in where.iterdir()} - {compile_cache.LOCK} == {"whole-cache", "whole-atime"}
     jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.delenv("JAX_COMPILATION_CACHE_MAX_SIZE")
-    assert compiled.keep() and jax.config.jax_compilation_cache_max_size == 2 << 30
+    assert compile_cache.keep() and jax.config.jax_compilation_cache_max_size == 2 << 30
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert compiled.directory() == tmp_path / ".cache/tsdfm_jax" / compiled.machine()
+    assert compile_cache.directory() == tmp_path / ".cache/tsdfm_jax" / compile_cache.machine()
 
 
 def test_what_the_user_has_set_is_left_alone(unset, tmp_path, monkeypatch):
     """A folder of the user's own, or none at all: neither it nor what belongs to it is touched."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
-    before = {name: getattr(jax.config, name) for name in compiled.SETTINGS}
+    before = {name: getattr(jax.config, name) for name in compile_cache.SETTINGS}
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "own"))
-    assert compiled.keep() == str(tmp_path / "own")
+    assert compile_cache.keep() == str(tmp_path / "own")
     jax.config.update("jax_compilation_cache_dir", None)
     with monkeypatch.context() as now:
         now.setattr(
-            compiled.jax, "config", types.SimpleNamespace(jax_compilation_cache_dir=None, jax_enable_compilation_cache=False)
+            compile_cache.jax, "config", types.SimpleNamespace(jax_compilation_cache_dir=None, jax_enable_compilation_cache=False)
         )
-        assert compiled.keep() is None
+        assert compile_cache.keep() is None
     assert jax.config.jax_compilation_cache_dir is None and not list(tmp_path.iterdir())
-    assert before == {name: getattr(jax.config, name) for name in compiled.SETTINGS}
+    assert before == {name: getattr(jax.config, name) for name in compile_cache.SETTINGS}
 
 
 def test_a_folder_that_cannot_be_written_costs_a_line(unset, tmp_path, monkeypatch, caplog):
@@ -131,8 +132,8 @@ def test_a_folder_that_cannot_be_written_costs_a_line(unset, tmp_path, monkeypat
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(logging.getLogger("tsdfm_jax"), "propagate", True)
-    assert compiled.keep() is None and jax.config.jax_compilation_cache_dir is None
-    (record,) = {record for record in caplog.records if record.name == compiled.LOG.name}  # pytest may hear it twice
+    assert compile_cache.keep() is None and jax.config.jax_compilation_cache_dir is None
+    (record,) = {record for record in caplog.records if record.name == compile_cache.LOG.name}  # pytest may hear it twice
     assert "JAX_COMPILATION_CACHE_DIR" in record.getMessage() and "\n" not in record.getMessage()
 
 
@@ -154,7 +155,7 @@ def programs(seed, round_number):
     shape = {"model.blocks": 1, "model.width": 8, "model.heads": 1, "data.length": 8, "seed": seed}
     batches = {"teacher.batch": 2, "trajectories.batch": 2, "student.batch": 2}
     config, mesh = tiny.changed(**shape, **batches), meshes.make_mesh(meshes.MeshConfig(), jax.devices()[:1])
-    net, split = workspace.network(config, 20, mesh, step_conditioned=False), meshes.batch_sharding(mesh)
+    net, split = trained.network(config, 20, mesh, step_conditioned=False), meshes.batch_sharding(mesh)
     row = lambda kind, *of: jax.ShapeDtypeStruct((2, *of), kind, sharding=split)
     whole = generation.program(config, 20, mesh, "whole", "blind", net.apply, round_number)
     weights = {"generator": net.params, "compass": None}
@@ -179,11 +180,11 @@ def test_seeds_and_rounds_share_their_programs(kept):
 def test_a_stage_tells_what_compiling_cost(tmp_path):
     """Its figures and its log count every part of the stage, also what was done before it was interrupted."""
     compile_one = lambda n: jax.jit(lambda x: x * n)(jnp.arange(4))
-    with pytest.raises(KeyboardInterrupt), workspace.job(tiny.get_config(), tmp_path, "tokenizer") as job:
+    with pytest.raises(KeyboardInterrupt), trained.job(tiny.get_config(), tmp_path, "tokenizer") as job:
         compile_one(2)
         raise KeyboardInterrupt
     before = json.loads((job.directory / "seconds.json").read_text())
-    with workspace.job(tiny.get_config(), tmp_path, "tokenizer") as job:
+    with trained.job(tiny.get_config(), tmp_path, "tokenizer") as job:
         compile_one(3)
         job.finish({"made": 1})
     figures = json.loads((job.directory / "done.json").read_text())["figures"]

@@ -7,9 +7,18 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from launch import study_arms, study_compass, study_figures, study_jumps, study_read, study_runs, study_table, study_targets
 from tests import studying
 from tsdfm_jax.data import records
+from tsdfm_jax.experiments.study import (
+    arms as study_arms,
+    compass as study_compass,
+    figures as study_figures,
+    jumps as study_jumps,
+    reading as study_read,
+    runs as study_runs,
+    table as study_table,
+    targets as study_targets,
+)
 from tsdfm_jax.flow import jump
 from tsdfm_jax.stages import compass as compass_stage
 

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from launch import hyper, sweep_jobs, sweep_runs
 from tests.cluster import assert_one_line
 from tests.sweeping import STUB, TWO, Said, control, log, make, start, wait_for
+from tsdfm_jax.experiments.sweep import hyper, jobs as sweep_jobs, runs as sweep_runs
 
 
 def test_what_is_constant_goes_to_the_common_run(tmp_path):

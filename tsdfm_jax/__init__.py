@@ -7,6 +7,6 @@ def __getattr__(name):
     """`load`, imported when it is asked for: what only wants the version or a flag should not wait for JAX."""
     if name != "load":
         raise AttributeError(f"module 'tsdfm_jax' has no attribute '{name}'")
-    from tsdfm_jax.loading import load
+    from tsdfm_jax.exchange.loading import load
 
     return load

@@ -11,7 +11,7 @@ import traceback
 from absl import app, flags
 from ml_collections import config_flags
 
-from tsdfm_jax import command_line
+from tsdfm_jax.config import command_line
 from tsdfm_jax.runtime import memory
 
 ORDER = (
@@ -69,15 +69,16 @@ def run(config, workdir, stages=(), command=None):
     """
     plan(stages, 1)  # a mistyped stage need not wait for JAX
     memory.keep()
-    from tsdfm_jax import roster, settings  # late: help and a mistyped flag should not wait for JAX
-    from tsdfm_jax.runtime import compiled, hosts, metrics, stage as bookkeeping
+    from tsdfm_jax.config import networks, settings  # late: help and a mistyped flag should not wait for JAX
+    from tsdfm_jax.lineage import bookkeeping
+    from tsdfm_jax.runtime import compile_cache, hosts, metrics
 
     settings.validate(config)
-    todo = [(name, arguments) for name, arguments in plan(stages, config.rounds) if roster.needs(config, name)]
-    from tsdfm_jax import taken  # later still: a mistyped value should not wait for what reads models
+    todo = [(name, arguments) for name, arguments in plan(stages, config.rounds) if networks.needs(config, name)]
+    from tsdfm_jax.exchange import external  # later still: a mistyped value should not wait for what reads models
 
-    taken.check(config, workdir, [name for name, _ in todo])
-    compiled.keep()
+    external.check(config, workdir, [name for name, _ in todo])
+    compile_cache.keep()
 
     file = workdir / "config.json"
     before = hosts.first(lambda: file.read_text() if file.exists() else None)
@@ -89,8 +90,8 @@ def run(config, workdir, stages=(), command=None):
             bookkeeping.atomic_write(workdir / COMMAND, command + "\n")
 
     hosts.first(note)
-    for name in (name for name in stages if hosts.is_first() and not roster.needs(config, name)):
-        metrics.LOG.warning("%s: skipped, since models is %s", name, ", ".join(roster.models(config)))
+    for name in (name for name in stages if hosts.is_first() and not networks.needs(config, name)):
+        metrics.LOG.warning("%s: skipped, since models is %s", name, ", ".join(networks.models(config)))
     try:
         for name, arguments in todo:
             importlib.import_module(f"tsdfm_jax.stages.{name}").run(config, workdir, *arguments)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests import tiny
-from tsdfm_jax import compasses, generation, settings
+from tsdfm_jax.config import settings
+from tsdfm_jax.distillation import compasses, generation
 from tsdfm_jax.flow import sampler
 from tsdfm_jax.models import causal, energy, transformer
 from tsdfm_jax.runtime import mesh as meshes, state as states

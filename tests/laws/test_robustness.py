@@ -14,7 +14,7 @@ from hypothesis import strategies
 from ml_collections import config_flags
 
 from tests.laws import building
-from tsdfm_jax import settings
+from tsdfm_jax.config import settings
 from tsdfm_jax.data import corpus, packer, records, tokenizer, windows
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from launch import fsdfm, model_import
 from tests import published_models
-from tsdfm_jax import load, portable
+from tsdfm_jax import load
+from tsdfm_jax.exchange import fsdfm, model_directory, model_import
 from tsdfm_jax.runtime import mesh as meshes
 
 torch = pytest.importorskip("torch")
@@ -145,7 +145,7 @@ def test_half_precision_becomes_float32_exactly(dtype, networks, tmp_path):
     names = {name: value.to(getattr(torch, dtype)) for name, value in bare(networks["teacher"]).items()}
     held = fsdfm.read(save(tmp_path, names))
     cfg = fsdfm.network(held, 3)
-    params = fsdfm.parameters(held, traverse_util.flatten_dict(portable.abstract(cfg, one_device()), sep="/"))
+    params = fsdfm.parameters(held, traverse_util.flatten_dict(model_directory.abstract(cfg, one_device()), sep="/"))
     ours = collections.Counter(np.concatenate([value.ravel() for value in params.values()]).tolist())
     assert ours == collections.Counter(torch.cat([value.float().ravel() for value in names.values()]).tolist())
     assert all(value.dtype == np.float32 for value in params.values())
@@ -280,7 +280,7 @@ def test_the_command(networks, words, tmp_path):
     assert done.returncode == 0 and "2 blocks, width 24, 3 heads, 61 symbols, source uniform" in done.stdout, done.stderr
     left = {path.name for path in (tmp_path / "out").iterdir()}
     assert left == {"README.md", "config.json", "model.safetensors", "tokenizer.json"}
-    told, card = portable.about(tmp_path / "out"), (tmp_path / "out/README.md").read_text()
+    told, card = model_directory.about(tmp_path / "out"), (tmp_path / "out/README.md").read_text()
     assert told.hash in card and f"--checkpoint={file}" in card and "apache" not in card
     assert told.length == 64 and told.origin["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     missing = call()

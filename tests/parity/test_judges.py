@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests import published_models
-from tsdfm_jax import pretrained
+from tsdfm_jax.evaluation import pretrained
 from tsdfm_jax.models import causal
 
 torch = pytest.importorskip("torch")

@@ -6,10 +6,14 @@ import jax
 import numpy as np
 
 from tests import tiny
-from tsdfm_jax import generation, judging, sampling, settings, workspace
+from tsdfm_jax.config import settings
+from tsdfm_jax.distillation import generation
+from tsdfm_jax.evaluation import judging
+from tsdfm_jax.inference import sampling
 from tsdfm_jax.models import causal
 from tsdfm_jax.runtime import mesh as meshes
 from tsdfm_jax.stages import student, teacher, trajectories
+from tsdfm_jax.workspace import trained
 
 # Sizes that no two axes share, so that a shape tells what it is; V is odd, as GPT-2's is.
 V, LENGTH, BATCH, WIDTH = 97, 24, 16, 32
@@ -49,7 +53,7 @@ def drawn(tree, mesh=None):
 
 def network(c, mesh):
     """The teacher with random weights."""
-    unread = workspace.network(c, V, mesh, step_conditioned=False)
+    unread = trained.network(c, V, mesh, step_conditioned=False)
     return unread, drawn(unread.params)
 
 
@@ -58,7 +62,7 @@ def learner(c, name, mesh):
     if name == "teacher":
         return teacher.learner(c, V, mesh)
     net, params = network(c, mesh)
-    return student.learner(c, V, mesh, workspace.Network(apply=net.apply, params=params, hash=""), params)
+    return student.learner(c, V, mesh, trained.Network(apply=net.apply, params=params, hash=""), params)
 
 
 def batch(c, name, number):
@@ -94,7 +98,7 @@ def sampling_program(mesh_name):
     cfg, path = settings.sampler_config(c, c.evaluate), settings.path(c, V)
     draw = sampling.Sampler(net.apply, path, mesh, LENGTH, BATCH, cfg)
     split = meshes.batch_sharding(mesh)
-    key_B = jax.eval_shape(lambda: workspace.sample_keys(0, 0, BATCH))
+    key_B = jax.eval_shape(lambda: trained.sample_keys(0, 0, BATCH))
     key_B = jax.ShapeDtypeStruct(key_B.shape, key_B.dtype, sharding=split)
     x_BL, number = abstract(mesh, batch(c, "teacher", 0)), jax.ShapeDtypeStruct((), np.int32)
     fixed_BL = jax.ShapeDtypeStruct(x_BL.shape, bool, sharding=split)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from launch import hlo
 from tests.pod import programs
+from tsdfm_jax.experiments.planning import hlo
 from tsdfm_jax.runtime import mesh as meshes
 
 UPDATES = 4

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests.pod import processes, small
-from tsdfm_jax import main, settings
+from tsdfm_jax import main
+from tsdfm_jax.config import settings
 from tsdfm_jax.data import records
 from tsdfm_jax.runtime import mesh as meshes
 

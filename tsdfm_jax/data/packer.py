@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tsdfm_jax.data import atomic, shards
+from tsdfm_jax.data import shards
+from tsdfm_jax.storage import atomic
 
 SPLITS = ("train", "heldout")
 # A web-sized corpus has no end of new words; this many are some 100 MB, and far beyond any English lexicon.

@@ -11,7 +11,8 @@ from typing import Any
 import grain
 import numpy as np
 
-from tsdfm_jax.data import atomic, shards
+from tsdfm_jax.data import shards
+from tsdfm_jax.storage import atomic
 
 _PREFIX = "shard"
 _MANIFEST = "manifest.json"

@@ -12,7 +12,7 @@ import grain.experimental
 import numpy as np
 from array_record.python import array_record_module
 
-from tsdfm_jax.data import atomic
+from tsdfm_jax.storage import atomic
 
 SUFFIX = ".array_record"
 # One record a group is what random access wants; uncompressed, the bytes depend on nothing but the records.

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import sentencepiece
 
-from tsdfm_jax.data import atomic
+from tsdfm_jax.storage import atomic
 
 MASK = "▒"
 END = "¶"

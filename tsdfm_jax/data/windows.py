@@ -11,8 +11,9 @@ from typing import Any
 import grain
 import numpy as np
 
-from tsdfm_jax.data import atomic, encoding, filling, packer, shards, tokenizer as tokenizers
-from tsdfm_jax.data.cut import WindowsConfig
+from tsdfm_jax.data import encoding, ingest, packer, shards, tokenizer as tokenizers
+from tsdfm_jax.data.window_config import WindowsConfig
+from tsdfm_jax.storage import atomic
 
 _MANIFEST = "manifest.json"
 _LEXICON = "lexicon.txt"
@@ -29,7 +30,7 @@ def prepare(
     *,
     fingerprint: str = "",
     workers: int = 1,
-    costs: filling.Costs | None = None,
+    costs: ingest.Costs | None = None,
 ) -> dict[str, Any]:
     """Tokenises, splits by document, packs into windows of L, writes shards, lexicon and manifest; returns that.
 
@@ -59,11 +60,11 @@ def prepare(
     head = list(itertools.islice(stream, 2))
     choices = dict(seed=cfg.seed, holdout=cfg.holdout)
     if len(head) == 1:
-        filling.fill_one(pack, head[0], tokenizer, length=cfg.length, **choices)
+        ingest.fill_one(pack, head[0], tokenizer, length=cfg.length, **choices)
     else:
         rest = itertools.islice(itertools.chain(head, stream), pack.documents, None)
-        running = dict(workers=workers, progress=progress, stop=stop, costs=costs or filling.Costs())
-        filling.fill(pack, rest, tokenizer, **choices, **running)
+        running = dict(workers=workers, progress=progress, stop=stop, costs=costs or ingest.Costs())
+        ingest.fill(pack, rest, tokenizer, **choices, **running)
     return _seal(pack, identity, "windows" if len(head) == 1 else "documents")
 
 

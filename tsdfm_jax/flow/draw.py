@@ -12,7 +12,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-
 LANES = 128  # a TPU holds the last axis of an array in rows of this many: blocks of other sizes are copied into such
 
 

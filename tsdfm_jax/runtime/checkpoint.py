@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from tsdfm_jax.runtime import mesh as mesh_lib
-from tsdfm_jax.runtime import hosts, seal, stage
+from tsdfm_jax.lineage import bookkeeping
+from tsdfm_jax.runtime import hosts, mesh as mesh_lib
+from tsdfm_jax.storage import checksums
 
 LOG = logging.getLogger(__name__)
 ITEMS = ("state", "params", "meta")
@@ -69,8 +70,8 @@ class Checkpoints:
             "meta": ocp.args.JsonSave({"caller": meta, "batches": None if batches is None else batches.get_state()}),
         }
         what = f"checkpoint {step} in {self.directory}"
-        hosts.first(lambda: seal.require_room(self.directory, _bytes(state) + _bytes(state.averaged), what))
-        with seal.writing(what):
+        hosts.first(lambda: checksums.require_room(self.directory, _bytes(state) + _bytes(state.averaged), what))
+        with checksums.writing(what):
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         if not self._asynchronous:
             self._seal_items()
@@ -100,7 +101,7 @@ class Checkpoints:
 
     def wait(self):
         """Return when everything saved is on disk."""
-        with seal.writing(f"a checkpoint in {self.directory}"):
+        with checksums.writing(f"a checkpoint in {self.directory}"):
             self._manager.wait_until_finished()
 
     def close(self):
@@ -125,7 +126,7 @@ class Checkpoints:
         damaged, reason = [], None
         for step in steps:
             where = self.directory / str(step)
-            reason = hosts.first(lambda: next(filter(None, (seal.damage(where / item) for item in items)), None))
+            reason = hosts.first(lambda: next(filter(None, (checksums.damage(where / item) for item in items)), None))
             try:
                 if reason is None:
                     _require_fit(where / items[0], abstract)
@@ -160,9 +161,9 @@ class Checkpoints:
         if not hosts.is_first():
             return
         for item in self.directory.glob("*/*"):
-            if item.name in ITEMS and not (item / seal.SEAL).exists():
+            if item.name in ITEMS and not (item / checksums.SEAL).exists():
                 try:
-                    seal.seal(item)
+                    checksums.seal(item)
                 except FileNotFoundError:
                     pass  # deleted meanwhile: one too old to keep
 
@@ -176,13 +177,13 @@ def save_params(directory, params, meta):
     directory = pathlib.Path(directory).absolute()
     meta = {**meta, "hash": tree_hash(params)}
     hosts.first(lambda: (directory / META).unlink(missing_ok=True))  # written last, it says that the rest is there
-    hosts.first(lambda: seal.require_room(directory, _bytes(params), f"model {directory}"))
+    hosts.first(lambda: checksums.require_room(directory, _bytes(params), f"model {directory}"))
 
     def vouch():
-        seal.seal(directory / MODEL)
-        stage.atomic_write(directory / META, json.dumps(meta, indent=1))
+        checksums.seal(directory / MODEL)
+        bookkeeping.atomic_write(directory / META, json.dumps(meta, indent=1))
 
-    with seal.writing(f"model {directory}"), ocp.StandardCheckpointer() as checkpointer:
+    with checksums.writing(f"model {directory}"), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory / MODEL, params, force=True)
         checkpointer.wait_until_finished()
         hosts.first(vouch)
@@ -199,7 +200,7 @@ def load_params(directory, abstract=None, where=None):
     directory = pathlib.Path(directory).absolute()
     if not hosts.first((directory / META).exists):
         raise ValueError(f"{directory} is unfinished: run --stage={directory.parent.name} first")
-    reason = hosts.first(lambda: seal.damage(directory / MODEL))
+    reason = hosts.first(lambda: checksums.damage(directory / MODEL))
     if reason is not None:
         raise ValueError(f"{directory / MODEL} is damaged ({reason}): delete {directory.parent} to make it again")
     _require_fit(directory / MODEL, abstract)

@@ -8,8 +8,7 @@ import time
 import jax
 import numpy as np
 
-from tsdfm_jax.runtime import mesh as mesh_lib
-from tsdfm_jax.runtime import metrics as metrics_lib
+from tsdfm_jax.runtime import mesh as mesh_lib, metrics as metrics_lib
 
 LOG = logging.getLogger(__name__)
 

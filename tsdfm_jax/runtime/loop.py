@@ -1,8 +1,6 @@
 """The one training loop, for teacher, compass, students and judges."""
 
-from tsdfm_jax.runtime import ledger as ledger_lib
-from tsdfm_jax.runtime import metrics as metrics_lib
-from tsdfm_jax.runtime import signals
+from tsdfm_jax.runtime import ledger as ledger_lib, metrics as metrics_lib, signals
 
 
 def fit(

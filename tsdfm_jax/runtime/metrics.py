@@ -120,8 +120,7 @@ def progress(description, total, unit, done=0):
 
     With a terminal on stderr a bar with rate and time left, otherwise a log line at most every ten seconds.
     """
-    from rich import console as rich_console
-    from rich import progress as rich_progress
+    from rich import console as rich_console, progress as rich_progress
 
     console = rich_console.Console(stderr=True)
     if not hosts.is_first() or not console.is_terminal:

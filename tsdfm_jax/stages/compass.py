@@ -7,22 +7,25 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
-from tsdfm_jax import compasses, judging, measures, settings, workspace
+from tsdfm_jax.config import settings
 from tsdfm_jax.data import windows
-from tsdfm_jax.flow import chain, losses, lookahead, path as paths
+from tsdfm_jax.distillation import compasses
+from tsdfm_jax.evaluation import judging, text_metrics
+from tsdfm_jax.flow import chain, lookahead, losses, path as paths
 from tsdfm_jax.models import energy as energies
 from tsdfm_jax.runtime import hosts, mesh as meshes, metrics as metrics_lib, signals, state as states
+from tsdfm_jax.workspace import trained
 
 TIME_BINS = 4
 
 
 def run(config, workdir):
     """Leave `compass/model` (where there is one) and its account: accuracy, AUC or correlation, and the steered table."""
-    with workspace.job(config, workdir, "compass") as job:
+    with trained.job(config, workdir, "compass") as job:
         if job.finished is not None:
             return
-        mesh, path = settings.mesh(config), workspace.flow_path(config, workdir)
-        teacher = workspace.teacher(config, workdir, mesh)
+        mesh, path = settings.mesh(config), trained.flow_path(config, workdir)
+        teacher = trained.teacher(config, workdir, mesh)
         figures, params = {}, None
         if config.compass.kind != "lookahead":
             params, figures = train(config, workdir, job, mesh, teacher)
@@ -86,10 +89,10 @@ LOSSES = {"nce": nce_loss, "distilled": distilled_loss}
 
 def train(config, workdir, job, mesh, teacher):
     """The light network of `nce` and `distilled`: its weights and figures."""
-    data, tok = workspace.require(config, workdir, "data"), workspace.tokenizer(config, workdir)
+    data, tok = trained.require(config, workdir, "data"), trained.tokenizer(config, workdir)
     batches = windows.batches(data, "train", config.compass.batch, config.seed + 3000, meshes.share(mesh))
     learn = learner(config, tok.vocab_size, mesh, teacher)
-    state, figures = workspace.train(config, job, config.compass, learn, batches, name="compass", mesh=mesh, tok=tok)
+    state, figures = trained.train(config, job, config.compass, learn, batches, name="compass", mesh=mesh, tok=tok)
     return state.averaged, figures
 
 
@@ -115,7 +118,7 @@ def account(config, workdir, job, mesh, path, teacher, params):
     same over all pairs of a bin, matched or not. `correlation` with the look-ahead is added for a distilled compass.
     """
     c, build = config.compass, compasses.make(config, path)
-    x_1_NL = windows.heldout(workspace.require(config, workdir, "data"), c.heldout)
+    x_1_NL = windows.heldout(trained.require(config, workdir, "data"), c.heldout)
 
     def measure(seed, weights, place, x_1_BL, h):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), place[0]), place[1])
@@ -178,7 +181,7 @@ def told(rows, c):
 def steered(config, workdir, job, mesh, path, teacher, params):
     """Where the compass leads: the teacher steered by it, against blind, random-of-K and worst-of-K, by the pilot judge."""
     c = config.compass
-    pilot, build = workspace.judge(config, workdir, mesh, "pilot"), compasses.make(config, path)
+    pilot, build = trained.judge(config, workdir, mesh, "pilot"), compasses.make(config, path)
     kinds = {"blind": {"candidates": 1}, "random": {"selection": "random"}, "worst": {"selection": "worst"}, "shaped": {}}
     rows, weights = [], {"teacher": teacher.params, "compass": params}
     with metrics_lib.progress("steered", len(kinds) * c.steered_samples, "text") as bar:
@@ -193,7 +196,9 @@ def steered(config, workdir, job, mesh, path, teacher, params):
                 texts.append(hosts.gather(jitted(weights, np.int32(first))))
                 bar.advance(min(c.batch, c.steered_samples - first))
             x_NL = np.concatenate(texts)[: c.steered_samples]
-            told = judging.perplexity(pilot, x_NL, c.batch, mesh) | {"entropy_nats": float(measures.entropy_nats_N(x_NL).mean())}
+            told = judging.perplexity(pilot, x_NL, c.batch, mesh) | {
+                "entropy_nats": float(text_metrics.entropy_nats_N(x_NL).mean())
+            }
             rows.append({"selection": name, "steps": c.steered_steps, "samples": len(x_NL), **told})
             job.metrics.line(
                 f"teacher at {c.steered_steps} steps, {name}: perplexity {told['ppl_token']:.1f}, entropy {told['entropy_nats']:.2f} nats (pilot judge)"
@@ -206,7 +211,7 @@ def steered(config, workdir, job, mesh, path, teacher, params):
 
 def steer(config, path, teacher, build, shaping_cfg, seed, weights, first):
     """Texts `first`, `first` + 1, … of the teacher's trajectories in `steered_steps`, each jump chosen as `shaping_cfg` says."""
-    key_B = workspace.sample_keys(seed, first, config.compass.batch)
+    key_B = trained.sample_keys(seed, first, config.compass.batch)
     source_B, jumps_B = paths.split(key_B)
     steps = config.compass.steered_steps
     posterior = lambda x_BL, t_B, h_B: teacher(weights["teacher"], x_BL, t_B, h_B)

@@ -1,16 +1,17 @@
 """Stage `data`: the corpus, tokenised once and packed into windows of L."""
 
-from tsdfm_jax import settings, workspace
-from tsdfm_jax.data import corpus, filling, pool, windows
+from tsdfm_jax.config import settings
+from tsdfm_jax.data import corpus, ingest, pool, windows
 from tsdfm_jax.runtime import hosts, metrics, signals
+from tsdfm_jax.workspace import trained
 
 
 def run(config, workdir):
     """Leave `data/` with the training and held-out windows."""
-    with workspace.job(config, workdir, "data") as job:
+    with trained.job(config, workdir, "data") as job:
         if job.finished is not None:
             return
-        tok = workspace.tokenizer(config, workdir)
+        tok = trained.tokenizer(config, workdir)
         made, costs, commits = hosts.first(lambda: prepare(config, tok, job.directory))
         figures = {"splits": {k: {n: v for n, v in s.items() if n != "shards"} for k, s in made["splits"].items()}}
         if commits:
@@ -23,7 +24,7 @@ def run(config, workdir):
 
 def prepare(config, tok, directory):
     """Write the windows; returns their manifest, what this run of it cost, and the hub's datasets that were read."""
-    source, costs = settings.corpus_config(config), filling.Costs()
+    source, costs = settings.corpus_config(config), ingest.Costs()
     size = corpus.size(source)
     with signals.stopping(), metrics.progress("data", size, "byte") as bar:
         try:

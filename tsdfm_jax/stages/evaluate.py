@@ -4,10 +4,13 @@ import json
 
 import numpy as np
 
-from tsdfm_jax import bounds, judging, measures, pretrained, settings, textsets, workspace
+from tsdfm_jax.config import settings
 from tsdfm_jax.data import windows
+from tsdfm_jax.evaluation import elbo, judging, pretrained, text_metrics, text_sets
+from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.models import transformer
-from tsdfm_jax.runtime import hosts, metrics as metrics_lib, signals, stage as bookkeeping
+from tsdfm_jax.runtime import hosts, metrics as metrics_lib, signals
+from tsdfm_jax.workspace import trained
 
 FORMULAS = {
     "ppl_token": "exp(sum of NLL / number of tokens), over all texts",
@@ -21,10 +24,10 @@ def run(config, workdir):
 
     What is there already is kept: more steps, seeds, temperatures, judges or text of others only add to it.
     """
-    with workspace.job(config, workdir, "evaluate") as job:
-        sets = textsets.wanted(config)
+    with trained.job(config, workdir, "evaluate") as job:
+        sets = text_sets.wanted(config)
         wanted = {one.name(config) for one in sets}
-        texts = {one.file: textsets.sha256(one.file) for one in sets if one.file}
+        texts = {one.file: text_sets.sha256(one.file) for one in sets if one.file}
         asked = json.loads(json.dumps([sorted(wanted), sorted(texts.items()), settings.listed(config.evaluate.pretrained)]))
         if job.finished is not None and job.finished["asked"] == asked:
             return
@@ -32,7 +35,7 @@ def run(config, workdir):
         with signals.stopping(), metrics_lib.progress("evaluate", jumps, "jump") as bar:
             examine = Examiner(config, workdir, job)
             rows = [row for one in sets for row in examine(one, bar)]
-            found = bounds.of_all(config, workdir, job)
+            found = elbo.of_all(config, workdir, job)
         hosts.first(lambda: bookkeeping.atomic_write(job.directory / "rows.json", json.dumps(rows, indent=1)))
         job.finish({"rows": len(rows), "asked": asked, "bounds": found, "formulas": FORMULAS})
 
@@ -42,10 +45,10 @@ class Examiner:
 
     def __init__(self, config, workdir, job):
         self._config, self._job, self.mesh = config, job, settings.mesh(config)
-        self._tok = workspace.tokenizer(config, workdir)
-        self._make = textsets.Maker(config, workdir, self.mesh)
-        self._lexicon = windows.stored_lexicon(workspace.require(config, workdir, "data"))
-        self._judges = [workspace.judge(config, workdir, self.mesh, i) for i in range(len(config.judges.widths))]
+        self._tok = trained.tokenizer(config, workdir)
+        self._make = text_sets.Maker(config, workdir, self.mesh)
+        self._lexicon = windows.stored_lexicon(trained.require(config, workdir, "data"))
+        self._judges = [trained.judge(config, workdir, self.mesh, i) for i in range(len(config.judges.widths))]
         self._judges += [pretrained.load(name, self.mesh) for name in settings.listed(config.evaluate.pretrained)]
         self._batch = config.evaluate.judge_batch or config.evaluate.batch
         self._references = {}
@@ -78,11 +81,11 @@ class Examiner:
 
     def _text_figures(self, texts):
         """What needs no judge; `entropy` of each text, for the frontiers."""
-        x_NL, valid_NL = measures.padded(texts.rows)
-        nats_N = measures.entropy_nats_N(x_NL, valid_NL)
+        x_NL, valid_NL = text_metrics.padded(texts.rows)
+        nats_N = text_metrics.entropy_nats_N(x_NL, valid_NL)
         found = {"entropy": nats_N.tolist(), "bytes": texts.bytes, "lexical": windows.lexical_share(texts.text, self._lexicon)}
-        found |= {f"distinct_{n}": measures.distinct(x_NL, n, valid_NL) for n in (1, 2, 3)}
-        return found | {"repetition_4": float(measures.repetition_N(x_NL, 4, valid_NL).mean())}
+        found |= {f"distinct_{n}": text_metrics.distinct(x_NL, n, valid_NL) for n in (1, 2, 3)}
+        return found | {"repetition_4": float(text_metrics.repetition_N(x_NL, 4, valid_NL).mean())}
 
     def _resemblance(self, judge, texts, one):
         """MAUVE and the Fréchet distance to held-out text that no row of the table is made of, by a judge's features."""
@@ -93,8 +96,8 @@ class Examiner:
         real_ND = self._references[one.seed][: len(mine_ND)]
         if len(mine_ND) < 2:
             return {"mauve": None, "mauve_spread": None, "frechet": None}
-        mauve, spread = measures.mauve(mine_ND, real_ND, seed=0)
-        return {"mauve": mauve, "mauve_spread": spread, "frechet": measures.frechet(mine_ND, real_ND)}
+        mauve, spread = text_metrics.mauve(mine_ND, real_ND, seed=0)
+        return {"mauve": mauve, "mauve_spread": spread, "frechet": text_metrics.frechet(mine_ND, real_ND)}
 
     def _row(self, one, texts, figures, kept, judge):
         c, told = self._config, kept["judges"][judge.hash]
@@ -113,6 +116,6 @@ class Examiner:
             "judge_bos": judge.bos,
             "judge_bos_policy": judge.bos_policy,
             "judge_context": judge.context,
-            **measures.perplexity(*told_N),
+            **text_metrics.perplexity(*told_N),
         }
-        return row | {"bits_per_byte": measures.bits_per_byte(told_N[0], kept["texts"]["bytes"])}
+        return row | {"bits_per_byte": text_metrics.bits_per_byte(told_N[0], kept["texts"]["bytes"])}

@@ -10,9 +10,13 @@ import jax
 import rich.console
 import rich.table
 
-from tsdfm_jax import bounds, results, roster, traces, workspace
+from tsdfm_jax.config import networks
+from tsdfm_jax.distillation import traces
+from tsdfm_jax.evaluation import elbo, summary
+from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.report import page
-from tsdfm_jax.runtime import hosts, metrics as metrics_lib, stage as bookkeeping
+from tsdfm_jax.runtime import hosts, metrics as metrics_lib
+from tsdfm_jax.workspace import trained
 
 SCHEMA = 2
 COLUMNS = ("model", "steps", "seed", "samples", "entropy_nats", "distinct_2", "lexical", "tokens_per_second")
@@ -20,14 +24,14 @@ COLUMNS = ("model", "steps", "seed", "samples", "entropy_nats", "distinct_2", "l
 
 def run(config, workdir):
     """Leave `report/report.json`, `report/traces.json` and the page `report/index.html`, and print the table."""
-    workspace.require(config, workdir, "evaluate")
-    shown = traces.make(config, workdir) if config.report.traces and roster.variants(config) else None
+    trained.require(config, workdir, "evaluate")
+    shown = traces.make(config, workdir) if config.report.traces and networks.variants(config) else None
     hosts.first(lambda: write(config, workdir, shown))
 
 
 def write(config, workdir, shown):
     """What one process does alone."""
-    rows = json.loads((workspace.require(config, workdir, "evaluate") / "rows.json").read_text())
+    rows = json.loads((trained.require(config, workdir, "evaluate") / "rows.json").read_text())
     report = gathered(config, workdir, rows)
     where = pathlib.Path(workdir) / "report"
     where.mkdir(exist_ok=True)
@@ -38,7 +42,7 @@ def write(config, workdir, shown):
     page.write(where / "index.html", report, shown)
     console = rich.console.Console(width=None if os.isatty(1) else 140)
     console.print(stage_table(report["stages"]))
-    console.print(table(results.table(config, rows)))
+    console.print(table(summary.table(config, rows)))
     with metrics_lib.Metrics(workdir, "report") as metrics:
         metrics.line(f"the page: {where / 'index.html'}")
         metrics.line(report["verdict"])
@@ -47,26 +51,26 @@ def write(config, workdir, shown):
 def gathered(config, workdir, rows):
     """Everything measured, as report.json holds it."""
     names = ("tokenizer", "data", "judges", "teacher", "autoregressive", "compass", "evaluate")
-    names = [name for name in names if roster.needs(config, name)]
-    for r in range(config.rounds if roster.needs(config, "trajectories") else 0):
-        names += [f"trajectories/round_{r}", *(workspace.student_directory(v, r) for v in roster.variants(config))]
+    names = [name for name in names if networks.needs(config, name)]
+    for r in range(config.rounds if networks.needs(config, "trajectories") else 0):
+        names += [f"trajectories/round_{r}", *(trained.student_directory(v, r) for v in networks.variants(config))]
     figures = {name: figures_of(workdir, name) for name in names}
-    total, matched = sum(f["seconds"] for f in figures.values()), results.matched(config, workdir, rows)
+    total, matched = sum(f["seconds"] for f in figures.values()), summary.matched(config, workdir, rows)
     return {
         "schema": SCHEMA,
         "commit": commit(),
         "command": command(workdir),
         "config": config.to_dict(),
         "environment": environment(),
-        "tokenizer": workspace.tokenizer(config, workdir).content_hash,
+        "tokenizer": trained.tokenizer(config, workdir).content_hash,
         "formulas": figures["evaluate"]["formulas"],
-        "verdict": results.verdict(results.table(config, rows), matched),
+        "verdict": summary.verdict(summary.table(config, rows), matched),
         "stages": {name: {**f, "share_of_time": f["seconds"] / total} for name, f in figures.items()},
         "compass": figures.get("compass"),
         "bounds": figures["evaluate"]["bounds"],
-        "bounds_exact": {name: said for name, said in bounds.EXACT.items() if name in roster.models(config)},
-        "shaping": results.midpoints(config, workdir),
-        "frontiers": results.frontiers(config, workdir, rows),
+        "bounds_exact": {name: said for name, said in elbo.EXACT.items() if name in networks.models(config)},
+        "shaping": summary.midpoints(config, workdir),
+        "frontiers": summary.frontiers(config, workdir, rows),
         "matched": matched,
         "rows": rows,
     }

@@ -10,8 +10,12 @@ import rich.live
 import rich.rule
 import rich.text
 
-from tsdfm_jax import prompts, roster, sampling, settings, workspace
-from tsdfm_jax.runtime import hosts, metrics, signals, stage as bookkeeping
+from tsdfm_jax.config import networks, settings
+from tsdfm_jax.data import prompts
+from tsdfm_jax.inference import sampling
+from tsdfm_jax.lineage import bookkeeping
+from tsdfm_jax.runtime import hosts, metrics, signals
+from tsdfm_jax.workspace import trained
 
 SHOWN = 4  # texts that are shown while they are refined
 PAUSE = 0.08  # seconds between two pictures of them
@@ -24,7 +28,7 @@ def run(config, workdir):
     """Print texts and leave them in `samples/sample.jsonl`; it runs whenever it is asked for."""
     config = as_taken(config)
     c, mesh = config.sample, settings.mesh(config)
-    requests = asked(config, workspace.tokenizer(config, workdir))
+    requests = asked(config, trained.tokenizer(config, workdir))
     write, console = sampling.writer(config, workdir, mesh, c.model), rich.console.Console()
     # The same in every process: each state that is seen is gathered by all of them.
     live = hosts.first(lambda: c.live and console.is_terminal and not console.is_dumb_terminal)
@@ -42,7 +46,7 @@ def run(config, workdir):
 def as_taken(config):
     """The config with the steps that its model takes, whatever was asked for: what is said of the texts must be true."""
     found = config.copy_and_resolve_references()
-    found.sample.steps = roster.evaluations(config, config.sample.model, config.sample.steps)
+    found.sample.steps = networks.evaluations(config, config.sample.model, config.sample.steps)
     return found
 
 

@@ -5,37 +5,39 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from tsdfm_jax import roster, settings, taken, workspace
+from tsdfm_jax.config import networks, settings
 from tsdfm_jax.data import records, shards, windows
+from tsdfm_jax.exchange import external
 from tsdfm_jax.flow import chain, losses, path as paths
 from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import mesh as meshes, state as states
+from tsdfm_jax.workspace import trained
 
 
 def run(config, workdir, round_number=0):
     """Leave `student/{shaped,blind}/round_r/model`: same start, same budget, same seeds."""
-    for variant in roster.variants(config):
+    for variant in networks.variants(config):
         train(config, workdir, variant, round_number)
 
 
 def train(config, workdir, variant, round_number):
     """One student, from its teacher's weights, from those of `student.path`, or from its own of the round before."""
-    with workspace.job(config, workdir, "student", workspace.student_directory(variant, round_number)) as job:
+    with trained.job(config, workdir, "student", trained.student_directory(variant, round_number)) as job:
         if job.finished is not None:
             return
-        tok, mesh = workspace.tokenizer(config, workdir), settings.mesh(config)
-        teacher = workspace.teacher(config, workdir, mesh)
+        tok, mesh = trained.tokenizer(config, workdir), settings.mesh(config)
+        teacher = trained.teacher(config, workdir, mesh)
         born, start = teacher.params, {}
         if round_number > 0:
-            born = workspace.student(config, workdir, mesh, variant, round_number - 1).params
+            born = trained.student(config, workdir, mesh, variant, round_number - 1).params
         elif config.student.path:
-            told, born = taken.read(config, "student", tok, mesh)
-            start = {"started_from": taken.figures(told)}
+            told, born = external.read(config, "student", tok, mesh)
+            start = {"started_from": external.figures(told)}
         own = config.student.evaluator == "generator"
-        frozen = workspace.generator(config, workdir, mesh, variant, round_number) if own else teacher
+        frozen = trained.generator(config, workdir, mesh, variant, round_number) if own else teacher
         learn = learner(config, tok.vocab_size, mesh, frozen, born, round_number)
         rows = batches(config, workdir, variant, round_number, mesh)
-        _, figures = workspace.train(config, job, config.student, learn, rows, name=f"student {variant}", mesh=mesh, tok=tok)
+        _, figures = trained.train(config, job, config.student, learn, rows, name=f"student {variant}", mesh=mesh, tok=tok)
         job.finish(figures | start)
 
 
@@ -61,12 +63,12 @@ def learner(config, symbols, mesh, teacher, born, round_number=0):
 
 def batches(config, workdir, variant, round_number, mesh):
     """Batches of each kind of record that the target needs, and of data for `mixed`; one resumable iterator."""
-    root = workspace.require(config, workdir, "trajectories", f"trajectories/round_{round_number}") / variant
+    root = trained.require(config, workdir, "trajectories", f"trajectories/round_{round_number}") / variant
     who = (config.student.batch, settings.student_seed(config) + round_number, meshes.share(mesh))
     stores = {kind: records.open_store(root / kind) for kind in settings.TARGETS[config.student.target]}
     parts = {kind: store.batches(*who, fields=learnt(store.schema)) for kind, store in stores.items()}
     if config.student.target == "mixed":
-        parts["data"] = windows.batches(workspace.require(config, workdir, "data"), "train", *who)
+        parts["data"] = windows.batches(trained.require(config, workdir, "data"), "train", *who)
     return shards.Joined(parts)
 
 

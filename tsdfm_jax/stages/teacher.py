@@ -4,11 +4,14 @@ import functools
 
 import jax
 
-from tsdfm_jax import bounds, settings, taken, workspace
+from tsdfm_jax.config import settings
 from tsdfm_jax.data import windows
+from tsdfm_jax.evaluation import elbo
+from tsdfm_jax.exchange import external
 from tsdfm_jax.flow import losses, path as paths
 from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import checkpoint, mesh as meshes, state as states
+from tsdfm_jax.workspace import trained
 
 
 def path_loss(apply, path, name, key, params, x_1_BL):
@@ -23,14 +26,14 @@ def path_loss(apply, path, name, key, params, x_1_BL):
 
 def run(config, workdir):
     """Leave `teacher/model`, its curve and its held-out bound."""
-    with workspace.job(config, workdir, "teacher") as job:
+    with trained.job(config, workdir, "teacher") as job:
         if job.finished is not None:
             return
-        data, tok, mesh = workspace.require(config, workdir, "data"), workspace.tokenizer(config, workdir), settings.mesh(config)
+        data, tok, mesh = trained.require(config, workdir, "data"), trained.tokenizer(config, workdir), settings.mesh(config)
         path, c = settings.path(config, tok.vocab_size), config.teacher
-        apply = workspace.network(config, tok.vocab_size, mesh, step_conditioned=False).apply
-        measure = bounds.bound(apply, path, mesh, windows.heldout(data, c.heldout), c.batch)
-        bits = bounds.bits_per_byte(data)
+        apply = trained.network(config, tok.vocab_size, mesh, step_conditioned=False).apply
+        measure = elbo.bound(apply, path, mesh, windows.heldout(data, c.heldout), c.batch)
+        bits = elbo.bits_per_byte(data)
         if c.path:
             params, figures = take(config, job, tok, mesh)
             return job.finish(figures | {"heldout_bits_per_byte": bits * measure(params)})
@@ -42,16 +45,16 @@ def run(config, workdir):
             return dict(last)
 
         learn = learner(config, tok.vocab_size, mesh)
-        state, figures = workspace.train(config, job, c, learn, batches, name="teacher", mesh=mesh, tok=tok, evaluate=evaluate)
+        state, figures = trained.train(config, job, c, learn, batches, name="teacher", mesh=mesh, tok=tok, evaluate=evaluate)
         job.finish(figures | (last or evaluate(state)))
 
 
 def take(config, job, tok, mesh):
     """The teacher of `teacher.path`, left in `model` as if it had been trained here: (params, figures)."""
-    told, params = taken.read(config, "teacher", tok, mesh)
+    told, params = external.read(config, "teacher", tok, mesh)
     job.metrics.line(f"taking {told}")
     meta = checkpoint.save_params(job.directory / "model", params, {"tokenizer": tok.content_hash})
-    return params, {"taken": taken.figures(told), "parameters": transformer.parameters(params), "hash": meta["hash"]}
+    return params, {"taken": external.figures(told), "parameters": transformer.parameters(params), "hash": meta["hash"]}
 
 
 def learner(config, symbols, mesh):

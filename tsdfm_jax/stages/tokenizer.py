@@ -1,13 +1,14 @@
 """Stage `tokenizer`: trains a SentencePiece model on the corpus, or takes a given one."""
 
-from tsdfm_jax import settings, workspace
+from tsdfm_jax.config import settings
 from tsdfm_jax.data import corpus, tokenizer as tokenizers
 from tsdfm_jax.runtime import hosts
+from tsdfm_jax.workspace import trained
 
 
 def run(config, workdir):
     """Leave `tokenizer/` with the model that every later stage reads."""
-    with workspace.job(config, workdir, "tokenizer") as job:
+    with trained.job(config, workdir, "tokenizer") as job:
         if job.finished is not None:
             return
         hosts.first(lambda: make(config, job))

@@ -6,18 +6,20 @@ import json
 
 import numpy as np
 
-from tsdfm_jax import generation, roster, settings, workspace
+from tsdfm_jax.config import networks, settings
 from tsdfm_jax.data import records, windows
+from tsdfm_jax.distillation import generation
 from tsdfm_jax.flow import chain
 from tsdfm_jax.runtime import hosts, mesh as meshes, metrics as metrics_lib, pipeline, signals
+from tsdfm_jax.workspace import trained
 
 TOLD = "{variant} {kind}: {records_per_second:,.0f} records a second, device busy at least {device_busy:.1%} of {seconds:.1f} s"
 
 
 def run(config, workdir, round_number=0):
     """Leave `trajectories/round_r/{shaped,blind}/{whole,chain}`, as the students and their target need them."""
-    with workspace.job(config, workdir, "trajectories", f"trajectories/round_{round_number}") as job:
-        sets = [(variant, kind) for variant in roster.variants(config) for kind in settings.TARGETS[config.student.target]]
+    with trained.job(config, workdir, "trajectories", f"trajectories/round_{round_number}") as job:
+        sets = [(variant, kind) for variant in networks.variants(config) for kind in settings.TARGETS[config.student.target]]
         if job.finished is not None and hosts.first(lambda: all(sound(job.directory / variant / kind) for variant, kind in sets)):
             return
         with signals.stopping():  # over all sets, so that a stop asked for behind the last batch of one is heard by the next
@@ -56,9 +58,9 @@ def generate(config, workdir, job, variant, kind, round_number):
 
     Every process computes its part of each batch; a shard is written by one process, and they take turns.
     """
-    mesh, c, tok = settings.mesh(config), config.trajectories, workspace.tokenizer(config, workdir)
-    generator = workspace.generator(config, workdir, mesh, variant, round_number)
-    weights, compass_hash = workspace.compass(config, workdir, mesh) if variant == "shaped" else (None, None)
+    mesh, c, tok = settings.mesh(config), config.trajectories, trained.tokenizer(config, workdir)
+    generator = trained.generator(config, workdir, mesh, variant, round_number)
+    weights, compass_hash = trained.compass(config, workdir, mesh) if variant == "shaped" else (None, None)
     shape = schema(config, settings.path(config, tok.vocab_size), kind, generation.shaped(config, variant).candidates)
     where, shards = job.directory / variant / kind, -(-c.count // c.shard)
     sources = {"generator": generator.hash, "compass": compass_hash, "tokenizer": tok.content_hash}
@@ -66,7 +68,7 @@ def generate(config, workdir, job, variant, kind, round_number):
     jitted = generation.program(config, tok.vocab_size, mesh, kind, variant, generator.apply, round_number)
     arrays = {"generator": generator.params, "compass": weights}
     finished = hosts.first(lambda: records.finished_shards(where, shape, provenance) if where.exists() else set())
-    data = windows.ordered(workspace.require(config, workdir, "data"), "train", settings.student_seed(config))
+    data = windows.ordered(trained.require(config, workdir, "data"), "train", settings.student_seed(config))
 
     def start(first):
         x_1_BL = meshes.put_rows(mesh, lambda rows: data(range(first + rows.start, first + rows.stop)), c.batch)

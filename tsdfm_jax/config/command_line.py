@@ -1,0 +1,78 @@
+"""What every command does with its flags: whatever is wrong with them is one line on stderr, and an exit code."""
+
+import pathlib
+import re
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+
+def start(command):
+    """Run a command's module as this program; --help shows its docstring and its flags.
+
+    `command` has `main(argv)`, which returns the exit code, `parse(argv)`, and `define()` where its flags are not made on import.
+    """
+    sys.modules["__main__"].__doc__ = command.__doc__
+    getattr(command, "define", lambda: None)()
+    for flag in flags.FLAGS.get_flags_for_module(command.__name__):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    app.run(command.main, flags_parser=command.parse)
+
+
+def parse(name, argv):
+    """The arguments that are no flags; leaves with one line, in the command's `name`, for a flag that does not exist."""
+    logging.set_verbosity(logging.WARNING)  # the libraries' own; a run's go to its log
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
+        sys.exit(fail(name, error))
+
+
+def run_name(file):
+    """What a run of a config file is called: its name, and its argument where it has one, configs/a.py:small -> a_small."""
+    path, _, argument = file.partition(":")
+    stem = pathlib.Path(path).stem
+    return f"{stem}_{re.sub(r'[^A-Za-z0-9_.+=-]', '-', argument)}" if argument else stem
+
+
+def only_flags(argv, example="", **needed):
+    """Raises ValueError where something else than flags was given, or one of the `needed` is empty; `example` is the remedy."""
+    if len(argv) > 1:
+        raise ValueError(f"'{argv[1]}' is not a flag: options are written --name=value")
+    for name, value in needed.items():
+        if not value:
+            raise ValueError(f"--{name} is missing: {example}")
+
+
+def config_file(argv, example):
+    """The file that --config names, with its argument (FILE.py:ARGUMENT) where it has one.
+
+    Raises ValueError where there is no such file, or something else was given; `example` is the remedy.
+    """
+    only_flags(argv)
+    if flags.FLAGS.config is None:
+        raise ValueError(f"--config is missing: try --config={example}")
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    if not pathlib.Path(file.split(":")[0]).is_file():
+        raise ValueError(f"no config file '{file}': try --config={example}")
+    return file
+
+
+def fail(name, error, code=2):
+    """Say it in one line on stderr; returns the exit code."""
+    while isinstance(error, Exception) and error.args and isinstance(error.args[0], Exception):
+        error = error.args[0]  # ml_collections wraps the KeyError of an unknown key in another error
+    text = f"no such config key: {error.args[0]}" if isinstance(error, KeyError) and error.args else str(error)
+    print(f"{name}: " + " ".join(_cause(text).split()), file=sys.stderr)
+    return code
+
+
+def _cause(text):
+    """What a config file itself complained of, out of the traceback that ml_collections makes a message of."""
+    if "Traceback (most recent call last)" not in text:
+        return text
+    last = text.strip().splitlines()[-1]
+    if re.match(r"TypeError: get_config\(\) takes (0|no) ", last) and (given := re.search(r"flag --config=(.*?):(.*?): ", text)):
+        return f"{given[1]} takes no argument: leave out ':{given[2]}'"
+    return last.removeprefix("ValueError: ")

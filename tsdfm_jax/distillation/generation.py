@@ -1,0 +1,102 @@
+"""Trajectories from a generator and a compass, batch by batch: the program that the records are made by."""
+
+import jax
+import jax.numpy as jnp
+
+from tsdfm_jax.config import settings
+from tsdfm_jax.distillation import compasses
+from tsdfm_jax.flow import chain, path as paths
+from tsdfm_jax.runtime import mesh as meshes
+from tsdfm_jax.workspace import trained
+
+
+def whole(config, path, generator, build, shaping_cfg):
+    """`(weights, key_B, x_1_BL) -> fields`: trajectories from source to text."""
+    found = _walking(config, path, generator, build, shaping_cfg, chain.trajectory)
+    return lambda *given: _fields(found(*given))
+
+
+def watched(config, path, generator, build, shaping_cfg):
+    """The same trajectories with the K candidates of each midpoint and their scores by position, to be shown."""
+    found = _walking(config, path, generator, build, shaping_cfg, chain.watched)
+
+    def generate_batch(*given):
+        looked = found(*given)
+        return _fields(looked) | {"candidates": looked.cand_BSKL, "scores": looked.score_BSKL}
+
+    return generate_batch
+
+
+def _fields(found):
+    return {"states": found.state_BSL, "energy": found.energy_BSK, "index": found.index_BS}
+
+
+def _walking(config, path, generator, build, shaping_cfg, walk):
+    """`(weights, key_B, x_1_BL)`: what `walk` finds from the starting states of the keys."""
+    steps = config.trajectories.midpoints
+
+    def generate_batch(weights, key_B, x_1_BL):
+        del x_1_BL
+        source_B, jumps_B = paths.split(key_B)
+        x_0_BL = paths.sample_source(source_B, path, config.data.length)
+        posterior = lambda x_BL, t_B, h_B: generator(weights["generator"], x_BL, t_B, h_B)
+        energy = build(weights["compass"], posterior, jnp.full(key_B.shape, 1.0 / steps))
+        return walk(jumps_B, path, config.flow.jump, posterior, x_0_BL, steps, energy, shaping_cfg)
+
+    return generate_batch
+
+
+def chained(config, path, generator, build, shaping_cfg):
+    """`(weights, key_B, x_1_BL) -> fields`: short chains from a noised text, over steps drawn with the student's weights."""
+
+    def generate_batch(weights, key_B, x_1_BL):
+        when_B, path_B, jumps_B = paths.split(key_B, 3)
+        t_B, h_B = jax.vmap(lambda key: draw_step(key, config.student.step_weights))(when_B)
+        x_t_BL = paths.sample_xt(path_B, path, x_1_BL, t_B)
+        posterior = lambda x_BL, t_B, h_B: generator(weights["generator"], x_BL, t_B, h_B)
+        energy = build(weights["compass"], posterior, h_B / 2)
+        name = config.trajectories.chain
+        found = chain.run(jumps_B, path, config.flow.jump, name, posterior, x_t_BL, t_B, h_B, energy, shaping_cfg)
+        fields = {"states": found.x_BSL, "energy": found.energy_BSK, "index": found.index_BS}
+        if chain.CHAINS[name].weights is None:
+            fields["left"] = found.left_BSL
+        return fields | {"x_1": x_1_BL, "x_t": x_t_BL, "t": t_B, "h": h_B}
+
+    return generate_batch
+
+
+def draw_step(key, weights):
+    """(t, h): a step size by its weight, and a time on the grid of 1/1024 with t + h <= 1 (method: student)."""
+    size_key, time_key = jax.random.split(key)
+    prefix = jnp.cumsum(jnp.array(weights) / sum(weights))
+    place = (jax.random.uniform(size_key, ()) >= prefix[:-1]).sum()
+    h = jnp.array(settings.STEP_SIZES)[place]
+    places = 1024 - (h * 1024).astype(jnp.int32) + 1
+    return jax.random.randint(time_key, (), 0, places) / 1024, h
+
+
+KINDS = {"whole": whole, "chain": chained, "watched": watched}
+
+
+def shaped(config, variant):
+    """How the variant's candidates are chosen: the blind one has one."""
+    return settings.shaped(config, **({} if variant == "shaped" else {"candidates": 1}))
+
+
+def program(config, symbols, mesh, kind, variant, generator, round_number=0, batch=None):
+    """The jitted `(weights, first, x_1_BL) -> fields` that makes the records `first`, `first` + 1, … of one batch.
+
+    A record is a function of the seed, the round and its own number; the program depends on neither seed nor round (but
+    for `student.progressive`, whose rounds have steps of their own). `weights` holds the generator's and the compass's;
+    `generator(params, x_BL, t_B, h_B)` is the network's. `batch` is trajectories.batch unless another is asked for.
+    """
+    path, config = settings.path(config, symbols), settings.of_round(config, round_number)
+    make = KINDS[kind](config, path, generator, compasses.make(config, path), shaped(config, variant))
+    split = meshes.batch_sharding(mesh)
+
+    def generate_batch(seed, weights, first, x_1_BL):
+        key_B = trained.sample_keys(seed, first, batch or config.trajectories.batch)
+        return make(weights, jax.lax.with_sharding_constraint(key_B, split), x_1_BL)
+
+    seed = settings.student_seed(config) + 2000 + round_number
+    return meshes.seeded(mesh, generate_batch, seed, in_shardings=(None, None, split), out_shardings=split)

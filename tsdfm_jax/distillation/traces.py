@@ -1,0 +1,90 @@
+"""A few trajectories with all that was looked at, and the students' steps, as the report shows them."""
+
+import jax
+import numpy as np
+
+from tsdfm_jax.config import networks, settings
+from tsdfm_jax.distillation import generation
+from tsdfm_jax.flow import shaping
+from tsdfm_jax.inference import sampling
+from tsdfm_jax.runtime import hosts, mesh as meshes
+from tsdfm_jax.workspace import trained
+
+SCHEMA = 1
+
+
+def make(config, workdir):
+    """Everything that the viewer shows, as plain JSON; see `trajectories` and `students` for its parts.
+
+    Symbols are numbers; `vocabulary` holds what each is shown as.
+    """
+    mesh, tok, count = settings.mesh(config), trained.tokenizer(config, workdir), config.report.traces
+    found = {"schema": SCHEMA, "policy": config.shaping.policy, "selection": config.shaping.selection, "tau": config.shaping.tau}
+    found["trajectories"] = trajectories(config, workdir, mesh, tok, count)
+    found["students"] = students(config, workdir, mesh, tok, count)
+    symbols = {int(x) for x in np.unique(np.concatenate([np.ravel(x) for x in _symbols(found)]))}
+    return found | {"vocabulary": {str(x): piece for x, piece in zip(sorted(symbols), tok.pieces(sorted(symbols)))}}
+
+
+def _symbols(found):
+    for one in found["trajectories"]:
+        yield one["start"]
+        for midpoint in one["midpoints"]:
+            yield from (midpoint["state"], midpoint["candidates"])
+    yield from (one["states"] for one in found["students"])
+
+
+def trajectories(config, workdir, mesh, tok, count):
+    """The first `count` trajectories of the last round, shaped ones if there are: the records of that number, walked again.
+
+    Each midpoint has its `time`, whether it was `shaped` there (tau), the `state` that was kept, the K `candidates`, their
+    `energy`, their `token_energy` at every position (both None for K = 1) and the number of the one that was `kept`.
+    """
+    variant, number = networks.variants(config)[0], config.rounds - 1
+    generator = trained.generator(config, workdir, mesh, variant, number)
+    weights, _ = trained.compass(config, workdir, mesh) if variant == "shaped" else (None, None)
+    batch = meshes.round_up(mesh, count)
+    program = generation.program(config, tok.vocab_size, mesh, "watched", variant, generator.apply, number, batch)
+    nothing_BL = meshes.put_whole(mesh, np.zeros((batch, config.data.length), np.int32))
+    rows = hosts.gather(program({"generator": generator.params, "compass": weights}, np.int32(0), nothing_BL))
+    return [_trajectory(config, variant, i, jax.tree.map(lambda a: a[i], rows)) for i in range(count)]
+
+
+def _trajectory(config, variant, number, row):
+    s, looked = config.trajectories.midpoints, generation.shaped(config, variant).candidates > 1
+    midpoints = []
+    for i in range(s):
+        time = (i + 1) / s
+        midpoints.append(
+            {
+                "time": time,
+                "shaped": looked and shaping.late(time, config.shaping),
+                "kept": int(row["index"][i]),
+                "state": row["states"][i + 1].tolist(),
+                "candidates": row["candidates"][i].tolist(),
+                "energy": _rounded(row["energy"][i]) if looked else None,
+                "token_energy": _rounded(row["scores"][i]) if looked else None,
+            }
+        )
+    return {"record": number, "start": row["states"][0].tolist(), "midpoints": midpoints}
+
+
+def _rounded(values):
+    """Four digits are enough to be looked at."""
+    return [_rounded(v) for v in values] if np.ndim(values) else float(f"{values:.4g}")
+
+
+def students(config, workdir, mesh, tok, count):
+    """Every state of the students' first `count` texts of the table, at 8 steps or the nearest number of steps it has."""
+    c = config.evaluate
+    steps = min(c.student_steps, key=lambda n: (abs(n - 8), n))
+    apply = trained.network(config, tok.vocab_size, mesh, step_conditioned=True).apply
+    path, cfg = settings.path(config, tok.vocab_size), settings.sampler_config(config, c)
+    draw = sampling.Sampler(apply, path, mesh, config.data.length, meshes.round_up(mesh, count), cfg)
+    found, seed = [], c.seeds[0]
+    for variant in networks.variants(config):
+        states, params = [], trained.student(config, workdir, mesh, variant).params
+        draw(params, seed + trained.TABLE_SEED, count, steps, seen=lambda first, step, x_BL: states.append(x_BL))
+        about = {"model": f"student_{variant}", "seed": seed, "times": [i / steps for i in range(steps + 1)]}
+        found += [about | {"index": i, "states": [x_BL[i].tolist() for x_BL in states]} for i in range(count)]
+    return found

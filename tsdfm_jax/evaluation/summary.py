@@ -1,0 +1,176 @@
+"""What an evaluation says: means over seeds, frontiers, perplexity at matched entropy, and the answer in one sentence."""
+
+import json
+import pathlib
+
+import numpy as np
+
+from tsdfm_jax.config import networks, settings
+from tsdfm_jax.data import records
+from tsdfm_jax.evaluation import text_metrics, text_sets
+from tsdfm_jax.flow import shaping
+
+RECORDS = 512  # of a set of trajectories, behind the figures of its midpoints
+
+
+def frontiers(config, workdir, rows):
+    """Perplexity against entropy over the temperature, for each model and judge that the config sweeps.
+
+    A list of {model, steps, judge, points}; see measures.frontier for the points. Texts of all seeds count together.
+    """
+    found = []
+    for model, steps in settings.frontier(config):
+        for judge, digest in judges(rows).items():
+            points = text_metrics.frontier(swept(config, workdir, model, steps, digest), config.report.bootstrap)
+            found.append({"model": model, "steps": steps, "judge": judge, "points": points})
+    return found
+
+
+def swept(config, workdir, model, steps, digest):
+    """Every text's figures under one judge at each temperature: what measures.frontier takes."""
+    temperatures = sorted({config.evaluate.temperature, *config.evaluate.frontier_temperatures})
+    return [gathered(config, workdir, model, steps, at, digest) for at in temperatures]
+
+
+def gathered(config, workdir, model, steps, temperature, digest):
+    """{temperature, entropy_N, nll_N, tokens_N} of the texts of all seeds, as `evaluate` left them."""
+    parts = []
+    for seed in config.evaluate.seeds:
+        name = text_sets.Set(model, steps, seed, temperature).name(config)
+        file = pathlib.Path(workdir) / "evaluate" / f"{name}.json"
+        kept = json.loads(file.read_text()) if file.exists() else {"judges": {}}
+        if (told := kept["judges"].get(digest)) is None:
+            raise ValueError(f"{file} is not there or lacks a judge: run --stage=evaluate with this config first")
+        parts.append((kept["texts"]["entropy"], told["nll"], told["tokens"]))
+    entropy_N, nll_N, tokens_N = (np.concatenate([np.array(part[i]) for part in parts]) for i in range(3))
+    return {"temperature": temperature, "entropy_N": entropy_N, "nll_N": nll_N, "tokens_N": tokens_N}
+
+
+def matched(config, workdir, rows):
+    """Perplexity of every swept model at the entropy of the teacher's texts at its most steps, at the table's temperature.
+
+    {judge, entropy_nats, entropy_of, model, steps, ppl_token, low, high, reached}, the teacher's own row among them;
+    ppl_token is None where a frontier does not reach that entropy.
+    """
+    c, found = config.evaluate, []
+    if not settings.frontier(config) or not c.teacher_steps or not networks.needs(config, "teacher"):
+        return found
+    most = max(c.teacher_steps)
+    for judge, digest in judges(rows).items():
+        own = gathered(config, workdir, "teacher", most, c.temperature, digest)
+        entropy = float(own["entropy_N"].mean())
+        about = {"judge": judge, "entropy_nats": entropy, "entropy_of": f"teacher, {most} steps"}
+        (point,) = text_metrics.frontier([own], config.report.bootstrap)
+        told = {"ppl_token": point["ppl_token"], "low": point["ppl_low"], "high": point["ppl_high"], "reached": 1.0}
+        found.append(about | {"model": "teacher", "steps": most} | told)
+        for model, steps in settings.frontier(config):
+            if (model, steps) != ("teacher", most):
+                sets = swept(config, workdir, model, steps, digest)
+                told = text_metrics.at_entropy(sets, entropy, config.report.bootstrap)
+                found.append(about | {"model": model, "steps": steps} | told)
+    return found
+
+
+def judges(rows):
+    """{judge: hash of its weights} of a table, the smallest first."""
+    return {row["judge"]: row["judge_hash"] for row in sorted(rows, key=lambda row: row["judge_parameters"])}
+
+
+def table(config, rows):
+    """The rows at the table's temperature; the others are points of frontiers."""
+    return [row for row in rows if row["temperature"] == config.evaluate.temperature]
+
+
+def midpoints(config, workdir):
+    """Energies of the candidates by midpoint that was shaped, and how often the first draw would have won, over records of the last round.
+
+    {"candidates": K, "records": N, "midpoints": [{time, lowest, highest, mean, first, kept, first_kept}]}, each mean
+    over records; None where nothing was looked at (K = 1) or no whole trajectory was generated.
+    """
+    where = pathlib.Path(workdir) / f"trajectories/round_{config.rounds - 1}/shaped/whole"
+    if config.shaping.candidates == 1 or "shaped" not in networks.variants(config) or not where.exists():
+        return None
+    store = records.open_store(where)
+    sample = [store[i] for i in range(min(len(store), RECORDS))]
+    energy_NSK, index_NS = (np.stack([row[name] for row in sample]) for name in ("energy", "index"))
+    kept_NS = np.take_along_axis(energy_NSK, index_NS[..., None].astype(int), axis=2)[..., 0]
+    figures = {"lowest": energy_NSK.min(axis=2), "highest": energy_NSK.max(axis=2), "mean": energy_NSK.mean(axis=2)}
+    figures |= {"first": energy_NSK[..., 0], "kept": kept_NS, "first_kept": index_NS == 0}
+    times = [(i + 1) / energy_NSK.shape[1] for i in range(energy_NSK.shape[1])]
+    points = [{"time": t} | {name: float(a[:, i].mean()) for name, a in figures.items()} for i, t in enumerate(times)]
+    points = [point for point in points if shaping.late(point["time"], config.shaping)]
+    return {"candidates": energy_NSK.shape[2], "records": len(sample), "midpoints": points}
+
+
+def verdict(rows, matched=(), steps=8):
+    """The answer: is the shaped student below the blind one, and below the teacher at its most steps, under all judges?
+
+    Of what is not there nothing is said: the first there is of shaped student, blind student, teacher and autoregressive
+    model is held against the others, and a lone one against real text. Then, where there are frontiers, what is left of
+    it at the teacher's entropy.
+    """
+    mean = means(rows)
+    students = [at for model, at, _ in mean if model.startswith("student_")]
+    if students and steps not in students:
+        return f"no row of a student at {steps} steps: nothing to compare"
+    who = {name: one for name, one in compared(mean, steps).items() if (*one[:2], next(iter(judges(rows)))) in mean}
+    if not who:
+        return "no row of a model: nothing to compare"
+    (first, (model, at, said)), *others = who.items()
+    if not others and ("data", 0) not in {key[:2] for key in mean}:
+        return f"no row beside those of {said}: nothing to compare"
+    over = lambda other: [mean[model, at, judge] / mean[(*other, judge)] for judge in judges(rows)]
+    if not others:
+        return f"{said[0].upper()}{said[1:]} is at {times(over(('data', 0)))} of real held-out text's perplexity."
+    told = [(over(other[:2]), other[2]) for _, other in others]
+    told = [f"{below(ratios)} {name} under all judges ({times(ratios)})" for ratios, name in told]
+    answer = f"{said[0].upper()}{said[1:]} is " + " and ".join(told) + "."
+    ratios = at_matched_entropy(matched)
+    if not (own := ratios.get((model, at))) or not first.startswith("student_"):
+        return answer
+    answer += f" At that teacher's entropy it is {below(own)} it ({times(own)})"
+    blind = ratios.get(("student_blind", steps)) if first == "student_shaped" else None
+    return answer + (f"; the blind student there: {times(blind)}." if blind else ".")
+
+
+def means(rows):
+    """{(model, steps, judge): perplexity}, mean over seeds."""
+    found = {}
+    for row in rows:
+        found.setdefault((row["model"], row["steps"], row["judge"]), []).append(row["ppl_token"])
+    return {key: sum(values) / len(values) for key, values in found.items()}
+
+
+def compared(mean, steps):
+    """{model: (model, steps, name)} of those that the answer may speak of, in its order."""
+    most = {}
+    for model, at, _ in mean:
+        most[model] = max(at, most.get(model, 0))
+    found = {"student_shaped": (steps, f"the shaped student at {steps} steps"), "student_blind": (steps, "the blind student")}
+    if "student_shaped" not in most:
+        found["student_blind"] = (steps, f"the blind student at {steps} steps")
+    if "teacher" in most:
+        found["teacher"] = (most["teacher"], f"the teacher at {most['teacher']} steps")
+    if "autoregressive" in most:
+        found["autoregressive"] = (most["autoregressive"], "the autoregressive model")
+    return {model: (model, *told) for model, told in found.items()}
+
+
+def below(ratios):
+    """Whether one is below the other under all judges."""
+    return "below" if all(r < 1 for r in ratios) else "NOT below"
+
+
+def times(ratios):
+    """Ratios as text."""
+    return ", ".join(f"×{r:.2f}" for r in ratios)
+
+
+def at_matched_entropy(matched):
+    """{(model, steps): perplexity over the teacher's at the teacher's entropy, a judge each}; None where it is not reached."""
+    found, teacher = {}, {row["judge"]: row for row in matched if row["entropy_of"] == f"{row['model']}, {row['steps']} steps"}
+    for row in matched:
+        if row is not teacher.get(row["judge"]):
+            own = teacher[row["judge"]]["ppl_token"]
+            found.setdefault((row["model"], row["steps"]), []).append(row["ppl_token"] and row["ppl_token"] / own)
+    return {at: None if None in ratios else ratios for at, ratios in found.items()}

@@ -1,0 +1,185 @@
+"""The sets of texts that an evaluation is about: each is made once and kept on disk."""
+
+import functools
+import hashlib
+import json
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from tsdfm_jax.config import networks, settings
+from tsdfm_jax.data import corpus, windows
+from tsdfm_jax.evaluation import judging
+from tsdfm_jax.inference import sampling
+from tsdfm_jax.lineage import bookkeeping
+from tsdfm_jax.runtime import hosts
+from tsdfm_jax.workspace import trained
+
+
+class Set(NamedTuple):
+    """One set: who wrote it, in how many steps (0 where there are none), by which seed, at what temperature."""
+
+    model: str
+    steps: int
+    seed: int
+    temperature: float
+    file: str = ""
+
+    def name(self, config):
+        """Its name on disk."""
+        parts = [self.model.replace(":", "_"), *([self.steps] if self.steps else []), self.seed]
+        swept = [] if self.temperature == config.evaluate.temperature else [f"t{self.temperature:g}"]
+        return "_".join(map(str, parts + swept))
+
+
+def wanted(config):
+    """Every set of a config: the table's, then those of the frontiers, then text of others. ValueError for two of one name."""
+    c, found = config.evaluate, []
+    for seed in c.seeds:
+        found += [Set("data", 0, seed, c.temperature), Set("unigram", 0, seed, c.temperature)]
+        for model in networks.models(config):
+            steps_of = {"teacher": c.teacher_steps, "autoregressive": (config.data.length,)}.get(model, c.student_steps)
+            found += [Set(model, steps, seed, c.temperature) for steps in steps_of]
+    for model, steps in settings.frontier(config):
+        found += [Set(model, steps, seed, at) for seed in c.seeds for at in (c.temperature, *c.frontier_temperatures)]
+    given = {}
+    for file in settings.listed(c.text):
+        if given.setdefault(stem := pathlib.Path(file).stem, file) != file:
+            raise ValueError(f"evaluate.text {given[stem]} and {file} would both be called {stem}: rename one")
+    found += [Set(f"text:{stem}", 0, 0, c.temperature, file) for stem, file in given.items()]
+    return list(dict.fromkeys(found))
+
+
+class Maker:
+    """Makes one set after the other, and keeps each in `samples/` as it is done."""
+
+    def __init__(self, config, workdir, mesh):
+        self._config, self._workdir, self._mesh = config, workdir, mesh
+        self._tok = trained.tokenizer(config, workdir)
+        self._path = settings.path(config, self._tok.vocab_size)
+        self._data = trained.require(config, workdir, "data")
+        self._samplers, self._networks = {}, {}
+
+    def __call__(self, one, bar):
+        """(judging.Texts, figures) of a set, from disk where it is there already.
+
+        Figures are `tokens_per_second` (None where nothing was generated), and for text of others its `sha256` and how many
+        texts were `cut` to the models' length.
+        """
+        name = one.name(self._config)
+        file, note = self._workdir / "samples" / f"{name}.jsonl", self._workdir / "samples" / f"{name}.json"
+        told = {"sha256": sha256(one.file)} if one.file else {}
+        jumps = one.steps * -(-self._config.evaluate.samples // self._config.evaluate.batch)
+        if hosts.first(lambda: note.exists() and file.exists() and told.items() <= json.loads(note.read_text()).items()):
+            lines = [json.loads(line) for line in file.read_text().splitlines()]
+            bar.advance(jumps)
+            rows = [np.array(line["tokens"], np.int32) for line in lines]
+            return self._texts(rows, [line["text"] for line in lines]), json.loads(note.read_text())
+        make = Maker._foreign if one.file else MAKERS.get(one.model, Maker._sampled)
+        rows, figures = make(self, one, bar)
+        texts, about = self._texts(rows), {"model": one.model, "steps": one.steps, "seed": one.seed}
+        about |= {"temperature": one.temperature}
+        lines = [
+            about | {"index": i, "text": text, "tokens": row.tolist()} for i, (row, text) in enumerate(zip(texts.rows, texts.text))
+        ]
+
+        def write():
+            file.parent.mkdir(exist_ok=True)
+            bookkeeping.atomic_write(file, "".join(json.dumps(line) + "\n" for line in lines))
+            bookkeeping.atomic_write(note, json.dumps(figures | told))
+
+        hosts.first(write)
+        return texts, figures | told
+
+    def _texts(self, rows, text=None):
+        text = [self._tok.decode_pretty(row) for row in rows] if text is None else text
+        return judging.Texts(rows=list(rows), text=text, tokenizer=self._tok.content_hash)
+
+    def _sampled(self, one, bar):
+        network, c = self._network(one.model), self._config.evaluate
+        kind = one.model.split("_")[0]
+        if kind not in self._samplers:
+            cfg = settings.sampler_config(self._config, c, temperature=1.0)
+            what = (self._mesh, self._tok, one.model, cooled(kind, network.apply))
+            self._samplers[kind] = sampling.drawer(self._config, *what, c.batch, cfg)
+        given = {"network": network.params, "temperature": np.float32(one.temperature)}
+        seed = one.seed + trained.TABLE_SEED
+        x_NL, seconds = self._samplers[kind](given, seed, c.samples, one.steps, advanced=bar.advance)
+        return x_NL, {"tokens_per_second": x_NL.size / seconds}
+
+    def _network(self, model):
+        if model not in self._networks:
+            self._networks[model] = trained.model(self._config, self._workdir, self._mesh, model)
+        return self._networks[model]
+
+    def _real(self, one, bar):
+        """Held-out windows, others for every seed."""
+        return self._heldout(one.seed, 0), {"tokens_per_second": None}
+
+    def reference(self, seed):
+        """Held-out text that the table's row of that seed has none of: what every set is compared with."""
+        return self._texts(self._heldout(seed, 1))
+
+    def _heldout(self, seed, part):
+        """The first or the second so many held-out windows, in an order of the seed's own."""
+        split, number = windows.manifest(self._data)["splits"]["heldout"]["windows"], self._config.evaluate.samples
+        if 2 * number > split:
+            raise ValueError(
+                f"evaluate.samples {number} exceeds half of the {split} held-out windows, one for the table and one to compare "
+                f"with: lower it or raise data.holdout"
+            )
+        return windows.ordered(self._data, "heldout", self._config.seed + seed + 1)(range(part * number, (part + 1) * number))
+
+    @functools.cached_property
+    def _count_V(self):
+        """How often each symbol stands in the training text."""
+        count_V = np.zeros(self._path.symbols, np.int64)
+        take = windows.ordered(self._data, "train", 0)
+        total = windows.manifest(self._data)["splits"]["train"]["windows"]
+        for first in range(0, total, 4096):
+            count_V += np.bincount(take(range(first, min(first + 4096, total))).ravel(), minlength=len(count_V))
+        return count_V
+
+    def _unigram(self, one, bar):
+        """Independent draws from the training text's frequencies, which are counted once for all seeds."""
+        count_V, shape = self._count_V, (self._config.evaluate.samples, self._config.data.length)
+        x_NL = np.random.default_rng(one.seed).choice(len(count_V), shape, p=count_V / count_V.sum()).astype(np.int32)
+        return x_NL, {"tokens_per_second": None}
+
+    def _foreign(self, one, bar):
+        """Text of others, each cut to the models' length."""
+        length = self._config.data.length
+        rows = self._tok.encode_batch(list(corpus.documents(corpus.CorpusConfig(files=_pattern(one.file)))))
+        return [row[:length] for row in rows], {"tokens_per_second": None, "cut": sum(len(row) > length for row in rows)}
+
+
+MAKERS = {"data": Maker._real, "unigram": Maker._unigram}
+
+
+def cooled(kind, apply):
+    """A network whose temperature comes with its weights, so that one program serves a whole frontier."""
+    if kind != "autoregressive":
+        return lambda given, x_BL, t_B, h_B: apply(given["network"], x_BL, t_B, h_B) / given["temperature"]
+
+    def decode(given, cache, x_B):
+        logits_BV, cache = apply(given["network"], cache, x_B)
+        return logits_BV / given["temperature"], cache
+
+    return decode
+
+
+def _pattern(file):
+    return f"{file}/*.txt" if pathlib.Path(file).is_dir() else file
+
+
+def sha256(file):
+    """Of a file, or of the names and contents of a folder's .txt files; FileNotFoundError, one line, where neither is there."""
+    where = pathlib.Path(file)
+    files = sorted(where.glob("*.txt")) if where.is_dir() else [where]
+    if not files or not all(path.is_file() for path in files):
+        raise FileNotFoundError(f"evaluate.text={file} is no .jsonl file and no folder of .txt files")
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,71 @@
+"""Models that a run takes instead of training them: `teacher.path`, its teacher, and `student.path`, what students start from."""
+
+import pathlib
+
+from tsdfm_jax.config import networks
+from tsdfm_jax.exchange import model_directory
+from tsdfm_jax.lineage import bookkeeping
+from tsdfm_jax.workspace import trained
+
+SHAPE = ("blocks", "width", "heads", "cond_width", "mlp_ratio")
+FLOW = ("source", "exponent")
+KINDS = {"teacher": ("teacher",), "student": model_directory.KINDS}
+
+
+def check(config, workdir, stages):
+    """Look at what the stages to be run will take, before anything is computed; what a finished stage took may be gone.
+
+    Raises ValueError, one line, for a directory that holds no model, or one that does not fit the config.
+    """
+    variants = [trained.student_directory(variant, 0) for variant in networks.variants(config)]
+    for section, directories in {"teacher": ["teacher"], "student": variants}.items():
+        finished = all(bookkeeping.done(pathlib.Path(workdir) / directory) for directory in directories)
+        if config[section].path and section in stages and not finished:
+            about(config, section)
+
+
+def about(config, section):
+    """What the model of `teacher.path` or `student.path` says of itself; raises ValueError where the config does not fit it."""
+    directory = config[section].path
+    told = model_directory.about(directory)
+    if told.kind not in KINDS[section]:
+        raise ValueError(f"{section}.path {directory} holds a {told.kind}: give the directory of a {KINDS[section][0]}")
+    values = {f"model.{name}": getattr(told.network, name) for name in SHAPE} | {
+        f"flow.{name}": getattr(told.path, name) for name in FLOW
+    }
+    for key, value in values.items():
+        group, name = key.split(".")
+        if config[group][name] != value:
+            raise ValueError(
+                f"{section}.path {directory} has {name} {value}, but {key} is {config[group][name]}: "
+                f"set --config.{key}={value}, or take another model"
+            )
+    if config.data.length > told.length:
+        raise ValueError(
+            f"{section}.path {directory} was trained on {told.length} symbols, but data.length is {config.data.length}: "
+            f"set --config.data.length={told.length} or less"
+        )
+    return told
+
+
+def read(config, section, tok, mesh):
+    """(About, params) of the model of `teacher.path` or `student.path`, for a run with this tokenizer.
+
+    Raises ValueError, one line, for what does not fit, and for a directory that is damaged.
+    """
+    told, directory = about(config, section), config[section].path
+    remedy = "take it with --config.tokenizer.path, or take another model"
+    if told.path.symbols != tok.vocab_size:
+        raise ValueError(
+            f"{section}.path {directory} has {told.path.symbols} symbols, but the run's tokenizer {tok.vocab_size}: {remedy}"
+        )
+    if told.tokenizer not in (None, tok.content_hash):
+        raise ValueError(
+            f"{section}.path {directory} was trained with tokenizer {told.tokenizer[:12]}, but the run's is {tok.content_hash[:12]}: {remedy}"
+        )
+    return model_directory.read(directory, mesh)
+
+
+def figures(told):
+    """What a stage says of a model that it took."""
+    return {"path": str(told.directory), "name": told.name, "kind": told.kind, "hash": told.hash}

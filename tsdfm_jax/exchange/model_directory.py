@@ -1,0 +1,273 @@
+"""A model in a directory of its own: config.json, model.safetensors, the tokenizer's file and README.md, the model card.
+
+It needs no run around it: `tsdfm_jax.load` opens it, and a run can take it as its teacher or start its students from it.
+Weights have the names that they have here ("blocks/qw/kernel"), and their content hash stands in config.json.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from tsdfm_jax.data import tensors as stored, tokenizer as tokenizers
+from tsdfm_jax.flow import jump as jumps, path as paths
+from tsdfm_jax.models import transformer
+from tsdfm_jax.runtime import checkpoint, mesh as meshes
+from tsdfm_jax.storage import checksums
+
+FORMAT, VERSION = "tsdfm_jax model", 1
+CONFIG, CARD = "config.json", "README.md"
+KINDS = ("teacher", "student")
+DTYPES = ("float32", "bfloat16")
+REMEDY = "make or download it again"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class About:
+    """What config.json says of a model.
+
+    Attributes:
+      directory: where it is.
+      kind: teacher or student.
+      name: what it is called, such as student_shaped.
+      network: the static shape of its network.
+      length: L, symbols of its longest text.
+      path: the path that it was trained on.
+      jump: the jump that it samples with.
+      tokenizer: content hash of its tokenizer, None where it has none.
+      dtype: type of the stored weights, float32 or bfloat16.
+      hash: checkpoint.tree_hash of the weights in float32, after any rounding to `dtype`.
+      origin: how it came to be, as JSON.
+    """
+
+    directory: pathlib.Path
+    kind: str
+    name: str
+    network: transformer.TransformerConfig
+    length: int
+    path: paths.Path
+    jump: str
+    tokenizer: str | None
+    dtype: str = "float32"
+    hash: str = ""
+    origin: dict
+
+    def __str__(self):
+        return f"{self.name} of {self.directory}"
+
+
+def is_one(directory):
+    """Whether a directory holds (or should hold) such a model, and not a run."""
+    return (pathlib.Path(directory) / stored.SINGLE).is_file() or _format(directory) is not None
+
+
+def _format(directory):
+    try:
+        return json.loads((pathlib.Path(directory) / CONFIG).read_bytes()).get("format")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def check_free(directory, force):
+    """Raise ValueError unless a model may be written there: nothing is there, or, with `force`, a model."""
+    directory = pathlib.Path(directory)
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return
+    if _format(directory) != FORMAT:
+        raise ValueError(f"--out={directory} is there already, and no model: give another --out")
+    if not force:
+        raise ValueError(f"--out={directory} holds a model already: give another --out, or --force to replace it")
+
+
+def write(about, params, card, *, tokenizer=None, force=False):
+    """Write the directory `about.directory`, whole or not at all; returns `about` with its hash.
+
+    `params` is {"blocks/qw/kernel": float32 numpy array}, `card(about)` the text of README.md, `tokenizer` the file of a
+    tokenizer, or None. Raises ValueError where something else is there, OSError where the disk is full.
+    """
+    directory = pathlib.Path(about.directory)
+    check_free(directory, force)
+    kept = {name: np.ascontiguousarray(value, jnp.dtype(about.dtype)) for name, value in params.items()}
+    size = sum(value.nbytes for value in kept.values())
+    checksums.require_room(directory, size, f"model {directory}")
+    about = dataclasses.replace(about, hash=checkpoint.tree_hash({n: np.asarray(v, np.float32) for n, v in kept.items()}))
+    draft = directory.absolute().with_name(f".{directory.absolute().name}.{os.getpid()}.tmp")
+    draft.mkdir(parents=True)
+    try:
+        with checksums.writing(f"model {directory}"):
+            _fill(draft, about, kept, card, tokenizer)
+        _replace(draft, directory)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return about
+
+
+def _fill(draft, about, kept, card, tokenizer):
+    from safetensors import numpy as safetensors
+
+    if tokenizer is not None:
+        tokenizers.adopt(str(tokenizer), draft)
+    safetensors.save_file(kept, draft / stored.SINGLE, metadata={"format": FORMAT})
+    (draft / CARD).write_text(card(about))
+    shutil.copymode(draft / CARD, draft / stored.SINGLE)  # the library keeps others from reading it
+    (draft / CONFIG).write_text(json.dumps(_body(about), indent=1) + "\n")
+    for path in draft.iterdir():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+
+
+def _replace(draft, directory):
+    """Put a whole directory where another may be; that goes only once the new one is there."""
+    old = draft.with_suffix(".old")
+    if directory.exists():
+        directory.rename(old)
+    try:
+        draft.rename(directory)
+    except OSError:
+        if old.exists():
+            old.rename(directory)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _body(about):
+    network = dataclasses.asdict(about.network)
+    network.pop("step_conditioned")  # its kind says so
+    network.pop("attention")  # a matter of the machine that it runs on
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "kind": about.kind,
+        "name": about.name,
+        "network": network,
+        "length": about.length,
+        "flow": dataclasses.asdict(about.path) | {"jump": about.jump},
+        "weights": {"dtype": about.dtype, "hash": about.hash},
+        "tokenizer": about.tokenizer,
+        "origin": about.origin,
+    }
+
+
+def about(directory):
+    """What the config.json of a directory says, weights and tokenizer not looked at.
+
+    Raises ValueError, one line, where there is none, for a format that is not known, and for what is missing or makes no sense.
+    """
+    directory = pathlib.Path(directory)
+    where = directory / CONFIG
+    if not directory.is_dir():
+        raise ValueError(f"no directory {str(directory)!r}: give one that launch.export or launch.import_fsdfm wrote")
+    body = stored.read_json(where)
+    if body.get("format") != FORMAT:
+        raise ValueError(f"{where} is not of a model: give a directory that launch.export or launch.import_fsdfm wrote")
+    if body.get("version") != VERSION:
+        raise ValueError(f"{where} is of version {body.get('version')!r}, and this code reads {VERSION}: update tsdfm_jax")
+    get = functools.partial(_get, where)
+    flow, weights = get(body, "flow", dict), get(body, "weights", dict)
+    kind = _choose(where, "kind", body.get("kind"), KINDS)
+    try:
+        path = paths.Path(**{k: get(flow, k, t) for k, t in {"source": str, "exponent": float, "symbols": int}.items()})
+        network = transformer.TransformerConfig(**_fields(where, get(body, "network", dict)), step_conditioned=kind == "student")
+        jumps.check(get(flow, "jump", str))
+    except ValueError as error:
+        raise ValueError(str(error) if str(where) in str(error) else f"{where}: {error}") from None
+    if network.vocab != path.vocab:
+        raise ValueError(
+            f"{where}: vocab {network.vocab} is not the {path.vocab} of {path.symbols} symbols and source {path.source}: {REMEDY}"
+        )
+    return About(
+        directory=directory,
+        kind=kind,
+        name=get(body, "name", str),
+        network=network,
+        length=get(body, "length", int),
+        path=path,
+        jump=flow["jump"],
+        tokenizer=None if body.get("tokenizer") is None else get(body, "tokenizer", str),
+        dtype=_choose(where, "dtype", weights.get("dtype"), DTYPES),
+        hash=get(weights, "hash", str),
+        origin=get(body, "origin", dict),
+    )
+
+
+def _fields(where, network):
+    """The fields of a TransformerConfig, each of its own type and none besides."""
+    fields = {
+        f.name: f.type for f in dataclasses.fields(transformer.TransformerConfig) if f.name not in ("step_conditioned", "attention")
+    }
+    if extra := sorted(set(network) - set(fields)):
+        raise ValueError(f"{where}: network has '{extra[0]}', which is not implemented: update tsdfm_jax")
+    return {name: _get(where, network, name, kind) for name, kind in fields.items()}
+
+
+def _get(where, body, key, kind):
+    value = body.get(key)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind or (kind is int and not 1 <= value < 2**31):
+        raise ValueError(f"{where}: {key} {value!r} is not a {kind.__name__} that makes sense: {REMEDY}")
+    return value
+
+
+def _choose(where, key, value, allowed):
+    if value not in allowed:
+        raise ValueError(f"{where}: {key} {value!r} is not one of {', '.join(allowed)}: {REMEDY}")
+    return value
+
+
+def read(directory, mesh):
+    """(About, params) of a directory: weights in float32, each array read into its sharding on `mesh`, whatever wrote it.
+
+    Raises ValueError, one line, for what is missing, damaged or not as config.json says.
+    """
+    told = about(directory)
+    files = stored.Tensors(told.directory)
+    leaves = traverse_util.flatten_dict(abstract(told.network, mesh), sep="/")
+    _match(told, files, leaves)
+    put = lambda name, leaf: meshes.read_parts(leaf, lambda index: files.read(name, index).astype(np.float32))
+    params = traverse_util.unflatten_dict({name: put(name, leaf) for name, leaf in leaves.items()}, sep="/")
+    if (found := checkpoint.tree_hash(params)) != told.hash:
+        raise ValueError(
+            f"{told.directory / stored.SINGLE} has content hash {found[:12]}, but {CONFIG} says {told.hash[:12]}: "
+            f"it was damaged or changed, {REMEDY}"
+        )
+    return told, params
+
+
+def abstract(network, mesh):
+    """The parameters of a network as shapes with their shardings; no parameter depends on the length."""
+    return meshes.abstract(mesh, lambda: transformer.init(jax.random.key(0), network, 1))
+
+
+def _match(told, files, leaves):
+    file, config = told.directory / stored.SINGLE, told.directory / CONFIG
+    for name in sorted(set(files.shapes) - set(leaves)):
+        raise ValueError(f"{file} holds '{name}', which a {told.kind} of {config} has not: they are not of one model, {REMEDY}")
+    if missing := sorted(set(leaves) - set(files.shapes)):
+        raise ValueError(f"{file} lacks '{missing[0]}' ({len(missing)} of {len(leaves)} names missing): {REMEDY}")
+    for name, leaf in leaves.items():
+        if files.shapes[name] != leaf.shape:
+            raise ValueError(f"{file}: '{name}' has shape {files.shapes[name]}, but {config} says {leaf.shape}: {REMEDY}")
+
+
+def tokenizer(told):
+    """The tokenizer of a model, None where it came without. Raises ValueError where its file is missing or another's."""
+    if told.tokenizer is None:
+        return None
+    try:
+        tok = tokenizers.load(told.directory)
+    except FileNotFoundError:
+        raise ValueError(f"{told.directory} lacks its tokenizer.model or tokenizer.json: {REMEDY}") from None
+    if tok.content_hash != told.tokenizer or tok.vocab_size != told.path.symbols:
+        raise ValueError(
+            f"the tokenizer in {told.directory} is {tok.content_hash[:12]} of {tok.vocab_size} symbols, but {CONFIG} says "
+            f"{told.tokenizer[:12]} of {told.path.symbols}: {REMEDY}"
+        )
+    return tok

@@ -1,0 +1,73 @@
+"""A trained model of a run becomes one in a directory of its own; launch/export.py is the command."""
+
+import json
+import pathlib
+
+import jax
+from flax import traverse_util
+
+from tsdfm_jax.config import networks, settings
+from tsdfm_jax.exchange import loading, model_card, model_directory
+from tsdfm_jax.runtime import mesh as meshes
+from tsdfm_jax.stages import report as report_stage
+from tsdfm_jax.workspace import trained
+
+
+def export(workdir, out, *, model="student_shaped", dtype="float32", force=False):
+    """Write a model of a run into the directory `out`; returns its portable.About. The arguments are the command's flags.
+
+    Raises ValueError, one line, for what is no run, is not finished, or cannot be written.
+    """
+    settings.choose("--model", model, networks.FLOW_MODELS)
+    settings.choose("--dtype", dtype, model_directory.DTYPES)
+    model_directory.check_free(out, force)
+    workdir = pathlib.Path(workdir)
+    config = loading.stored_config(workdir)
+    one = meshes.make_mesh(meshes.MeshConfig(), jax.local_devices()[:1])
+    found = loading.load(workdir, model, one)
+    report, why = report_of(workdir, stage(config, model), found.hash)
+    told = model_directory.About(
+        directory=pathlib.Path(out),
+        kind=model.split("_")[0],
+        name=model,
+        network=found.network,
+        length=found.length,
+        path=settings.path(config, found.tokenizer.vocab_size),
+        jump=config.flow.jump,
+        tokenizer=found.tokenizer.content_hash,
+        dtype=dtype,
+        origin=origin(workdir, config, report),
+    )
+    params = {name: jax.device_get(value) for name, value in traverse_util.flatten_dict(found.params, sep="/").items()}
+    file = next((workdir / "tokenizer").glob("tokenizer.*"))
+    card = lambda told: model_card.exported(told, config, report, why)
+    return model_directory.write(told, params, card, tokenizer=file, force=force)
+
+
+def stage(config, model):
+    """The directory of the stage that left a model; under that name its figures stand in report.json."""
+    return model if model == "teacher" else trained.student_directory(model.removeprefix("student_"), config.rounds - 1)
+
+
+def report_of(workdir, stage, digest):
+    """(report.json, "") of a run, or (None, why not): there is none, or it is of other weights than those of that hash."""
+    file = workdir / "report/report.json"
+    try:
+        report = json.loads(file.read_text())
+    except FileNotFoundError:
+        return None, "The run has no report.json: its stage `report` was not run."
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error}): run --stage=report again") from None
+    if report.get("schema") != report_stage.SCHEMA:
+        return None, "The run's report.json is of another version of the code than the export."
+    if report.get("stages", {}).get(stage, {}).get("hash") != digest:
+        return None, "The run's report.json is of other weights than these: its stage `report` was run before them."
+    return report, ""
+
+
+def origin(workdir, config, report):
+    """How the run came to be, as config.json holds it; the commit is the report's, None without one."""
+    file = workdir / "command.txt"
+    command = report["command"] if report else file.read_text().strip() if file.exists() else None
+    told = {"run": workdir.absolute().name, "command": command, "commit": report["commit"] if report else None}
+    return told | {"config": config.to_dict()}

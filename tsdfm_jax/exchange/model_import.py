@@ -1,0 +1,76 @@
+"""A checkpoint of FS-DFM becomes a model in a directory of its own; launch/import_fsdfm.py is the command."""
+
+import pathlib
+
+from flax import traverse_util
+
+from tsdfm_jax.data import tokenizer as tokenizers
+from tsdfm_jax.exchange import fsdfm, model_card, model_directory
+from tsdfm_jax.flow import jump as jumps, path as paths
+from tsdfm_jax.runtime import mesh as meshes
+from tsdfm_jax.storage import atomic
+
+GPT2 = 50_257  # symbols of GPT-2's tokenizer
+
+
+def convert(
+    checkpoint,
+    out,
+    *,
+    dictionary="",
+    heads=0,
+    source="",
+    tokenizer="",
+    length=1024,
+    exponent=1.0,
+    jump="cumulative",
+    force=False,
+    command=None,
+):
+    """Import a checkpoint into the directory `out`; returns its portable.About.
+
+    The arguments are the command's flags. Raises ValueError, one line, for whatever cannot be imported.
+    """
+    model_directory.check_free(out, force)
+    jumps.check(jump)
+    if not 1 <= length < 2**31 or not 0 < exponent < float("inf"):
+        raise ValueError(f"--length={length} and --exponent={exponent} must be above 0")
+    tok = tokenizers.given(tokenizer) if tokenizer else None
+    state = fsdfm.read(checkpoint, dictionary)
+    network = fsdfm.network(state, heads)
+    path = path_of(network.vocab, tok, source, exponent)
+    shapes = model_directory.abstract(network, meshes.make_mesh(meshes.MeshConfig()))
+    params = fsdfm.parameters(state, traverse_util.flatten_dict(shapes, sep="/"))
+    file = {"file": pathlib.Path(checkpoint).name, "sha256": atomic.sha256(pathlib.Path(checkpoint))}
+    kind = "student" if state.student else "teacher"
+    told = model_directory.About(
+        directory=pathlib.Path(out),
+        kind=kind,
+        name=kind,
+        network=network,
+        length=length,
+        path=path,
+        jump=jump,
+        tokenizer=None if tok is None else tok.content_hash,
+        origin={"imported_from": "FS-DFM", **file, "dictionary": state.dictionary, "command": command},
+    )
+    return model_directory.write(told, params, model_card.imported, tokenizer=tokenizer or None, force=force)
+
+
+def path_of(vocab, tok, source, exponent):
+    """The path of a network over `vocab` symbols: its source is told by the tokenizer's size, GPT-2's without one, or by `source`."""
+    symbols = GPT2 if tok is None else tok.vocab_size
+    told = {symbols: "uniform", symbols + 1: "mask"}.get(vocab)
+    if tok is not None and told is None:
+        raise ValueError(
+            f"--tokenizer has {symbols:,} symbols, but the network {vocab:,}, neither as many nor one more: give its own"
+        )
+    if told is None and not source:
+        raise ValueError(
+            f"the network has {vocab:,} symbols, which does not tell its source (GPT-2's {GPT2:,} would be uniform, one more mask): "
+            f"give --source=uniform, or --source=mask where the last is the mask, or its --tokenizer"
+        )
+    if tok is not None and source not in ("", told):
+        raise ValueError(f"--source={source} does not go with {vocab:,} symbols and a tokenizer of {symbols:,}: that is {told}")
+    source = source or told
+    return paths.Path(source=source, exponent=exponent, symbols=vocab - (source == "mask"))

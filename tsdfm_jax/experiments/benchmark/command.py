@@ -1,0 +1,175 @@
+"""Times every program of a config against the bare passes of its networks, side by side, on whatever device there is.
+
+    python -m launch.benchmark --json=results/benchmark.json
+    python -m launch.benchmark --config=configs/fineweb_170m.py --only=trajectories,sampler
+
+A shaped trajectory should cost its generator's and its compass's forward passes, an update one forward and one backward pass,
+a text one forward pass a step. What a program takes beyond that is overhead: `over bare` is its time over that of those passes
+alone, each compiled for itself, all run in turn, round by round. Without --config it takes the 170M shape and the quickstart's.
+On a CPU the 170M shape is cut to short windows in float32 (CPU, below); --batch, --length and --dtype say otherwise. Weights
+and data are random: no time depends on them.
+
+Every program is compiled anew, and once more as a second start does, from JAX's cache in a folder that is gone afterwards.
+"""
+
+import datetime
+import functools
+import importlib
+import os
+import platform
+import shlex
+import sys
+import tempfile
+
+from absl import flags
+from ml_collections import config_flags
+
+from tsdfm_jax.config import command_line
+from tsdfm_jax.experiments.planning import aot_compile
+
+parse, fail = functools.partial(command_line.parse, "benchmark"), functools.partial(command_line.fail, "benchmark")
+GROUPS = ("teacher", "compass", "trajectories", "student", "sampler", "draws", "losses", "reading", "stage", "start")
+SHAPES = ("configs/fineweb_170m.py", "configs/quickstart.py")
+# What one sequence of 1,024 symbols takes of two cores is minutes; the matrices, and V, are those of the whole shape.
+CPU = {"configs/fineweb_170m.py": {"batch": 2, "length": 128, "dtype": "float32"}}
+BATCH = 16  # rows, where neither a flag nor CPU says
+
+
+def cut(config, file, platform_name):
+    """(config, rows) as they are timed on a platform: CPU's sizes where they are meant, then those of the flags."""
+    sizes = CPU.get(file, {}) if platform_name == "cpu" else {}
+    batch = flags.FLAGS.batch or sizes.get("batch", BATCH)
+    length = flags.FLAGS.length or sizes.get("length", config.data.length)
+    dtype = flags.FLAGS.dtype or sizes.get("dtype", config.model.dtype)
+    changes = {"data.length": length, "model.dtype": dtype, "evaluate.judge_batch": 0, "trajectories.shard": batch}
+    changes |= {f"{name}.batch": batch for name in ("teacher", "compass", "student", "judges", "trajectories", "evaluate")}
+    changes |= {f"{name}.optimiser.accumulate": 1 for name in ("teacher", "compass", "student", "judges")}
+    changes |= {f"{name}.heldout": batch for name in ("teacher", "compass")}
+    return aot_compile.with_settings(config, changes), batch
+
+
+def machine():
+    """What the figures were taken on."""
+    import jax
+
+    device = jax.devices()[0]
+    about = {"device": device.device_kind, "platform": device.platform, "devices": jax.device_count(), "jax": jax.__version__}
+    if device.platform == "cpu":
+        about |= {"device": _cpu() or device.device_kind, "cores": os.cpu_count()}
+    return about
+
+
+def _cpu():
+    """The CPU's own name, where the system tells."""
+    try:
+        with open("/proc/cpuinfo") as told:
+            return next((line.split(":", 1)[1].strip() for line in told if line.startswith("model name")), "")
+    except OSError:
+        return platform.processor()
+
+
+def measure(file, config, wanted, say):
+    """Time the wanted groups of a config, and `say(group, rows)` of each as it is done; returns the entry of all."""
+    import jax
+
+    from tsdfm_jax.config import settings
+    from tsdfm_jax.experiments.benchmark import clock as benchmark_clock, parts as benchmark_parts, programs as benchmark_programs
+
+    about = machine()
+    config, batch = cut(config, file, about["platform"])
+    settings.validate(config)
+    shape = benchmark_programs.Shape(config=config, mesh=settings.mesh(config), batch=batch, longest=flags.FLAGS.longest)
+    sizes = {
+        "batch": batch,
+        "length": config.data.length,
+        "dtype": config.model.dtype,
+        "vocab": shape.vocab,
+        "remat": config.model.remat,
+    }
+    found = about | {"sizes": sizes, "rounds": flags.FLAGS.rounds, "groups": {}}
+    for name in wanted:
+        found["groups"][name] = benchmark_clock.timed(benchmark_parts.GROUPS[name](shape), flags.FLAGS.rounds)
+        say(name, found["groups"][name])
+        jax.clear_caches()
+    return found
+
+
+def entry_name(name, found):
+    """What an entry of the file is called: the config, its sizes, the device and how many of it there are."""
+    sizes = found["sizes"]
+    return f"{name} B={sizes['batch']} L={sizes['length']} {sizes['dtype']}, {found['devices']} x {found['device']}"
+
+
+def show(title, rows):
+    """One group on the terminal."""
+    import rich.console
+    import rich.table
+
+    table = rich.table.Table(title=title, title_justify="left")
+    for column in (
+        "",
+        "ms",
+        "min to max",
+        "symbols/s",
+        "over bare",
+        "min to max",
+        "GFLOP",
+        "by XLA",
+        "temp MiB",
+        "compile s",
+        "again s",
+    ):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, row in rows.items():
+        table.add_row(name, *cells(row))
+    rich.console.Console(highlight=False, width=200, soft_wrap=True).print(table)
+
+
+def cells(row):
+    """A row's figures as text, in the order of the table's columns."""
+    bare = row.get("over_bare")
+    yield f"{1e3 * row['seconds']['median']:,.1f}"
+    yield " to ".join(f"{1e3 * row['seconds'][end]:,.1f}" for end in ("min", "max"))
+    yield f"{row['symbols'] / row['seconds']['median']:,.0f}" if row["symbols"] else ""
+    yield f"{bare['median']:.3f}" if bare else ""
+    yield f"{bare['min']:.3f} to {bare['max']:.3f}" if bare else ""
+    for key, unit, digits in (("flops", 1e9, 1), ("xla_flops", 1e9, 1), ("temp_bytes", 2**20, 0), ("compile_seconds", 1, 1)):
+        yield f"{row[key] / unit:,.{digits}f}" if row.get(key) else ""
+    yield f"{row['again_seconds']:.1f}" if "again_seconds" in row else ""
+
+
+def asked(argv):
+    """[(file, config)] to time. Raises ValueError, one line."""
+    if flags.FLAGS.config is not None:
+        return [(command_line.config_file(argv, SHAPES[0]), flags.FLAGS.config)]
+    command_line.only_flags(argv)
+    return [(file, importlib.import_module(file.removesuffix(".py").replace("/", ".")).get_config()) for file in SHAPES]
+
+
+def define():
+    """The flags; not on import, as another command's of the same names may be there."""
+    config_flags.DEFINE_config_file("config", None, "One config to time instead of the two.")
+    flags.DEFINE_list("only", [], f"What to time, comma-separated, of {', '.join(GROUPS)}; all of it by default.")
+    flags.DEFINE_integer("batch", 0, f"Rows of every program; 0 is {BATCH}, or 2 of the 170M shape on a CPU.", lower_bound=0)
+    flags.DEFINE_integer("length", 0, "Symbols of a window; 0: the config's, or 128 of the 170M shape on a CPU.", lower_bound=0)
+    flags.DEFINE_string("dtype", "", "Compute type; the config's by default, or float32 for the 170M shape on a CPU.")
+    flags.DEFINE_integer("rounds", 7, "How often everything of a group is run in turn.", lower_bound=1)
+    flags.DEFINE_float("longest", 60.0, "Seconds that one run of the sampler may take; beyond, it is stopped on the way.", 0.1)
+    flags.DEFINE_string("json", "", "A file to add the results to, by config, sizes and device.")
+
+
+def main(argv):
+    try:
+        shapes = asked(argv)
+        if unknown := [name for name in flags.FLAGS.only if name not in GROUPS]:
+            raise ValueError(f"--only={unknown[0]} is not one of {', '.join(GROUPS)}")
+        command = shlex.join(["python", "-m", "launch.benchmark", *sys.argv[1:]])
+        with tempfile.TemporaryDirectory() as cache:
+            os.environ.update(JAX_COMPILATION_CACHE_DIR=cache, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
+            for file, config in shapes:
+                name, about = command_line.run_name(file), {"command": command, "date": datetime.date.today().isoformat()}
+                found = measure(file, config, flags.FLAGS.only or GROUPS, lambda group, rows: show(f"{name}: {group}", rows))
+                if flags.FLAGS.json:
+                    aot_compile.note(flags.FLAGS.json, entry_name(name, found), about | found)
+    except (ValueError, FileNotFoundError) as error:
+        return fail(error)

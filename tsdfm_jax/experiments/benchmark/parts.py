@@ -1,0 +1,155 @@
+"""The benchmark's groups: the stages' programs, and the parts of them that are no network's: draws, losses, reading, start."""
+
+import functools
+import itertools
+import pathlib
+import subprocess
+import sys
+import tempfile
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tsdfm_jax.config import settings
+from tsdfm_jax.data import records, shards
+from tsdfm_jax.distillation import generation
+from tsdfm_jax.experiments.benchmark import plain, programs
+from tsdfm_jax.experiments.benchmark.clock import Program
+from tsdfm_jax.flow import jump, losses, path as paths
+from tsdfm_jax.runtime import mesh as meshes
+from tsdfm_jax.stages import student, trajectories
+
+DRAWS = (1, 8, 32)
+ROWS = 4096  # records in the shard that is read from
+SCORES = ("entropy", "negative_log_posterior")  # that nothing is trained by
+SHARDS = 4  # that the stage's loop writes, of two batches each
+
+
+def of_draws(shape):
+    """K candidates of one posterior by prefix sums, and by K draws from the whole of it."""
+    apply, params = programs.network(shape, "teacher")
+    bare = programs.forward(shape, "teacher", apply, params)
+    logits_BLV = bare.run()
+    key_B = jax.jit(lambda: jax.random.split(jax.random.key(0), shape.batch), out_shardings=meshes.batch_sharding(shape.mesh))()
+    path, kind = settings.path(shape.config, shape.symbols), shape.config.flow.jump
+    x_BL, t_B, h_B = programs.inputs(shape)
+
+    def by_sums(k):
+        def candidates(key_B, logits_BLV, x_BL, t_B, h_B):
+            move = jump.prepare(path, kind, logits_BLV, x_BL, t_B * 0.5, h_B)
+            return jax.lax.map(lambda i: jump.land(paths.fold(key_B, i), move)[0], jnp.arange(k), batch_size=k)
+
+        return candidates
+
+    def by_categorical(k):
+        one = jax.vmap(lambda key, logits_LV: jax.random.categorical(key, logits_LV))
+        return lambda key_B, logits_BLV, *_: jax.lax.map(lambda i: one(paths.fold(key_B, i), logits_BLV), jnp.arange(k))
+
+    found, arguments = [bare], (key_B, logits_BLV, x_BL, t_B, h_B)
+    for k in DRAWS:
+        for name, way in (("by prefix sums", by_sums), ("by jax.random.categorical", by_categorical)):
+            jitted = meshes.jit(shape.mesh, way(k))
+            run, lower = (lambda jitted=jitted: jitted(*arguments)), (lambda jitted=jitted: jitted.lower(*arguments))
+            found.append(Program(f"{k} candidates, {name}", run, lower, {bare.name: 1}, k * shape.read))
+    return found
+
+
+def of_reading(shape):
+    """A batch of windows and one of records as training reads them, beside the passes that are made of it."""
+    apply, params = programs.network(shape, "teacher")
+    bare = programs.there_and_back(shape, "teacher", apply, params)
+    rng, length, folder = np.random.default_rng(0), shape.config.data.length, tempfile.TemporaryDirectory()
+    path, where = settings.path(shape.config, shape.symbols), pathlib.Path(folder.name)
+    rows = rng.integers(0, shape.symbols, (ROWS, length)).astype("uint16" if path.vocab <= 65536 else "int32")
+    entry = shards.write(where / shards.name("windows", 0), (row.tobytes() for row in rows))
+    decode = lambda found: np.frombuffer(b"".join(found), rows.dtype).reshape(-1, length).astype(np.int32)
+    options = dict(batch=shape.batch, seed=0, share=((0,), 1), shuffle=True, repeat=True, what="windows", remedy="run it again")
+    windows = shards.batches(where, [entry], decode, **options)
+    schema = trajectories.schema(shape.config, path, "whole", shape.config.shaping.candidates)
+    fields = {name: np.zeros((ROWS // 4, *size), dtype) for name, (dtype, size) in schema.fields.items()}
+    records.write_shard(where / "records", 0, schema, fields, "")
+    records.seal(where / "records", schema, seed=0, config={}, sources={}, shards=1)
+    whole = records.open_store(where / "records").batches(shape.batch, 0, fields=student.learnt(schema))
+
+    def read(batches):
+        return lambda folder=folder: meshes.put_batch(shape.mesh, next(batches))  # the folder lives as long as this
+
+    told = dict(bare={bare.name: 1}, symbols=shape.read)
+    return [bare, Program("a batch of windows", read(windows), **told), Program("a batch of trajectories", read(whole), **told)]
+
+
+def of_losses(shape):
+    """Losses with their gradient in the logits, and scores, as they are and as one would write them first."""
+    apply, params = programs.network(shape, "teacher")
+    forward, both = programs.forward(shape, "teacher", apply, params), programs.there_and_back(shape, "teacher", apply, params)
+    logits_BLV, (x_BL, t_B, _), path = forward.run(), programs.inputs(shape), settings.path(shape.config, shape.symbols)
+    given = (logits_BLV, programs.filled(programs.abstract(logits_BLV), 3), jnp.roll(x_BL, 1, axis=1), x_BL, t_B)
+    calls = {
+        "generalised_kl": lambda loss, b, _, x_1, x_t, t: loss(path, b, x_1, x_t, t).mean(),
+        "cross_entropy": lambda loss, b, _, x_1, x_t, t: loss(path, b, x_1, x_t, t).mean(),
+        "distillation_kl": lambda loss, b, target, x_1, x_t, t: loss(path, target, b, x_t).mean(),
+        "entropy": lambda score, b, _, x_1, x_t, t: score(path, b, x_t),
+        "negative_log_posterior": lambda score, b, _, x_1, x_t, t: score(path, b, x_t),
+    }
+    found = [forward, both]
+    for (name, call), (which, ways) in itertools.product(calls.items(), (("", losses), (", plain", plain))):
+        trained, call = name not in SCORES, functools.partial(call, getattr(ways, name))
+        jitted, bare = meshes.jit(shape.mesh, jax.value_and_grad(call) if trained else call), both if trained else forward
+        run, lower = functools.partial(jitted, *given), functools.partial(jitted.lower, *given)
+        found.append(Program(f"{name}{which}", run, lower, {bare.name: 1}, shape.read))
+    return found
+
+
+def of_stage(shape):
+    """The stage's own loop over batches and shards, beside its programs alone: the blind set, which leaves it the least time."""
+    shape = shape.but(trajectories__midpoints=2, trajectories__shard=2 * shape.batch)
+    c, (apply, weights) = shape.config.trajectories, programs.network(shape, "teacher")
+    bare = programs.walk(shape.but(shaping__candidates=1), {"generator": weights, "compass": None}, apply, "teacher", 1, {})
+    made = generation.program(shape.config, shape.symbols, shape.mesh, "whole", "blind", apply)
+    schema = trajectories.schema(shape.config, settings.path(shape.config, shape.symbols), "whole", 1)
+    x_BL, _, _ = programs.inputs(shape)
+    bar, said, held = types.SimpleNamespace(advance=lambda n: None), {}, {"generator": weights, "compass": None}
+
+    def run():
+        with tempfile.TemporaryDirectory() as folder:
+            write = lambda shard, rows: records.write_shard(pathlib.Path(folder), shard, schema, trajectories.joined(rows), "")
+            start = lambda first: made(held, np.int32(first), meshes.put_batch(shape.mesh, np.asarray(x_BL)))
+            said.update(trajectories.make(start, write, list(range(SHARDS)), SHARDS, c, bar))
+
+    also = lambda: {"device_busy": said["device_busy"]}
+    loop = Program(
+        f"{2 * SHARDS} batches in {SHARDS} shards", run, None, {bare.name: 2 * SHARDS}, 2 * SHARDS * shape.read, also=also
+    )
+    return [bare, loop]
+
+
+def of_start(shape):
+    """What a user waits for before anything is computed; the same of every config."""
+    del shape
+
+    def run(*arguments):
+        return lambda: subprocess.run([sys.executable, "-m", "tsdfm_jax.main", *arguments], capture_output=True, check=False)
+
+    quick = "--config=configs/quickstart.py"
+    return [
+        Program("python -c pass", lambda: subprocess.run([sys.executable, "-c", "pass"], check=True)),
+        Program("--help", run("--help")),
+        Program("an unknown key", run(quick, "--config.model.widht=3")),
+        Program("a wrong value", run(quick, "--config.flow.source=foo")),
+    ]
+
+
+GROUPS = {
+    "teacher": programs.of_teacher,
+    "compass": programs.of_compass,
+    "trajectories": programs.of_trajectories,
+    "student": programs.of_student,
+    "sampler": programs.of_sampler,
+    "draws": of_draws,
+    "losses": of_losses,
+    "reading": of_reading,
+    "stage": of_stage,
+    "start": of_start,
+}

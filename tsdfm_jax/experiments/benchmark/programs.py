@@ -1,0 +1,272 @@
+"""What the benchmark times: the programs of the stages as they run them, and beside each the bare passes it is made of.
+
+Every group is a function of a `Shape` that gives a list of `benchmark_clock.Program`, built as the stages build them.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from tsdfm_jax.config import settings
+from tsdfm_jax.distillation import generation
+from tsdfm_jax.experiments.benchmark.clock import Program, seconds
+from tsdfm_jax.experiments.planning import aot_compile, model_flops
+from tsdfm_jax.flow import chain, sampler
+from tsdfm_jax.inference import sampling
+from tsdfm_jax.models import energy
+from tsdfm_jax.runtime import mesh as meshes, state as states
+from tsdfm_jax.stages import compass, student, teacher, trajectories
+from tsdfm_jax.workspace import trained
+
+CANDIDATES = (1, 4, 8, 16)
+STEPS = (1, 8, 1024)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A config as it is timed.
+
+    Attributes:
+      config, mesh: of the programs.
+      batch: B of every program.
+      longest: seconds that one run of the sampler may take.
+    """
+
+    config: ConfigDict
+    mesh: Any
+    batch: int
+    longest: float
+
+    @property
+    def symbols(self):
+        """Of the text's vocabulary."""
+        return self.config.tokenizer.vocab_size
+
+    @property
+    def vocab(self):
+        """V."""
+        return settings.path(self.config, self.symbols).vocab
+
+    @property
+    def read(self):
+        """Symbols of one batch."""
+        return self.batch * self.config.data.length
+
+    def but(self, **changes):
+        """The same with other config keys, a dot of which is written as two underscores."""
+        keys = {key.replace("__", "."): value for key, value in changes.items()}
+        return dataclasses.replace(self, config=aot_compile.with_settings(self.config, keys))
+
+    def flops(self, network, passes=1):
+        """FLOPs of forward passes over a batch by the teacher, the student or the compass."""
+        return passes * self.batch * model_flops.window(self.config, self.symbols, network)
+
+
+def filled(abstract, seed=0):
+    """A tree of small normal numbers: no logits alike, as a newborn network's are."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    leaves = enumerate(jax.tree.leaves(abstract))
+    made = lambda: [0.02 * jax.random.normal(jax.random.fold_in(jax.random.key(seed), i), a.shape, a.dtype) for i, a in leaves]
+    return jax.jit(lambda: jax.tree.unflatten(jax.tree.structure(abstract), made()), out_shardings=shardings)()
+
+
+def abstract(tree):
+    """Arrays as what they are like."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), tree)
+
+
+def network(shape, name):
+    """(apply, weights) of the teacher, the student or the compass; a compass takes no step size."""
+    if name != "compass":
+        found = trained.network(shape.config, shape.symbols, shape.mesh, step_conditioned=name == "student")
+        return found.apply, filled(found.params)
+    cfg = settings.compass_network(shape.config, shape.vocab)
+    born = meshes.abstract(shape.mesh, lambda: energy.init(jax.random.key(0), cfg, shape.config.data.length))
+    return lambda params, x_BL, t_B, h_B: energy.apply(cfg, params, x_BL, t_B), filled(born)
+
+
+def inputs(shape, rows=None):
+    """Random (x_BL, t_B, h_B) over the mesh."""
+    rng, rows = np.random.default_rng(0), rows or shape.batch
+    x_BL = rng.integers(0, shape.symbols, (rows, shape.config.data.length), dtype=np.int32)
+    t_B, h_B = rng.uniform(size=rows).astype(np.float32), np.full(rows, 0.125, np.float32)
+    return meshes.put_whole(shape.mesh, (x_BL, t_B, h_B))
+
+
+def forward(shape, name, apply, params, rows=None):
+    """One bare forward pass."""
+    jitted, given = meshes.jit(shape.mesh, apply), inputs(shape, rows)
+    run, lower = functools.partial(jitted, params, *given), functools.partial(jitted.lower, params, *given)
+    symbols = (rows or shape.batch) * shape.config.data.length
+    flops = shape.flops(name) * symbols / shape.read
+    return Program(_forward(name, shape, rows), run, lower, symbols=symbols, flops=flops)
+
+
+def _forward(name, shape, rows=None):
+    return f"{name} forward" + (f", {rows} rows" if rows not in (None, shape.batch) else "")
+
+
+def there_and_back(shape, name, apply, params):
+    """One bare forward and backward pass: outputs, and the weights' gradient for given gradients of the outputs."""
+
+    def passes(params, out_bar, x_BL, t_B, h_B):
+        out, back = jax.vjp(lambda params: apply(params, x_BL, t_B, h_B), params)
+        return out, back(out_bar)[0]
+
+    given, jitted = inputs(shape), meshes.jit(shape.mesh, passes)
+    like = jax.eval_shape(meshes.jit(shape.mesh, apply), params, *given)
+    split = meshes.batch_sharding(shape.mesh)
+    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=split), like)
+    arguments = (params, filled(like, 1), *given)
+    run, lower = functools.partial(jitted, *arguments), functools.partial(jitted.lower, *arguments)
+    return Program(f"{name} forward and backward", run, lower, symbols=shape.read, flops=shape.flops(name, 3))
+
+
+def update(shape, name, learner, batch, bare, flops):
+    """A step of training, by a state that each run hands to the next."""
+    held = [learner.create()]
+
+    def run():
+        held[0], figures = learner.step(held[0], batch)
+        return held[0], figures
+
+    return Program(f"{name} step", run, lambda: learner.lower(batch), bare, shape.read, flops)
+
+
+def descent(shape, name, section):
+    """The optimiser's part of an update alone, from a gradient that is there."""
+    _, params = network(shape, name)
+    cfg = settings.optimiser(section)
+    optimiser = states.make_optimiser(cfg)
+    held, gradient = [states.create(lambda params: params, optimiser, shape.mesh, ema=True, given=(params,))[0]], filled(params, 2)
+    jitted = jax.jit(functools.partial(states.descend, optimiser, cfg.ema), donate_argnums=0)
+
+    def run():
+        held[0], norm = jitted(held[0], gradient)
+        return held[0], norm
+
+    return Program(f"{name} optimiser alone", run, lambda: jitted.lower(held[0], gradient))
+
+
+def of_teacher(shape):
+    """The teacher's update."""
+    apply, params = network(shape, "teacher")
+    bare = there_and_back(shape, "teacher", apply, params)
+    learner, (x_BL, _, _) = teacher.learner(shape.config, shape.symbols, shape.mesh), inputs(shape)
+    step = update(shape, "teacher", learner, x_BL, {bare.name: 1}, bare.flops)
+    return [bare, descent(shape, "teacher", shape.config.teacher), step]
+
+
+def of_compass(shape):
+    """The update of a light compass by noise contrast, which needs the teacher's chain."""
+    shape = shape.but(compass__kind="nce")
+    apply, params = network(shape, "compass")
+    judge, (teach, weights) = there_and_back(shape, "compass", apply, params), network(shape, "teacher")
+    passes = [judge, forward(shape, "teacher", teach, weights)]
+    links = len(chain.CHAINS[shape.config.trajectories.chain].links)
+    bare = {passes[0].name: 2, passes[1].name: links}
+    learner = compass.learner(shape.config, shape.symbols, shape.mesh, trained.Network(apply=teach, params=weights, hash=""))
+    x_BL, _, _ = inputs(shape)
+    return [*passes, update(shape, "compass", learner, x_BL, bare, 2 * judge.flops + links * passes[1].flops)]
+
+
+def of_trajectories(shape):
+    """Whole trajectories of two jumps: by either kind of compass, for several K."""
+    shape = shape.but(trajectories__midpoints=2)
+    apply, weights = network(shape, "teacher")
+    light = shape.but(compass__kind="nce")
+    scorers = {"teacher": (shape.but(compass__kind="lookahead"), apply, weights), "compass": (light, *network(light, "compass"))}
+    programs = {}
+    for name, (own, score, params) in scorers.items():
+        for k in CANDIDATES if name == "teacher" else CANDIDATES[1:]:
+            made, passes = own.but(shaping__candidates=k), {"teacher forward": 2.0}
+            chunk = min(made.config.shaping.chunk or k, k)
+            if k > 1:
+                rows = chunk * shape.batch
+                programs.setdefault(_forward(name, shape, rows), forward(shape, name, score, params, rows))
+                passes[_forward(name, shape, rows)] = passes.get(_forward(name, shape, rows), 0) + 2.0 * k / chunk
+            programs.setdefault("teacher forward", forward(shape, "teacher", apply, weights))
+            found = walk(made, {"generator": weights, "compass": params if name == "compass" else None}, apply, name, k, passes)
+            programs[found.name] = found
+    return list(programs.values())
+
+
+def walk(shape, weights, apply, scorer, k, passes):
+    """A batch of whole trajectories."""
+    jitted = generation.program(shape.config, shape.symbols, shape.mesh, "whole", "shaped", apply)
+    x_BL, _, _ = inputs(shape)
+    arguments = (weights, np.int32(0), x_BL)
+    name = (
+        "trajectories, blind"
+        if k == 1
+        else f"trajectories, K = {k}, by {'look-ahead' if scorer == 'teacher' else 'a light compass'}"
+    )
+    flops = shape.flops("teacher", 2) + (2 * k * shape.flops(scorer) if k > 1 else 0)
+    run, lower = functools.partial(jitted, *arguments), functools.partial(jitted.lower, *arguments)
+    return Program(name, run, lower, passes, shape.read, flops)
+
+
+def of_student(shape):
+    """The student's update by either target."""
+    apply, params = network(shape, "student")
+    passes = [there_and_back(shape, "student", apply, params), forward(shape, "student", apply, params)]
+    made = trained.Network(apply=network(shape, "teacher")[0], params=network(shape, "teacher")[1], hash="")
+    programs = [*passes, descent(shape, "student", shape.config.student)]
+    for target, evaluations in (("endpoint", 0), ("chain", 1 + len(chain.CHAINS[shape.config.trajectories.chain].links))):
+        own = shape.but(student__target=target)
+        learner = student.learner(own.config, own.symbols, own.mesh, made, made.params)
+        bare = {passes[0].name: 1, passes[1].name: evaluations}
+        flops = passes[0].flops + evaluations * passes[1].flops
+        programs.append(update(own, f"student, {target},", learner, records(own), bare, flops))
+    return programs
+
+
+def records(shape):
+    """A batch of random records of the student's target."""
+    path, rng, found = settings.path(shape.config, shape.symbols), np.random.default_rng(0), {}
+    for kind in settings.TARGETS[shape.config.student.target]:
+        schema = trajectories.schema(shape.config, path, kind, shape.config.shaping.candidates)
+        found[kind] = {}
+        for name in student.learnt(schema):
+            dtype, size = schema.fields[name]
+            values = (
+                rng.integers(0, shape.symbols, (shape.batch, *size)) if dtype != "float32" else np.full((shape.batch, *size), 0.25)
+            )
+            found[kind][name] = values.astype(dtype)
+    return meshes.put_whole(shape.mesh, found)
+
+
+def of_sampler(shape):
+    """Text in few and in many steps. Where so many would take too long, as many calls as fit are run."""
+    apply, params = network(shape, "student")
+    bare = forward(shape, "student", apply, params)
+    path, cfg = settings.path(shape.config, shape.symbols), sampler.SamplerConfig(jump=shape.config.flow.jump)
+    draw = sampling.Sampler(apply, path, shape.mesh, shape.config.data.length, shape.batch, cfg)
+    jax.block_until_ready(bare.run())
+    each = float(np.median([seconds(bare.run) for _ in range(3)]))
+    return [bare, *(writing(shape, draw, params, n, bare, each) for n in STEPS)]
+
+
+def writing(shape, draw, params, steps, bare, each):
+    """A batch of texts in `steps` steps, of which no more calls are run than `longest` allows; a pass takes `each` seconds."""
+    length, most = shape.config.data.length, max(int(shape.longest / each), 1)
+    given, fixed = np.zeros((shape.batch, length), np.int32), np.zeros((shape.batch, length), bool)
+    given, fixed = meshes.put_whole(shape.mesh, (given, fixed))
+    key_B = jax.jit(lambda: trained.sample_keys(0, 0, shape.batch), out_shardings=meshes.batch_sharding(shape.mesh))()
+    arguments = lambda x, i, last: (params, key_B, x, np.int32(i), np.int32(last), np.int32(steps), given, fixed)
+    fresh = lambda: meshes.put_whole(shape.mesh, np.zeros((shape.batch, length), np.int32))
+    done = steps if steps <= most else max(most // sampling.STEPS_A_CALL, 1) * sampling.STEPS_A_CALL
+
+    def run():
+        x_BL = fresh()
+        for i in range(0, done, sampling.STEPS_A_CALL):
+            x_BL = jax.block_until_ready(draw.advance(*arguments(x_BL, i, min(i + sampling.STEPS_A_CALL, done))))
+        return x_BL
+
+    name = f"sampler, {steps:,} step{'s' * (steps > 1)}" if done == steps else f"sampler, the first {done} of {steps:,} steps"
+    lower = lambda: draw.advance.lower(*arguments(fresh(), 0, 1))
+    return Program(name, run, lower, {bare.name: done}, shape.read if done == steps else 0, done * bare.flops)

@@ -1,0 +1,141 @@
+"""Puts what several runs measured side by side: `python -m launch.compare runs/a runs/b --csv=compare.csv`.
+
+Each argument is a run's work directory or a report.json. Reports whose figures are no comparison, since length, judges, formulas,
+sample count, temperature, tokenizer or corpus differ, are refused in one line; `--allow=FIELD` compares them all the same, and
+says so.
+
+The exit code is 0, or 2 if the reports could not be compared.
+"""
+
+import csv
+import functools
+import io
+import json
+import pathlib
+
+from absl import flags
+
+from tsdfm_jax.config import command_line
+from tsdfm_jax.experiments.compare import reports
+from tsdfm_jax.lineage import bookkeeping
+
+parse, fail = functools.partial(command_line.parse, "compare"), functools.partial(command_line.fail, "compare")
+_CSV = flags.DEFINE_string("csv", "", "Write the table to this file, every figure a column.")
+_JSON = flags.DEFINE_string("json", "", "Write the table and the one at matched entropy to this file.")
+_ALLOW = flags.DEFINE_list("allow", [], f"Compare although these differ: {', '.join(reports.REMEDIES)}.")
+
+SHOWN = {
+    "entropy_nats": "entropy",
+    "distinct_2": "distinct-2",
+    "repetition_4": "repeated-4",
+    "lexical": "lexical",
+    "tokens_per_second": "tokens/s",
+    "heldout_bits_per_byte": "held-out bits/byte",
+}
+DISTANCES = {"mauve": "mauve", "frechet": "fréchet"}
+
+
+def main(argv):
+    """Read, refuse or compare, show and write; the exit code."""
+    try:
+        for name, file in {"csv": _CSV.value, "json": _JSON.value}.items():
+            if file and not pathlib.Path(file).parent.is_dir():
+                raise ValueError(f"--{name}={file}: there is no directory {pathlib.Path(file).parent}; make it first")
+        runs = reports.read_all(argv[1:])
+        differing = reports.check(runs, _ALLOW.value)
+        rows, matched = reports.table(runs), reports.matched(runs)
+        show(runs, rows, matched, differing)
+        write(runs, rows, matched, differing)
+    except (ValueError, OSError) as error:
+        return fail(error)
+    return 0
+
+
+def write(runs, rows, matched, differing):
+    """Leave the files that the flags ask for, each whole or as it was."""
+    if _CSV.value:
+        text = io.StringIO()
+        lines = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+        lines.writeheader()
+        lines.writerows(rows)
+        bookkeeping.atomic_write(_CSV.value, text.getvalue())
+    if _JSON.value:
+        of = [{"run": run.name, "file": str(run.file), "commit": run.body.get("commit")} for run in runs]
+        body = {"schema": 1, "reports": of, "differing": differing, "rows": rows, "matched": matched}
+        bookkeeping.atomic_write(_JSON.value, json.dumps(body, indent=1))
+
+
+def show(runs, rows, matched, differing):
+    """Both tables on the terminal, or plain where there is none; above them, what differs all the same."""
+    import rich.console
+
+    console = rich.console.Console()
+    console = console if console.is_terminal else rich.console.Console(width=240)
+    if differing:
+        line = f"Compared although different: {'; '.join(differing)}."
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(main_table(runs, rows))
+    if matched:
+        console.print(matched_table(runs, matched))
+
+
+def main_table(runs, rows):
+    """A block for each model and number of steps, a line for each run, a perplexity for each judge."""
+    import rich.table
+
+    judges = reports.judges(runs)
+    has = lambda name: any(row.get(name) is not None for row in rows)
+    by = next((judge for judge in reversed(judges) if any(has(f"{name}_{judge}") for name in DISTANCES)), None)
+    columns = SHOWN | {f"{name}_{by}": shown for name, shown in DISTANCES.items()}
+    columns = {name: shown for name, shown in columns.items() if has(name)}
+    caption = f"ppl: ppl_token, × over that of {runs[0].name}; ±: sample standard deviation over seeds"
+    out = rich.table.Table(title=title(rows), caption=caption + (f"; distances by {by}" if by else ""))
+    for name in ("run", "model", "steps", "seeds", *columns.values()):
+        out.add_column(name, justify="left" if name in ("run", "model") else "right")
+    for judge, size in judges.items():
+        out.add_column(f"ppl {judge}, {size / 1e6:.2g}M", justify="right")
+    for i, row in enumerate(rows):
+        cells = [figure(row, name) for name in columns]
+        cells += [figure(row, f"ppl_token_{judge}") + times(row.get(f"ppl_token_{judge}_ratio")) for judge in judges]
+        last = i + 1 == len(rows) or (rows[i + 1]["model"], rows[i + 1]["steps"]) != (row["model"], row["steps"])
+        out.add_row(row["run"], row["model"], str(row["steps"] or "-"), str(row["seeds"]), *cells, end_section=last)
+    return out
+
+
+def title(rows):
+    """What all rows share, or all that they have."""
+    shared = lambda name: " or ".join(dict.fromkeys(str(row[name]) for row in rows if row[name] is not None))
+    texts = f"{shared('samples')} texts of {shared('length')} symbols a seed"
+    return f"{texts}, temperature {shared('temperature')}, top-p {shared('top_p')}"
+
+
+def matched_table(runs, matched):
+    """A block for each judge, model, number of steps and entropy, a line for each run."""
+    import rich.table
+
+    caption = f"95 % bootstrap intervals; × over that of {runs[0].name}, where the entropy is the same"
+    out = rich.table.Table(title="Perplexity (ppl_token) at matched entropy", caption=caption)
+    for name in ("run", "model", "steps", "judge", "entropy of", "entropy", "ppl", "interval"):
+        out.add_column(name, justify="left" if name in ("run", "model", "judge", "entropy of") else "right")
+    for row in matched:
+        interval = "-" if row["low"] is None else f"{plain(row['low'])} to {plain(row['high'])}"
+        ppl = plain(row["ppl_token"]) + times(row["ratio"])
+        steps, last = str(row["steps"] or "-"), row["run"] == runs[-1].name
+        cells = (row["judge"], row["entropy_of"], f"{row['entropy_nats']:.3f}", ppl, interval)
+        out.add_row(row["run"], row["model"], steps, *cells, end_section=last)
+    return out
+
+
+def figure(row, name):
+    """A mean and its deviation over seeds, as text; a dash where there is nothing."""
+    spread = row.get(f"{name}_std")
+    return plain(row.get(name)) + (f" ± {plain(spread)}" if spread is not None else "")
+
+
+def plain(value):
+    """A number in three digits, or whole where it is longer."""
+    return "-" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def times(ratio):
+    return "" if ratio is None else f" ×{ratio:.2f}"

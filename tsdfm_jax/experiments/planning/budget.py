@@ -1,0 +1,292 @@
+"""What a config costs before it is run: hours on a slice, memory of a device, disk.
+
+    python -m launch.budget --config=configs/fineweb_170m.py --slice=v5e-16
+
+All of it is arithmetic on the config. Where results/aot.json has the very program that a stage will run, compiled for the
+same number of the same chips, its hours are that program's least time, "ahead-of-time bound": no run can be faster. Elsewhere
+they are FLOPs of the matrix products at a share of the chips' peak (--utilisation), "FLOP estimate". Compiling, reading,
+writing and the text's tokenisation, which is the CPU's work, are in neither. Nothing is run.
+"""
+
+import functools
+import importlib
+import json
+import math
+import os
+import pathlib
+import re
+
+from absl import flags
+from ml_collections import config_flags
+
+from tsdfm_jax.config import command_line
+from tsdfm_jax.experiments.planning import aot_compile, budget_parts, chips, model_flops
+
+parse, fail = functools.partial(command_line.parse, "budget"), functools.partial(command_line.fail, "budget")
+RESULTS = pathlib.Path(__file__).parents[3] / "results/aot.json"
+# Peak in bfloat16 without sparsity, FLOP/s, by the makers' data sheets; a v5p slice is named by its cores, two a chip.
+PEAKS = {name: chip.flops for name, chip in chips.CHIPS.items()} | {"a100": 312e12, "h100": 989e12}
+CORES = {"v5p": 2}
+BOUND, ESTIMATE = "ahead-of-time bound", "FLOP estimate"
+SAMPLE_10BT = 10_000_000_000  # symbols of GPT-2's tokenizer in FineWeb-Edu's sample-10BT, as its card says, rounded
+SYMBOL_TEXT = 4.5  # bytes of English text a symbol
+# Bytes a parameter: weight, average and two moments; the average again, as what is used; a model alone. All float32.
+STATE, USED, MODEL = 16, 4, 4
+# ArrayRecord as it is written here: what a record takes beside its bytes, and the blocks that a file is made of, the last for
+# itself. Measured on files of 1,000 to 20,000 records; 4 bytes of a trajectory are its checksum.
+MARGIN, BLOCK, CHECKSUM = 53, 65536, 4
+LINE = 130  # bytes about a text: who wrote it, and how
+KEPT = 2  # checkpoints of a network
+# What a compiled program depends on, beside the symbols; flow.source only where FLOPs tell.
+SHAPED = ("model", "mesh", "data.length", "flow.exponent", "flow.jump")
+DEPENDS = {
+    "teacher": (*SHAPED, "teacher.batch", "teacher.loss", "teacher.optimiser.accumulate"),
+    "trajectories": (*SHAPED, "compass.kind", "compass.score", "shaping", "trajectories.midpoints", "trajectories.batch"),
+    "student": (*SHAPED, "student.batch", "student.target", "student.loss", "student.evaluator", "student.optimiser.accumulate"),
+}
+
+
+def slice_of(name):
+    """(kind of chip, number of chips) of a slice, such as v5e-16, v5p-32 (16 chips of two cores) or h100-8. ValueError."""
+    found = re.fullmatch(r"(\w+)-([1-9]\d*)", name)
+    if not found or found[1] not in PEAKS or int(found[2]) % CORES.get(found[1], 1):
+        raise ValueError(f"--slice={name} is not a chip ({', '.join(PEAKS)}) and how many of them: try v5e-16")
+    return found[1], int(found[2]) // CORES.get(found[1], 1)
+
+
+def value(config, key):
+    """The plain value of a dotted key."""
+    found = functools.reduce(lambda node, part: node[part], key.split("."), config)
+    return found.to_dict() if hasattr(found, "to_dict") else found
+
+
+@functools.cache
+def compiled():
+    """[(config, entry)] of results/aot.json: what was compiled, and from which config."""
+    found = []
+    for key, one in json.loads(RESULTS.read_text()).items():
+        name, *overrides, _, _ = key.split()
+        config = importlib.import_module(f"configs.{name}").get_config()
+        changes = dict(part.removeprefix("--config.").split("=", 1) for part in overrides)
+        found.append((key, aot_compile.with_settings(config, {k: type(value(config, k))(v) for k, v in changes.items()}), one))
+    return found
+
+
+def bound_of(config, part, chip, count):
+    """The entry of results/aot.json that is this very program on these very chips; None where there is none."""
+    if part.program not in DEPENDS or chip not in chips.CHIPS:
+        return None
+    for key, made, one in compiled():
+        same = one["fits"] and key.split()[-1] == part.program
+        same = same and (one["chip"], one["devices"]) == (chips.CHIPS[chip].name, count)
+        if same and all(value(made, depends) == value(config, depends) for depends in DEPENDS[part.program]):
+            if math.isclose(one["flops"]["model"] * count, part.flops, rel_tol=1e-3):  # the other source has a symbol more
+                return one
+    return None
+
+
+def cost(config, part, where, utilisation):
+    """{"hours", "what"} of a part on a slice, and of a bound its device memory, {"gib", "of_gib"}."""
+    chip, count = slice_of(where)
+    if one := bound_of(config, part, chip, count):
+        seconds = part.runs * one["seconds_at_least"]["exchange_hidden"]
+        memory = {"gib": one["memory"]["peak"] / 2**30, "of_gib": one["hbm"]}
+        return {"hours": seconds / 3600, "what": BOUND, **memory}
+    return {"hours": part.runs * part.flops / (PEAKS[chip] * count * utilisation) / 3600, "what": ESTIMATE}
+
+
+def networks(config, symbols):
+    """{name: (parameters, updates)} of every network that a run trains and keeps."""
+    from tsdfm_jax.config import networks, settings
+    from tsdfm_jax.models import causal, energy, transformer
+
+    vocab, length = settings.path(config, symbols).vocab, config.data.length
+    flow = lambda told: parameters(transformer.init, settings.network(config, vocab, step_conditioned=told), length)
+    found = {"teacher": (flow(False), 0 if config.teacher.path else config.teacher.optimiser.steps)}
+    found = found if networks.needs(config, "teacher") else {}
+    for name in budget_parts.judge_names(config):
+        found[f"judge {name}"] = parameters(causal.init, settings.judge(config, name, symbols)), config.judges.optimiser.steps
+    if networks.needs(config, "autoregressive"):
+        causal_like = parameters(causal.init, settings.autoregressive(config, symbols))
+        found["autoregressive"] = causal_like, config.autoregressive.optimiser.steps
+    if config.compass.kind != "lookahead" and networks.needs(config, "compass"):
+        light = parameters(energy.init, settings.compass_network(config, vocab), length)
+        found["compass"] = (light, config.compass.optimiser.steps)
+    students = {f"student {v}, round {r}": flow(True) for v in networks.variants(config) for r in range(config.rounds)}
+    return found | {name: (count, config.student.optimiser.steps) for name, count in students.items()}
+
+
+@functools.cache
+def parameters(init, cfg, *length):
+    """How many parameters `init(key, cfg, *length)` makes; none is made."""
+    import jax
+
+    from tsdfm_jax.models import transformer
+
+    return transformer.parameters(jax.eval_shape(lambda: init(jax.random.key(0), cfg, *length)))
+
+
+def corpus_tokens(config, tokens=0):
+    """Symbols of the text: `tokens` where they are known, else what data.limit_bytes lets in, else those of sample-10BT."""
+    return tokens or (int(config.data.limit_bytes / SYMBOL_TEXT) if config.data.limit_bytes else SAMPLE_10BT)
+
+
+def shards_bytes(records, per_shard, size):
+    """Bytes of the ArrayRecord files of so many records of one size."""
+    whole, rest = divmod(records, per_shard)
+    of = lambda count: BLOCK * (-(-count * (size + MARGIN) // BLOCK) + 1) if count else 0
+    return whole * of(per_shard) + of(rest)
+
+
+def trajectory_bytes(config, symbols, variant):
+    """Bytes of one set of trajectories, all rounds and kinds of record."""
+    from tsdfm_jax.config import settings
+    from tsdfm_jax.distillation import generation
+    from tsdfm_jax.stages import trajectories
+
+    c, path, candidates = config.trajectories, settings.path(config, symbols), generation.shaped(config, variant).candidates
+    records = -(-c.count // c.shard) * c.shard
+    size = lambda kind: trajectories.schema(config, path, kind, candidates).dtype.itemsize + CHECKSUM
+    return config.rounds * sum(shards_bytes(records, c.shard, size(kind)) for kind in model_flops.kinds(config))
+
+
+def disk(config, symbols, tokens=0):
+    """{what: bytes} that a finished run leaves, to a few percent; while a checkpoint is written, there is one of that network more.
+
+    Checkpoints are counted whole: Orbax compresses them, which helps where weights or moments are still zero, and adds its
+    own files, which only count beside networks of a few thousand parameters.
+    """
+    from tsdfm_jax.config import networks
+    from tsdfm_jax.evaluation import text_sets
+
+    windows, size = corpus_tokens(config, tokens) // config.data.length, config.data.length * (2 if symbols <= 65535 else 4)
+    held = round(windows * config.data.holdout)
+    found = {"corpus": sum(shards_bytes(n, config.data.windows_per_shard, size) for n in (held, windows - held))}
+    for variant in networks.variants(config):
+        found[f"{variant} trajectories"] = trajectory_bytes(config, symbols, variant)
+    kept = lambda updates: min(KEPT, -(-updates // config.save_every)) * (STATE + USED) + MODEL
+    for name, (count, updates) in networks(config, symbols).items():
+        group = "students" if name.startswith("student") else "judges" if name.startswith("judge") else name
+        found[group] = found.get(group, 0) + count * kept(updates)
+    text = config.data.length * (SYMBOL_TEXT + len(str(symbols)) + 2)  # and the symbols' numbers in JSON
+    return found | {"samples": int(len(text_sets.wanted(config)) * config.evaluate.samples * (text + LINE))}
+
+
+def read(config):
+    """{who: symbols of the corpus that its training reads}."""
+    from tsdfm_jax.config import networks
+
+    each = lambda section: section.optimiser.steps * section.batch * config.data.length
+    found = {"the teacher": each(config.teacher), "each judge": each(config.judges)}
+    found["the autoregressive model"] = each(config.autoregressive)
+    needed = {"the teacher": networks.needs(config, "teacher") and not config.teacher.path}
+    needed["the autoregressive model"] = networks.needs(config, "autoregressive")
+    return {who: symbols for who, symbols in found.items() if needed.get(who, True)}
+
+
+def budget(config, symbols, slices, utilisation, tokens=0):
+    """All of it as plain JSON: parts of every stage with their costs on each slice, state, disk, what is read. ValueError."""
+    from tsdfm_jax.config import networks
+
+    stages = {}
+    for stage, parts_of in budget_parts.STAGES.items():
+        if not networks.needs(config, stage):
+            continue
+        stages[stage] = [
+            {"part": part.name, "runs": part.runs, "flops": part.runs * part.flops}
+            | {"on": {where: cost(config, part, where, utilisation) for where in slices}}
+            for part in parts_of(config, symbols)
+        ]
+    parts = [part for rows in stages.values() for part in rows]
+    total = {where: sum(part["on"][where]["hours"] for part in parts) for where in slices}
+    params = {name: count for name, (count, _) in networks(config, symbols).items()}
+    about = {"stages": stages, "hours": total, "utilisation": utilisation, "parameters": params}
+    about |= {"state_bytes": {where: state_bytes(config, max(params.values()), where) for where in slices}}
+    return about | {"disk": disk(config, symbols, tokens), "tokens": corpus_tokens(config, tokens), "read": read(config)}
+
+
+def state_bytes(config, params, where):
+    """Bytes that weights, moments and average of a network of so many parameters take on one device of a slice."""
+    _, count = slice_of(where)
+    mesh = config.mesh.to_dict()
+    known = math.prod(n for n in mesh.values() if n != -1)
+    mesh = {axis: count // known if n == -1 else n for axis, n in mesh.items()}
+    return params * STATE // (mesh["fsdp"] * mesh["tensor"])
+
+
+def quantity(size, unit="B"):
+    """A number of bytes or symbols in three digits, such as 18.4 GB."""
+    for prefix, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.3g} {prefix}{unit}"
+    return f"{size:.0f} {unit}"
+
+
+def peaks(found):
+    """What the largest of the compiled programs needs of a device's memory on each slice; "" where none was compiled."""
+    told = []
+    for where in found["hours"]:
+        on = [part["on"][where] for parts in found["stages"].values() for part in parts]
+        if sizes := [(one["gib"], one["of_gib"]) for one in on if "gib" in one]:
+            told.append(f"{max(sizes)[0]:.2f} of {max(sizes)[1]} GiB on {where}")
+    return f"; for the largest compiled program {', '.join(told)}" if told else ""
+
+
+def table(found):
+    """What `budget` found, as Markdown: hours, memory, disk."""
+    slices, mark = list(found["hours"]), {BOUND: "b", ESTIMATE: "e"}
+    hours = lambda value: f"{value:,.1f}" if value >= 0.1 else f"{value:.3f}"
+    lines = [
+        f"| stage | part | runs | PFLOP |{''.join(f' hours on {where} |' for where in slices)}",
+        "|---" * (4 + len(slices)) + "|",
+    ]
+    for stage, parts in found["stages"].items():
+        for part in parts:
+            cells = [stage, part["part"], f"{part['runs']:,}", f"{part['flops'] / 1e15:,.0f}"]
+            cells += [f"{hours(one['hours'])} {mark[one['what']]}" for one in part["on"].values()]
+            lines.append(f"| {' | '.join(cells)} |")
+    cells = ["all", "", "", f"{sum(p['flops'] for parts in found['stages'].values() for p in parts) / 1e15:,.0f}"]
+    lines += [f"| {' | '.join([*cells, *map(hours, found['hours'].values())])} |", ""]
+    lines.append(f"b: {BOUND}, no run can be faster; e: {ESTIMATE}, at {found['utilisation']:.0%} of the chips' peak.")
+    state = ", ".join(f"{size / 2**30:.2f} GiB on {where}" for where, size in found["state_bytes"].items())
+    lines.append(f"Memory of a device for weights, moments and average of the largest network: {state}{peaks(found)}.")
+    lines.append(
+        f"Disk: {', '.join(f'{what} {quantity(size)}' for what, size in found['disk'].items())}; in all {quantity(sum(found['disk'].values()))}."
+    )
+    passes = ", ".join(
+        f"{who} {quantity(n, 'symbols')} ({n / found['tokens']:.3g} times all of it)" for who, n in found["read"].items()
+    )
+    lines.append(f"Of a corpus of {quantity(found['tokens'], 'symbols')}, training reads: {passes}.")
+    return "\n".join(lines)
+
+
+def define():
+    """The flags; not on import, as another command's of the same names may be there."""
+    config_flags.DEFINE_config_file("config", None, "A configuration file, such as configs/fineweb_170m.py.")
+    flags.DEFINE_list("slice", ["v5e-16"], f"Slices, comma-separated: one of {', '.join(PEAKS)}, and how many; v5p-32 is 16 chips.")
+    flags.DEFINE_float(
+        "utilisation", 0.3, "Share of the chips' peak behind the FLOP estimates.", lower_bound=0.001, upper_bound=1.0
+    )
+    flags.DEFINE_integer("symbols", 0, "Symbols of the tokenizer; 0 takes tokenizer.vocab_size.", lower_bound=0)
+    flags.DEFINE_integer(
+        "tokens", 0, "Symbols of the corpus; 0 takes FineWeb-Edu's sample-10BT, or data.limit_bytes.", lower_bound=0
+    )
+    flags.DEFINE_bool("json", False, "Print all of it as JSON.")
+
+
+def main(argv):
+    given = flags.FLAGS
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed
+    try:
+        command_line.config_file(argv, "configs/fineweb_170m.py")
+        for where in given.slice:
+            slice_of(where)
+        from tsdfm_jax.config import settings
+
+        one_device = {"mesh.data": 1, "mesh.fsdp": 1, "mesh.tensor": -1}
+        settings.validate(aot_compile.with_settings(given.config, one_device))
+        symbols = given.symbols or given.config.tokenizer.vocab_size
+        found = budget(given.config, symbols, given.slice, given.utilisation, given.tokens)
+    except (ValueError, FileNotFoundError) as error:
+        return fail(error)
+    print(json.dumps(found, indent=1) if given.json else table(found))

@@ -1,0 +1,156 @@
+"""What each stage of a config computes: its programs, how often they run, and the FLOPs of their matrix products.
+
+Counted as the method has it, from the config alone. What rematerialisation computes again, norms, softmax and draws do not
+count. `report` and `sample`, a few texts, are left out, and `tokenizer` and `data`, which are the CPU's work.
+"""
+
+import functools
+from typing import NamedTuple
+
+from tsdfm_jax.experiments.planning import aot_compile, model_flops
+
+BLIND = {"shaping.candidates": 1}
+
+
+class Part(NamedTuple):
+    """A part of a stage: `runs` runs of a program of `flops` (of all devices) each.
+
+    `program` is what results/aot.json calls it, "" where it is not among those that are compiled.
+    """
+
+    name: str
+    runs: int
+    flops: float
+    program: str = ""
+
+
+def judge_flops(config, symbols, name):
+    """FLOPs of one pass of a judge over one window; its head is the embedding, and counts."""
+    from tsdfm_jax.config import settings
+
+    return _causal_flops(settings.judge(config, name, symbols), config.data.length)
+
+
+@functools.cache
+def _causal_flops(cfg, length):
+    import jax
+
+    from tsdfm_jax.models import causal
+    from tsdfm_jax.runtime import mesh as meshes
+
+    params = meshes.unbox(jax.eval_shape(lambda: causal.init(jax.random.key(0), cfg)))
+    attention = 4 * length**2 * cfg.width * cfg.blocks
+    return model_flops.forward(params, cfg.width, length) + 2 * cfg.vocab * cfg.width * length + attention
+
+
+def judge_names(config):
+    return [*range(len(config.judges.widths)), "pilot"]
+
+
+def measured(config):
+    """Windows under a network's held-out bound, every round of it counted."""
+    from tsdfm_jax.evaluation import elbo
+
+    return elbo.ROUNDS * (config.teacher.heldout // config.teacher.batch) * config.teacher.batch
+
+
+def judges(config, symbols):
+    """Every judge's training, forward and backward."""
+    each = {name: judge_flops(config, symbols, name) for name in judge_names(config)}
+    updates = config.judges.optimiser.steps
+    return [Part(f"judge {name}", updates, 3 * config.judges.batch * flops) for name, flops in each.items()]
+
+
+def teacher(config, symbols):
+    """Its updates, and the held-out bound every evaluate_every of them; of a teacher that is taken the bound alone."""
+    steps, forward = config.teacher.optimiser.steps, model_flops.window(config, symbols, "teacher")
+    times = 1 if config.teacher.path else -(-steps // config.evaluate_every)
+    bound = Part("teacher's held-out bound", times, measured(config) * forward)
+    if config.teacher.path:
+        return [bound]
+    return [Part("teacher", steps, model_flops.program(config, symbols, "teacher"), "teacher"), bound]
+
+
+def autoregressive(config, symbols):
+    """The autoregressive model's updates."""
+    from tsdfm_jax.config import settings
+
+    c = config.autoregressive
+    forward = _causal_flops(settings.autoregressive(config, symbols), config.data.length)
+    return [Part("autoregressive", c.optimiser.steps, 3 * c.batch * forward)]
+
+
+def walk_flops(config, symbols, jumps, **more):
+    """FLOPs of one whole trajectory of so many jumps, chosen as `shaping` says, with further settings."""
+    changes = {"trajectories.midpoints": jumps, "student.target": "endpoint", **more}
+    changed = aot_compile.with_settings(config, changes)
+    return model_flops.program(changed, symbols, "trajectories") / changed.trajectories.batch
+
+
+def compass(config, symbols):
+    """Training where its kind is trained; the account over every step size; the steered texts, blind and chosen three ways."""
+    from tsdfm_jax.config import settings
+    from tsdfm_jax.flow import chain, lookahead
+
+    c, links = config.compass, len(chain.CHAINS[config.trajectories.chain].links)
+    forward = model_flops.window(config, symbols, "teacher")
+    ahead = (1 + lookahead.hides(config.flow.source == "mask", c.score)) * forward
+    light = model_flops.window(config, symbols, "compass") if c.kind != "lookahead" else 0
+    score = light or ahead
+    pair = links * (forward + 2 * score + (ahead if c.kind == "distilled" else 0))
+    parts = [Part("compass's account", len(settings.STEP_SIZES) * (c.heldout // c.batch), c.batch * pair)]
+    steered = 3 * walk_flops(config, symbols, c.steered_steps) + walk_flops(config, symbols, c.steered_steps, **BLIND)
+    parts.append(Part("compass's steered texts", -(-c.steered_samples // c.batch), c.batch * steered))
+    if c.kind == "lookahead":
+        return parts
+    trained = {"nce": 6 * light, "distilled": 3 * light + ahead}[c.kind]
+    return [Part("compass", c.optimiser.steps, c.batch * (links * forward + trained)), *parts]
+
+
+def trajectories(config, symbols):
+    """The sets that the students need, in every round, whole shards."""
+    from tsdfm_jax.config import networks
+
+    c = config.trajectories
+    runs, parts = config.rounds * -(-c.count // c.shard) * (c.shard // c.batch), []
+    names = [name for name in model_flops.passes(config) if name.startswith("trajectories")]
+    for name in names:
+        kind = name.removeprefix("trajectories").replace("/", ", ")
+        shaped = Part(f"shaped trajectories{kind}", runs, model_flops.program(config, symbols, name), name)
+        blind = model_flops.program(aot_compile.with_settings(config, BLIND), symbols, name)
+        found = {"shaped": shaped, "blind": Part(f"blind trajectories{kind}", runs, blind)}
+        parts += [found[variant] for variant in networks.variants(config)]
+    return parts
+
+
+def student(config, symbols):
+    """A student of each set, in every round."""
+    from tsdfm_jax.config import networks
+
+    steps, flops = config.rounds * config.student.optimiser.steps, model_flops.program(config, symbols, "student")
+    return [Part(f"student, {variant}", steps, flops, "student") for variant in networks.variants(config)]
+
+
+def evaluate(config, symbols):
+    """Sampling of every set; all judges on all sets, the last one twice; the bounds. Pretrained judges do not count."""
+    from tsdfm_jax.config import networks, settings
+    from tsdfm_jax.evaluation import text_sets
+
+    c, sets, made = config.evaluate, text_sets.wanted(config), networks.models(config)
+    forward = {name: model_flops.window(config, symbols, name) for name in ("teacher", "student")}
+    parts, calls = [], -(-c.samples // c.batch)
+    for name, flops in forward.items():
+        steps = sum(one.steps for one in sets if one.model.split("_")[0] == name)
+        parts.append(Part(f"sampling, {name}", calls * steps, c.batch * flops))
+    causal = _causal_flops(settings.autoregressive(config, symbols), config.data.length)
+    texts = sum(one.model == "autoregressive" for one in sets)  # with its cache, a text costs one pass over it
+    parts.append(Part("sampling, autoregressive", calls * texts, c.batch * causal))
+    judged = [judge_flops(config, symbols, name) for name in judge_names(config)[:-1]]
+    parts.append(Part("judging", len(sets) * calls, c.batch * (sum(judged) + judged[-1])))
+    parts.append(Part("students' bounds", len(networks.variants(config)), measured(config) * forward["student"]))
+    parts.append(Part("autoregressive model's likelihood", "autoregressive" in made, config.teacher.heldout * causal))
+    return [part for part in parts if part.runs]
+
+
+STAGES = {"judges": judges, "teacher": teacher, "autoregressive": autoregressive, "compass": compass}
+STAGES |= {"trajectories": trajectories, "student": student, "evaluate": evaluate}

@@ -1,0 +1,84 @@
+"""FLOPs of the matrix products that a config's programs are made of, counted as the method has them.
+
+From the config alone: what the compiler makes of it is no part of the count, so that utilisation can be said over it.
+"""
+
+import functools
+import math
+
+ONCE_A_WINDOW = {"conditioning", "adaLN_modulation", "condition_fuser"}  # matrices that see a window's time, not its symbols
+
+
+def kinds(config):
+    """Kinds of record that the student's target learns from."""
+    from tsdfm_jax.config import settings
+
+    return settings.TARGETS[config.student.target]
+
+
+def forward(params, width, length):
+    """FLOPs of one forward pass over one window: 2 for every weight of every matrix and position that it is applied to,
+    and 4 L^2 D a block for attention's two products. Time conditioning and adaLN are applied once a window. Norms, softmax,
+    activations and the embedding's look-up, which multiply no matrices, do not count."""
+    import jax
+
+    total, blocks = 0, 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        names = [key.key for key in path]
+        if names[-1] == "kernel":
+            total += 2 * math.prod(leaf.shape) * (1 if ONCE_A_WINDOW & set(names) else length)
+        if names[-2:] == ["qw", "kernel"]:
+            blocks = leaf.shape[0]
+    return total + 4 * length**2 * width * blocks
+
+
+def passes(config):
+    """{program: {network: forward passes over its batch}}; a pass that is trained counts three times, its gradient twice.
+
+    What rematerialisation computes again does not count: it is no part of the model. Of a whole trajectory only the midpoints
+    from tau on are scored; of chains, which start anywhere, all count.
+    """
+    from tsdfm_jax.flow import chain, lookahead, shaping
+
+    s, links = config.shaping, len(chain.CHAINS[config.trajectories.chain].links)
+    looked = s.candidates > 1 and s.selection != "random"
+    judged = (s.candidates + (s.policy == "sequence_to_token")) if looked else 0
+    halves = lookahead.hides(config.flow.source == "mask", config.compass.score)
+    scorer, each = ("teacher", 1 + halves) if config.compass.kind == "lookahead" else ("compass", 1)
+    midpoints = config.trajectories.midpoints
+    jumps, found = {"whole": midpoints, "chain": links}, {"teacher": {"teacher": 3}}
+    scored = {"whole": sum(shaping.late((k + 1) / midpoints, s) for k in range(midpoints)), "chain": links}
+    for kind in kinds(config):
+        of = {"teacher": jumps[kind], "compass": 0}
+        of[scorer] += scored[kind] * judged * each
+        found["trajectories" if len(kinds(config)) == 1 else f"trajectories/{kind}"] = of
+    found["student"] = {"student": 3 * (len(kinds(config)) + (config.student.target == "mixed")), "teacher": 0}
+    if "chain" in kinds(config):
+        found["student"]["student" if config.student.evaluator == "ema" else "teacher"] += links + 1
+    return found
+
+
+def window(config, symbols, name):
+    """FLOPs of one forward pass over one window of the teacher, the student or the compass's light network."""
+    from tsdfm_jax.config import settings
+    from tsdfm_jax.models import energy, transformer
+
+    vocab = settings.path(config, symbols).vocab
+    if name == "compass":
+        return _network(energy.init, settings.compass_network(config, vocab), config.data.length)
+    return _network(transformer.init, settings.network(config, vocab, step_conditioned=name == "student"), config.data.length)
+
+
+@functools.cache
+def _network(init, cfg, length):
+    import jax
+
+    from tsdfm_jax.runtime import mesh as meshes
+
+    return forward(meshes.unbox(jax.eval_shape(lambda: init(jax.random.key(0), cfg, length))), cfg.width, length)
+
+
+def program(config, symbols, name):
+    """FLOPs of the matrix products that the model is made of, in one run of that program, of all devices together."""
+    total = sum(n * window(config, symbols, network) for network, n in passes(config)[name].items() if n)
+    return config[name.split("/")[0]].batch * total

@@ -1,0 +1,1 @@
+"""The study: does shaping the trajectory beat blind jumps at equal budget?"""

@@ -1,0 +1,129 @@
+"""The study: does shaping the trajectory beat blind jumps at equal budget? `python -m launch.study --workdir=runs/study-sotu`.
+
+Trains one teacher a source, then a student for every arm (arms.py beside this file), and gathers what was found into
+`results/study-sotu.json`, tables and figures. Each run is one of `python -m tsdfm_jax.main`; the same command goes on where it was
+stopped, and finished runs are skipped. Parts, in order: base (tokenizer, data, judges, teachers and their texts),
+autoregressive (a causal transformer of the teacher's size and its texts), choices
+(the texts that each arm's shaping ends in, by the pilot judge), compass (where picking by energy leads), main (the headline's
+arms, every seed), ablations (one factor at a time), jumps (one student, sampled by each kind of jump), targets (what students
+learnt from, by every judge), cost, table.
+
+A lab's own scale is the same command with its config: --config=configs/fineweb_170m.py --workdir=/mnt/shared/study.
+
+The exit code is 0 if all that was asked for is done, 1 if a run failed, 2 if the study could not begin, and 128 and the signal if it
+was stopped.
+"""
+
+import fnmatch
+import functools
+import pathlib
+import shlex
+
+from absl import flags
+from ml_collections import config_flags
+
+from tsdfm_jax.config import command_line
+from tsdfm_jax.experiments.study import arms as study_arms, runs as study_runs
+from tsdfm_jax.experiments.sweep import jobs as sweep_jobs, plan as sweep_plan
+from tsdfm_jax.runtime import memory
+
+parse, fail = functools.partial(command_line.parse, "study"), functools.partial(command_line.fail, "study")
+PARTS = ("base", "autoregressive", "choices", "compass", "main", "ablations", "jumps", "targets", "cost", "table")
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/sotu.py", "The config that every arm starts from.")
+_WORKDIR = flags.DEFINE_string("workdir", "", "Where the runs are; runs/study- and the config's name by default.")
+_OUT = flags.DEFINE_string("out", "results", "Where the table part writes study-<config>.json and the figures.")
+_PART = flags.DEFINE_list("part", [], f"Parts to do, comma-separated: {', '.join(PARTS)}. All of them by default.")
+_SOURCE = flags.DEFINE_list("source", list(study_arms.SOURCES), "Sources to do.")
+_SEEDS = flags.DEFINE_list(
+    "seeds", [str(seed) for seed in study_arms.SEEDS], "Seeds of the main arms and of the texts; ablations have the first."
+)
+_ONLY = flags.DEFINE_string("only", "*", "Only arms whose name fits this pattern, such as 'K=*'.")
+_PARALLEL = flags.DEFINE_integer("parallel", 1, "Runs at a time on this machine; they share its devices.", lower_bound=1)
+_DRY_RUN = flags.DEFINE_bool("dry-run", False, "Print the commands that are left to run, and run nothing.")
+
+
+def main(argv):
+    """Do the parts that are asked for, one after the other; the exit code."""
+
+    def begin():
+        file = command_line.config_file(argv, "configs/sotu.py")
+        name = command_line.run_name(file)
+        root = pathlib.Path(_WORKDIR.value or f"runs/study-{name}")
+        given = config_flags.get_override_values(flags.FLAGS["config"])
+        study = study_runs.Study(file=file, config=_CONFIG.value, given=given, root=root, seeds=seeds())
+        check(study)
+        if _DRY_RUN.value:
+            return print_commands(study)
+        memory.keep()
+        with sweep_plan.alone(root / "-".join(_SOURCE.value)):
+            # A part stands on those before it.
+            return int(any(perform(study, part, name) for part in PARTS if part in (_PART.value or PARTS)))
+
+    return sweep_jobs.attempt(begin, fail)
+
+
+def check(study):
+    """Raise ValueError for a part or a source that is none, and for an arm whose config cannot work."""
+    for flag, asked, known in (("part", _PART.value, PARTS), ("source", _SOURCE.value, study_arms.SOURCES)):
+        for value in asked:
+            if value not in known:
+                raise ValueError(f"--{flag}={value} is not one of {', '.join(known)}")
+    study.check(runs(study))
+
+
+def seeds():
+    """The seeds that the flag names; ValueError for one that is none."""
+    for seed in _SEEDS.value:
+        if not seed.isdecimal():
+            raise ValueError(f"--seeds={seed} is not a whole number: --seeds=0,1,2")
+    return tuple(map(int, _SEEDS.value))
+
+
+def runs(study, parts=None):
+    """The runs of base, autoregressive, main and ablations that the flags ask for."""
+    parts, found = parts or _PART.value or PARTS, []
+    for source in _SOURCE.value:
+        found += [study.base(source)] if "base" in parts else []
+        for part, arms, seeds in (
+            ("main", study_arms.main_arms(study.of(source)), study.seeds),
+            ("ablations", study_arms.ablations(study.of(source)), study.seeds[:1]),
+        ):
+            if part in parts:
+                wanted = [arm for arm in arms if fnmatch.fnmatch(arm.name, _ONLY.value)]
+                # Seed by seed, so that a study that is cut short has whole comparisons.
+                found += [study.run(arm, source, seed) for seed in seeds for arm in wanted]
+    return found + ([study.autoregressive()] if "autoregressive" in parts else [])
+
+
+def print_commands(study):
+    """What is left to run, as lines for a shell."""
+    for run in runs(study):
+        print(f"# finished: {run.name}" if run.finished() else shlex.join(["python", *sweep_plan.MAIN[1:], *run.arguments]))
+    return 0
+
+
+def perform(study, part, name):
+    """One part; 0 where all of it is done."""
+    if part in ("base", "autoregressive", "main", "ablations"):
+        waiting = [run for run in runs(study, (part,)) if not run.finished()]
+        with sweep_jobs.progress(len(waiting), 0, "study") as say:
+            return study.work(waiting, _PARALLEL.value, say)
+    if part == "table":
+        from tsdfm_jax.experiments.study import table as study_table
+
+        return study_table.write(study, pathlib.Path(_OUT.value), name)
+    from tsdfm_jax.experiments.study import (
+        compass as study_compass,
+        cost as study_cost,
+        jumps as study_jumps,
+        targets as study_targets,
+    )
+
+    if part == "targets":
+        study_targets.targets(study, runs(study, ("main", "ablations")))
+        return 0
+    choices = functools.partial(study_targets.choices, pattern=_ONLY.value)
+    measure = {"choices": choices, "compass": study_compass.measure, "jumps": study_jumps.measure, "cost": study_cost.measure}[part]
+    for source in _SOURCE.value:
+        measure(study, source)
+    return 0

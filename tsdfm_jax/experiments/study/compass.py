@@ -1,0 +1,155 @@
+"""The compass by itself: does picking by energy at one midpoint lower the final text's perplexity?
+
+The teacher walks from noise to text. At one midpoint the best of K candidates is taken, and everywhere else the first;
+or the best at every midpoint. Every cell has the same starting states, coins and candidates, so that a text differs from the
+blind one by what was picked alone, and the difference of their NLLs is a paired one.
+"""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tsdfm_jax.config import settings
+from tsdfm_jax.distillation import compasses
+from tsdfm_jax.evaluation import judging, text_metrics
+from tsdfm_jax.experiments.study import arms as study_arms
+from tsdfm_jax.flow import jump, path as paths, shaping
+from tsdfm_jax.lineage import bookkeeping
+from tsdfm_jax.runtime import hosts, mesh as meshes, metrics as metrics_lib, signals
+from tsdfm_jax.workspace import trained
+
+FILE = "compass.json"
+EVERYWHERE = -1  # a place: every midpoint
+CANDIDATES = (2, 4, 8, 16)
+KEPT = 8  # of compasses that are not the config's own
+BLIND = f"reference:{EVERYWHERE}:1"
+SEED = 8000
+TRAINED = ("nce", "distilled")
+
+
+def scorers(config):
+    """{name: the arm whose compass it is}: the config's own first, then every other that is kept, scored by the same walk."""
+    arms = study_arms.ablations(config)
+    own = [arm for arm in arms if arm.name == "reference"]
+    return {arm.name: arm for arm in own + [arm for arm in arms if arm.factor in ("compass", "coins")]}
+
+
+def cells(config):
+    """(place, K) of every cell: the config's own compass through K, and all of them at one K."""
+    steps = range(config.compass.steered_steps)
+    each = {name: [(place, KEPT) for place in (EVERYWHERE, *steps)] for name in scorers(config)}
+    each["reference"] = [(EVERYWHERE, 1)] + [(place, k) for k in CANDIDATES for place in (EVERYWHERE, *steps)]
+    return each
+
+
+def measure(study, source):
+    """Leave `compass.json` in the source's directory: a row a cell; what is there already is kept."""
+    base, file = study.base(source), study.root / source / FILE
+    file.parent.mkdir(parents=True, exist_ok=True)
+    found = json.loads(file.read_text()) if file.exists() else {}
+    wanted = {name: places for name, places in cells(base.config).items() if _weights_of(study, source, name) is not None}
+    todo = [(name, *cell) for name, places in wanted.items() for cell in places if _key(name, *cell) not in found]
+    todo.sort(key=_later)
+    if not todo:
+        return
+    config, mesh = base.config, settings.mesh(base.config)
+    teacher = trained.teacher(config, base.workdir, mesh)
+    judges = [trained.judge(config, base.workdir, mesh, i) for i in ("pilot", *range(len(config.judges.widths)))]
+    programs = {}
+    with signals.stopping(), metrics_lib.progress(f"compass {source}", len(todo), "cell") as bar:
+        for name, place, k in todo:
+            if signals.stop_agreed():
+                raise KeyboardInterrupt
+            if (name, k) not in programs:
+                programs = {(name, k): _program(study, source, name, k, teacher, mesh)}
+            texts = [programs[name, k](np.int32(first), np.int32(place)) for first in _firsts(config)]
+            found[_key(name, place, k)] = _row(name, place, k, config, np.concatenate(texts), judges, mesh)
+            bookkeeping.atomic_write(file, json.dumps(found, indent=1))
+            bar.advance(1)
+
+
+def _later(cell):
+    """What can wait: single picks of compasses that are not the config's own."""
+    name, place, _ = cell
+    return name != "reference" and place != EVERYWHERE
+
+
+def _firsts(config):
+    return range(0, config.compass.steered_samples, config.compass.batch)
+
+
+def _key(name, place, k):
+    return f"{name}:{place}:{k}"
+
+
+def _weights_of(study, source, name):
+    """The run whose compass this is, None where it has to be trained and is not."""
+    config = study.of(source)
+    arm = scorers(config)[name]
+    run = study.run(arm, source, study.seeds[0])
+    if arm.overrides.get("compass.kind", config.compass.kind) not in TRAINED:
+        return run
+    return run if bookkeeping.done(run.workdir / "compass") is not None else None
+
+
+def _program(study, source, name, k, teacher, mesh):
+    """The jitted `(first, place) -> x_BL`, texts `first`, `first` + 1, … of the teacher."""
+    run = _weights_of(study, source, name)
+    config = run.config.copy_and_resolve_references()
+    config.compass.steered_steps = study.base(source).config.compass.steered_steps
+    learnt = config.compass.kind in TRAINED
+    params = trained.compass(run.config, run.workdir, mesh)[0] if learnt else None
+    symbols = trained.tokenizer(config, study.base(source).workdir).vocab_size
+    path, build = settings.path(config, symbols), compasses.make(config, settings.path(config, symbols))
+    walk = lambda *given: picked(config, path, teacher.apply, build, *given, k)
+    places = dict(in_shardings=(None, None, None), out_shardings=meshes.batch_sharding(mesh))
+    jitted = meshes.seeded(mesh, walk, config.seed + SEED, **places)
+    weights = {"teacher": teacher.params, "compass": params}
+    return lambda *cell: hosts.gather(jitted(weights, *cell))
+
+
+def picked(config, path, teacher, build, seed, weights, first, place, k):
+    """Final texts x_BL of the teacher's walk with the best of the first k candidates taken at `place` alone (or EVERYWHERE)."""
+    steps = config.compass.steered_steps
+    key_B = trained.sample_keys(seed, first, config.compass.batch)
+    source_B, jumps_B = paths.split(key_B)
+    posterior = lambda x_BL, t_B, h_B: teacher(weights["teacher"], x_BL, t_B, h_B)
+    width_B = jnp.full(key_B.shape, 1.0 / steps)
+    energy = build(weights["compass"], posterior, width_B)
+    many = settings.shaped(config, candidates=k, tau=0.0)
+
+    def leap(i, x_BL):
+        t_B, arrive_B = jnp.full_like(width_B, i / steps), jnp.full_like(width_B, (i + 1) / steps)
+        move = jump.prepare(path, config.flow.jump, posterior(x_BL, t_B, width_B), x_BL, t_B, width_B)
+        at_B, _ = paths.split(paths.fold(jumps_B, i))  # as shaping.shaped_jump has them
+
+        def best():
+            cand_BKL, energy_BK, _ = shaping.candidates(at_B, move, arrive_B, energy, many)
+            return jnp.take_along_axis(cand_BKL, jnp.argmin(energy_BK, axis=1)[:, None, None], axis=1)[:, 0]
+
+        blind = lambda: jump.land(paths.fold(at_B, 0), move)[0]
+        return jax.lax.cond((i == place) | (place == EVERYWHERE), best, blind)
+
+    return jax.lax.fori_loop(0, steps, leap, paths.sample_source(source_B, path, config.data.length))
+
+
+def _row(name, place, k, config, x_NL, judges, mesh):
+    """A cell: its texts' entropy and, by each judge, their perplexity and the NLL of every text, which pairs are made of."""
+    x_NL = x_NL[: config.compass.steered_samples]
+    row = {"compass": name, "candidates": k, "samples": len(x_NL), "length": x_NL.shape[1]}
+    row["arrives"] = None if place == EVERYWHERE else (place + 1) / config.compass.steered_steps
+    row["entropy_nats"] = float(text_metrics.entropy_nats_N(x_NL).mean())
+    row["judges"] = {}
+    for judge in judges:
+        nll_N, tokens_N = judging.nll(judge, list(x_NL), config.compass.batch, mesh)
+        row["judges"][judge.name] = text_metrics.perplexity(nll_N, tokens_N) | {"nll": [round(float(x), 3) for x in nll_N]}
+    return row
+
+
+def paired(row, blind, judge):
+    """(ratio, low, high): a cell's perplexity over the blind one's, with a normal 95 % interval of the paired difference."""
+    difference_N = np.array(row["judges"][judge]["nll"]) - np.array(blind["judges"][judge]["nll"])
+    mean, error = difference_N.mean() / row["length"], difference_N.std(ddof=1) / len(difference_N) ** 0.5 / row["length"]
+    return tuple(float(np.exp(mean + z * error)) for z in (0.0, -1.96, 1.96))

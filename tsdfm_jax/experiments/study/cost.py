@@ -1,0 +1,69 @@
+"""What shaping costs: sampling at 8 and 1,024 steps side by side, and what was added to the training, in FLOPs and seconds."""
+
+import json
+import statistics
+
+from tsdfm_jax.config import networks, settings
+from tsdfm_jax.experiments.planning import budget_parts
+from tsdfm_jax.experiments.study import arms as study_arms
+from tsdfm_jax.inference import sampling
+from tsdfm_jax.lineage import bookkeeping
+from tsdfm_jax.workspace import trained
+
+FILE = "cost.json"
+ROUNDS = 3
+TEXTS = 8
+STEPS = (4, 8, 1024)
+
+
+def measure(study, source):
+    """Leave `cost.json` in the source's directory; needs the first seed of the arms `blind` and `shaped`."""
+    arms = {arm.name: arm for arm in study_arms.main_arms(study.of(source))}
+    runs = {name: study.run(arms[name], source, study.seeds[0]) for name in ("blind", "shaped")}
+    file = study.root / source / FILE
+    if file.exists() or not all(run.finished() for run in runs.values()):
+        return
+    found = {"sampling": sampled(runs["shaped"]), "training": training_flops(study, runs), "seconds": seconds(study, source, runs)}
+    bookkeeping.atomic_write(file, json.dumps(found, indent=1))
+
+
+def sampled(run):
+    """{model: {steps: seconds of one batch}}, medians of rounds in which all take their turn."""
+    config, mesh = run.config, settings.mesh(run.config)
+    tok = trained.tokenizer(config, run.workdir)
+    cfg = settings.sampler_config(config, config.evaluate)
+    found = {}
+    for name in networks.models(config):
+        network = trained.model(config, run.workdir, mesh, name)
+        draw = sampling.drawer(config, mesh, tok, name, network.apply, TEXTS, cfg)
+        draw(network.params, 0, TEXTS, 2)  # compiles
+        for _ in range(ROUNDS):
+            for steps in STEPS:
+                took = draw(network.params, 0, TEXTS, steps)[1]
+                found.setdefault(name, {}).setdefault(steps, []).append(took)
+    return {name: {steps: statistics.median(took) for steps, took in of.items()} for name, of in found.items()}
+
+
+def training_flops(study, runs):
+    """FLOPs of a student's way: its trajectories and its updates, and of its teacher's training, as the method has them."""
+    symbols = study.config.tokenizer.vocab_size
+    parts = {
+        name: sum(part.runs * part.flops for part in budget_parts.trajectories(run.config, symbols)) for name, run in runs.items()
+    }
+    updates = {
+        name: sum(part.runs * part.flops for part in budget_parts.student(run.config, symbols)) for name, run in runs.items()
+    }
+    teacher = sum(part.runs * part.flops for part in budget_parts.teacher(study.config, symbols)[:1])
+    return {"teacher": teacher} | {name: {"trajectories": parts[name], "updates": updates[name]} for name in runs}
+
+
+def seconds(study, source, runs):
+    """Seconds of the same stages, as their runs noted them, compilation left out."""
+    took = lambda directory: (told := bookkeeping.done(directory)["figures"])["seconds"] - told["compile_seconds"]
+    teacher = study.base(source).workdir / "teacher"
+    # One that was taken from elsewhere (teacher.path) was not trained here, and has none.
+    found = {"teacher": took(teacher)} if "seconds" in bookkeeping.done(teacher)["figures"] else {}
+    for name, run in runs.items():
+        stages = {"trajectories": "trajectories/round_0", "updates": trained.student_directory("shaped", 0)}
+        found[name] = {stage: took(run.workdir / where) for stage, where in stages.items()}
+    return found

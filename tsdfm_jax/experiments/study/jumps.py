@@ -1,0 +1,51 @@
+"""The jump at sampling alone: students that learnt from one kind of jump write by each of them.
+
+Other arms change the jump of trajectories and of sampling together. Texts are those of the tables, from the same starting
+states, so that the row of the config's own jump says what the tables say.
+"""
+
+import json
+
+from tsdfm_jax.config import settings
+from tsdfm_jax.experiments.study import arms as study_arms, reading as study_read, targets as study_targets
+from tsdfm_jax.flow import jump
+from tsdfm_jax.inference import sampling
+from tsdfm_jax.lineage import bookkeeping
+from tsdfm_jax.runtime import metrics as metrics_lib, signals
+from tsdfm_jax.workspace import trained
+
+FILE = "jumps.json"
+ARMS = ("blind", "shaped")
+MODEL = "student_shaped"
+
+
+def measure(study, source):
+    """Leave `jumps.json` in the source's directory: {arm: {jump: {steps: figures}}}, of the first seed; what is there is kept."""
+    arms = {arm.name: arm for arm in study_arms.main_arms(study.of(source))}
+    runs = {name: study.run(arms[name], source, study.seeds[0]) for name in ARMS}
+    file = study.root / source / FILE
+    found = json.loads(file.read_text()) if file.exists() else {}
+    todo = [(name, kind) for name, run in runs.items() if run.finished() for kind in jump.JUMPS if kind not in found.get(name, {})]
+    if not todo:
+        return
+    base, mesh = study.base(source), settings.mesh(study.of(source))
+    judges = [trained.judge(base.config, base.workdir, mesh, i) for i in range(len(base.config.judges.widths))]
+    with signals.stopping(), metrics_lib.progress(f"jumps {source}", len(todo), "jump") as bar:
+        for name, kind in todo:
+            if signals.stop_agreed():
+                raise KeyboardInterrupt
+            found.setdefault(name, {})[kind] = written(runs[name], kind, judges, mesh)
+            bookkeeping.atomic_write(file, json.dumps(found, indent=1))
+            bar.advance(1)
+
+
+def written(run, kind, judges, mesh):
+    """{steps: figures} of a run's student, sampling by that kind of jump."""
+    config = run.config.copy_and_resolve_references()
+    config.flow.jump = kind
+    c = config.evaluate
+    network, tok = trained.model(run.config, run.workdir, mesh, MODEL), trained.tokenizer(config, run.workdir)
+    draw = sampling.drawer(config, mesh, tok, MODEL, network.apply, c.batch, settings.sampler_config(config, c))
+    seed = run.seed + trained.TABLE_SEED
+    texts = {steps: draw(network.params, seed, c.samples, steps)[0] for steps in study_read.STEPS}
+    return {str(steps): study_targets.figures(judges, x_NL, mesh) for steps, x_NL in texts.items()}

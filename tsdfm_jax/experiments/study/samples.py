@@ -1,0 +1,43 @@
+"""The texts behind the headline, for judges of others: one file of JSON lines for the teacher, held-out text and each main arm."""
+
+import json
+
+from tsdfm_jax.evaluation import text_sets
+from tsdfm_jax.experiments.study import arms as study_arms, reading as study_read
+from tsdfm_jax.lineage import bookkeeping
+
+ARMS = ("blind", "random", "shaped")
+KEPT = ("model", "steps", "seed", "temperature", "index", "text")
+
+
+def write(study, directory):
+    """Leave `<source>-<arm>.jsonl` for every finished arm of ARMS, `<source>-teacher.jsonl` and `<source>-data.jsonl`; their paths."""
+    made = []
+    for source in study_arms.SOURCES:
+        base = study.base(source)
+        if not base.finished():
+            continue
+        known = base.config.evaluate.teacher_steps
+        steps = sorted({*study_read.STEPS, max(known)} & set(known))
+        made.append(_file(directory / f"{source}-data.jsonl", [base], "data", (0,)))
+        made.append(_file(directory / f"{source}-teacher.jsonl", [base], "teacher", steps))
+        for arm in study_arms.main_arms(study.of(source)):
+            runs = [run for run in (study.run(arm, source, seed) for seed in study.seeds) if run.finished()]
+            if runs and arm.name in ARMS:
+                steps = [n for n in study_read.STEPS if n in study.config.evaluate.student_steps]
+                made.append(_file(directory / f"{source}-{arm.name}.jsonl", runs, "student_shaped", steps))
+    return made
+
+
+def _file(file, runs, model, steps):
+    """The texts of all seeds at these numbers of steps, at the table's temperature."""
+    lines = []
+    for run in runs:
+        c = run.config.evaluate
+        for seed in c.seeds:
+            for n in steps:
+                kept = run.workdir / "samples" / f"{text_sets.Set(model, n, seed, c.temperature).name(run.config)}.jsonl"
+                lines += [{key: line[key] for key in KEPT} for line in map(json.loads, kept.read_text().splitlines())]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    bookkeeping.atomic_write(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return file

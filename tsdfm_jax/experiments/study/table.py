@@ -1,0 +1,218 @@
+"""What the study found, gathered: `study-<config>.json`, the tables in STUDY.md, the figures beside it."""
+
+import json
+import re
+import statistics
+
+from tsdfm_jax.experiments.study import reading as study_read, runs as study_runs, samples as study_samples
+from tsdfm_jax.lineage import bookkeeping
+
+PAGE = "STUDY.md"
+
+
+def write(study, out, name):
+    """Leave study-<name>.json, figures and texts, and in STUDY.md, where there is one, the tables between their marks; 0."""
+    from tsdfm_jax.experiments.study import figures as study_figures
+
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / f"study-{name}.json"
+    found = study_read.gathered(study, json.loads(file.read_text()) if file.exists() else None)
+    bookkeeping.atomic_write(file, json.dumps(found, indent=1) + "\n")
+    figures = study_figures.write(found, out / "study")
+    page = out / PAGE
+    if page.exists():
+        bookkeeping.atomic_write(page, filled(page.read_text(), tables(found)))
+    samples = study_samples.write(study, out / name / "samples")
+    print(f"{file}, {len(samples)} files of texts in {out / name / 'samples'}, {len(figures)} figures in {out / 'study'}")
+    return 0
+
+
+def tables(found):
+    """{name: Markdown}, every table that there are figures for."""
+    made = {}
+    for source, told in found["sources"].items():
+        made[f"main-{source}"] = main_table(told)
+        made[f"bars-{source}"] = bars_table(told)
+        made[f"ablations-{source}"] = ablation_table(told)
+        made[f"compass-{source}"] = compass_table(told)
+        made[f"choices-{source}"] = choices_table(told)
+        made[f"targets-{source}"] = targets_table(told)
+        made[f"jumps-{source}"] = jumps_table(told)
+    made["headline"] = headline_table(found["sources"])
+    return {name: text for name, text in made.items() if text}
+
+
+def filled(page, made):
+    """The page with every `<!-- table NAME -->` … `<!-- end -->` block replaced by the table of that name."""
+
+    def block(match):
+        return f"<!-- table {match[1]} -->\n{made.get(match[1], 'Not measured.')}\n<!-- end -->"
+
+    return re.sub(r"<!-- table (\S+) -->\n.*?<!-- end -->", block, page, flags=re.S)
+
+
+def markdown(heads, lines):
+    """A table, its first column to the left."""
+    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1), *lines]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+
+
+def spread(values, form="{:.0f}"):
+    """Mean and standard deviation over seeds; one seed has none."""
+    values = [value for value in values if value is not None]
+    if not values:
+        return "–"
+    mean = form.format(statistics.mean(values))
+    return f"{mean} ± {form.format(statistics.stdev(values))}" if len(values) > 1 else mean
+
+
+def headline_table(sources):
+    """Every main arm at FRONTIER steps over its teacher at its most, source beside source; then what `shaped` is otherwise."""
+    steps, fewer, one_each = str(study_read.FRONTIER), str(min(study_read.STEPS)), study_runs.AUTOREGRESSIVE
+    names = dict.fromkeys(name for told in sources.values() for name, arm in told["arms"].items() if arm["factor"] == "main")
+    arm = lambda told, name: told["arms"].get(name, {"steps": {}})
+    at = {name: lambda told, name=name: _over_teacher(told, arm(told, name)["steps"].get(steps)) for name in names}
+    only = lambda told: next(iter(told["references"].get(one_each, {}).values()), None)
+    at[f"{one_each}, one step a symbol"] = lambda told: _over_teacher(told, only(told))
+    at[f"shaped, {fewer} steps"] = lambda told: _over_teacher(told, arm(told, "shaped")["steps"].get(fewer))
+    at["blind, at the teacher's entropy"] = lambda told: _at_its_entropy(arm(told, "shaped"), "blind_matched", steps)
+    at["shaped, at the teacher's entropy"] = lambda told: _at_its_entropy(arm(told, "shaped"), "matched", steps)
+    each = {name: [cells(told) for told in sources.values()] for name, cells in at.items()}
+    nothing = ["–"] * 3
+    lines = [[name, *(cell for cells in found for cell in cells or nothing)] for name, found in each.items() if any(found)]
+    most = max(max(map(int, told["references"]["teacher"])) for told in sources.values())
+    heads = [h for source in sources for h in (f"{source}: ppl over the teacher's at {most:,}", "entropy over its", "seeds")]
+    return markdown([f"at {steps} steps", *heads], lines)
+
+
+def _over_teacher(told, rows):
+    """[perplexity by each judge, entropy, seeds] of some seeds' rows over the teacher's at its most steps; None of no rows."""
+    if not rows:
+        return None
+    by_steps = told["references"]["teacher"]
+    teacher = by_steps[max(by_steps, key=int)]
+    ratio = lambda **of: study_read.mean(rows, **of) / study_read.mean(teacher, **of)
+    return [_ratios(ratio(judge=judge) for judge in told["judges"]), f"{ratio(key='entropy_nats'):.3f}", len(rows)]
+
+
+def _at_its_entropy(arm, key, steps):
+    """The same at the teacher's own entropy, as `held` has it."""
+    held = arm.get("held", {}).get(steps)
+    return held and [_ratios(held[key].values()), "1", len(arm["steps"][steps])]
+
+
+def _ratios(values):
+    return ", ".join("–" if value is None else f"×{value:.2f}" for value in values)
+
+
+def main_table(told):
+    """Real text, teacher and every main arm at each number of steps: perplexity by each judge, entropy and what else there is."""
+    judges, lines = told["judges"], []
+    for name, by_steps in [
+        *told["references"].items(),
+        *((n, a["steps"]) for n, a in told["arms"].items() if a["factor"] == "main"),
+    ]:
+        for steps, rows in by_steps.items():
+            figure = lambda key, form="{:.2f}", rows=rows: spread([row.get(key) for row in rows], form)
+            scores = [spread([row["ppl_token"][judge] for row in rows]) for judge in judges]
+            more = [figure("distinct_2"), figure("repetition_4", "{:.3f}"), figure("lexical"), figure("mauve")]
+            lines.append([name, steps if int(steps) else "–", *scores, figure("entropy_nats", "{:.3f}"), *more, len(rows)])
+    heads = [f"ppl, judge of {size / 1e6:.2f}M" for size in judges.values()]
+    return markdown(["", "steps", *heads, "entropy, nats", "distinct-2", "repeated 4-grams", "lexical", "MAUVE", "seeds"], lines)
+
+
+def bars_table(told):
+    """Every bar that a main arm is held to."""
+    lines = []
+    for name, arm in told["arms"].items():
+        for steps, held in arm.get("held", {}).items():
+            ratios = lambda key, held=held: _ratios(held[key].values())
+            lines.append(
+                [
+                    name,
+                    steps,
+                    ratios("of_teacher"),
+                    f"{held['entropy']:.3f}",
+                    ratios("of_blind"),
+                    ratios("matched"),
+                    ratios("blind_matched"),
+                    held["verdict"],
+                ]
+            )
+    most = max(map(int, told["references"].get("teacher", {"0": 0})))
+    heads = [
+        "",
+        "steps",
+        f"ppl over teacher's at {most:,}",
+        "entropy over its",
+        "ppl over blind's",
+        "ppl over teacher's at its entropy",
+        "blind's there",
+    ]
+    return markdown([*heads, "bar"], lines) if lines else ""
+
+
+def ablation_table(told):
+    """One factor at a time, at the reduced budget: the texts that an arm's records end in, and its student's."""
+    arms = {name: arm for name, arm in told["arms"].items() if arm["factor"] != "main"}
+    if not arms:
+        return ""
+    lines = []
+    for name, arm in arms.items():
+        # Records of a target other than the end of whole trajectories have no text of their own.
+        learnt = [run["targets"] for run in arm["runs"] if run["targets"]]
+        each = [learnt, *(arm["steps"].get(str(steps), []) for steps in study_read.STEPS)]
+        lines.append([arm["factor"], name, *(cell for rows in each for cell in scored(told, rows))])
+    places = ["of its records", *(f"at {steps} steps" for steps in study_read.STEPS)]
+    return markdown(["factor", "arm", *(head for place in places for head in (f"ppl {place}", "entropy"))], lines)
+
+
+def scored(told, rows):
+    """[perplexity by each judge, entropy] of some seeds' texts, as cells."""
+    scores = " / ".join(spread([row["ppl_token"][judge] for row in rows]) for judge in told["judges"]) if rows else "–"
+    return [scores, spread([row["entropy_nats"] for row in rows], "{:.3f}")]
+
+
+def compass_table(told):
+    """Each compass steering the teacher at every midpoint."""
+    lines = []
+    for row in told.get("compass", []):
+        if row["arrives"] is None:
+            ratios = [f"×{ratio[0]:.2f} ({ratio[1]:.2f}–{ratio[2]:.2f})" for ratio in row["over_blind"].values()]
+            lines.append([row["compass"], row["candidates"], *ratios, f"{row['entropy_nats']:.3f}"])
+    judges = list(next(iter(told["compass"]))["over_blind"]) if lines else []
+    return markdown(["compass", "K", *judges, "entropy, nats"], lines) if lines else ""
+
+
+def choices_table(told):
+    """The texts that each shaping ends in, by the pilot judge."""
+    lines = []
+    for name, row in told["choices"].items():
+        (score,) = row["ppl_token"].values()
+        lines.append([name, f"{score:.0f}", f"{row['entropy_nats']:.3f}", f"{row['distinct_2']:.2f}", row["samples"]])
+    return markdown(["shaping", "ppl, pilot judge", "entropy, nats", "distinct-2", "texts"], lines) if lines else ""
+
+
+def targets_table(told):
+    """What each main arm learnt from, beside what its student writes in 8 steps."""
+    lines = []
+    for name, arm in told["arms"].items():
+        targets = [run["targets"] for run in arm["runs"] if run["targets"]]
+        if arm["factor"] == "main" and targets and "8" in arm["steps"]:
+            left = spread([row["noise_left"][len(row["noise_left"]) // 2] for row in targets], "{:.3f}")
+            lines.append([name, left, *scored(told, targets), *scored(told, arm["steps"]["8"])])
+    heads = ["", "noise left half-way", "ppl of its trajectories' texts", "entropy", "ppl of the student at 8 steps", "entropy"]
+    return markdown(heads, lines) if lines else ""
+
+
+def jumps_table(told):
+    """One seed's students, sampling by each kind of jump."""
+    lines = []
+    for name, by_kind in told["jumps"].items():
+        for kind, by_steps in by_kind.items():
+            each = [
+                (" / ".join(f"{score:.0f}" for score in at["ppl_token"].values()), at["entropy_nats"]) for at in by_steps.values()
+            ]
+            lines.append([name, kind, *(cell for scores, entropy in each for cell in (scores, f"{entropy:.3f}"))])
+    heads = [head for steps in study_read.STEPS for head in (f"ppl at {steps} steps", "entropy")]
+    return markdown(["student", "jump at sampling", *heads], lines) if lines else ""

@@ -1,0 +1,99 @@
+"""What students are taught: the texts that trajectories end in, before any student is trained, and those of the records themselves.
+
+`choices`: texts of the teacher's trajectories under every arm's shaping, by the pilot judge alone; what the config's shaping was chosen by.
+`targets`: the texts of each finished run's records, by every judge: how far a student lags behind what it learnt from.
+"""
+
+import fnmatch
+import json
+
+import numpy as np
+
+from tsdfm_jax.config import settings
+from tsdfm_jax.data import records
+from tsdfm_jax.distillation import generation
+from tsdfm_jax.evaluation import judging, text_metrics
+from tsdfm_jax.experiments.study import arms as study_arms
+from tsdfm_jax.lineage import bookkeeping
+from tsdfm_jax.runtime import hosts, mesh as meshes, metrics as metrics_lib, signals
+from tsdfm_jax.workspace import trained
+
+CHOICES, TARGETS = "choices.json", "targets.json"
+RECORDS = 256  # of a run, that are judged
+
+
+def choices(study, source, pattern="*"):
+    """Leave `choices.json` in the source's directory: a row for every arm that needs no training of its own; kept from before.
+
+    `pattern` is what the arms' names must fit.
+    """
+    base, file = study.base(source), study.root / source / CHOICES
+    file.parent.mkdir(parents=True, exist_ok=True)
+    found = json.loads(file.read_text()) if file.exists() else {}
+    arms = [arm for arm in arms_of(study.of(source)) if arm.name not in found and fnmatch.fnmatch(arm.name, pattern)]
+    if not arms:
+        return
+    mesh = settings.mesh(base.config)
+    teacher, pilot = trained.teacher(base.config, base.workdir, mesh), trained.judge(base.config, base.workdir, mesh, "pilot")
+    with signals.stopping(), metrics_lib.progress(f"choices {source}", len(arms), "arm") as bar:
+        for arm in arms:
+            if signals.stop_agreed():
+                raise KeyboardInterrupt
+            config = study.run(arm, source, study.seeds[0]).config
+            x_NL = texts(config, base, teacher, mesh)
+            found[arm.name] = {"factor": arm.factor, "overrides": arm.overrides, "config": config.shaping.to_dict()} | figures(
+                [pilot], x_NL, mesh
+            )
+            bookkeeping.atomic_write(file, json.dumps(found, indent=1))
+            bar.advance(1)
+
+
+def arms_of(config):
+    """The arms whose trajectories are the teacher's own, chosen by the teacher: no round behind the first, no trained compass."""
+    arms = [*study_arms.main_arms(config), *study_arms.ablations(config)]
+    keys = ("shaping.", "compass.score", "compass.prior", "trajectories.midpoints", "flow.jump")
+    return [
+        arm for arm in arms if arm.name == "reference" or (arm.overrides and all(key.startswith(keys) for key in arm.overrides))
+    ]
+
+
+def texts(config, base, teacher, mesh):
+    """Final texts of `compass.steered_samples` trajectories."""
+    symbols, batch = trained.tokenizer(base.config, base.workdir).vocab_size, config.trajectories.batch
+    program = generation.program(config, symbols, mesh, "whole", "shaped", teacher.apply)
+    nothing = meshes.put_whole(mesh, np.zeros((batch, config.data.length), np.int32))  # whole trajectories start from noise
+    number = base.config.compass.steered_samples
+    parts = [
+        hosts.gather(program({"generator": teacher.params, "compass": None}, np.int32(first), nothing)["states"])[:, -1]
+        for first in range(0, number, batch)
+    ]
+    return np.concatenate(parts)[:number]
+
+
+def targets(study, runs):
+    """Leave `targets.json` in every finished run that has none and learnt from whole trajectories.
+
+    `noise_left` is the share of positions that hold the source's symbol yet, at each of the S + 1 states: a chain that is picked for
+    jumping early runs ahead of its time, and no student meets such states when it samples.
+    """
+    opened = {}
+    for run in runs:
+        where = run.workdir / f"trajectories/round_{run.config.rounds - 1}/shaped/whole"
+        if not run.finished() or not where.exists() or (run.workdir / TARGETS).exists():
+            continue
+        if run.source not in opened:
+            base, mesh = study.base(run.source), settings.mesh(run.config)
+            names = ("pilot", *range(len(base.config.judges.widths)))
+            opened[run.source] = mesh, [trained.judge(base.config, base.workdir, mesh, name) for name in names]
+        (mesh, judges), store = opened[run.source], records.open_store(where)
+        x_NSL = np.stack([store[i]["states"] for i in range(min(len(store), RECORDS))]).astype(np.int32)
+        left_S = (x_NSL == x_NSL[:, :1]).mean((0, 2))
+        told = figures(judges, x_NSL[:, -1], mesh) | {"noise_left": [round(float(share), 4) for share in left_S]}
+        bookkeeping.atomic_write(run.workdir / TARGETS, json.dumps(told, indent=1))
+
+
+def figures(judges, x_NL, mesh, batch=64):
+    """Entropy, distinct-2 and each judge's perplexity of some texts."""
+    told = {judge.name: judging.perplexity(judge, x_NL, batch, mesh)["ppl_token"] for judge in judges}
+    entropy = float(text_metrics.entropy_nats_N(x_NL).mean())
+    return {"samples": len(x_NL), "entropy_nats": entropy, "distinct_2": float(text_metrics.distinct(x_NL, 2)), "ppl_token": told}

@@ -1,0 +1,1 @@
+"""Sweeps: a config file's `get_hyper`, its runs as jobs, and their table."""

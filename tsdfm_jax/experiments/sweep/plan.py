@@ -1,0 +1,150 @@
+"""A sweep as a whole: its runs and what they share, run here or handed to a launcher."""
+
+import contextlib
+import fcntl
+import importlib.util
+import json
+import shlex
+import sys
+import time
+
+from tsdfm_jax.experiments.sweep import hyper, jobs as sweep_jobs, runs as sweep_runs
+
+MAIN = (sys.executable, "-m", "tsdfm_jax.main")
+HANDED = "handed_out.json"
+
+
+class Sweep:
+    """The runs of a sweep and what they share; `main` is the command that each one is.
+
+    Attributes:
+      runs: a `sweep_runs.Run` each.
+      shared: the stages that are made once.
+      common: the run that makes them, None if there are none.
+    """
+
+    def __init__(self, file, config, given, root, main=None):
+        self.file, self.root, self.main = file, root, list(main or MAIN)
+        self.runs = sweep_runs.expand(file, config, given, read_hyper(file), root)
+        self.shared = sweep_runs.shared_stages([run.config for run in self.runs])
+        self.common = self._common(config, given) if self.shared else None
+
+    def _common(self, config, given):
+        first, rest = self.runs[0], self.runs[1:]
+        constant = {k: v for k, v in first.overrides.items() if all(run.overrides.get(k) == v for run in rest)}
+        models = tuple(dict.fromkeys(name for run in self.runs for name in run.config.models))
+        whole = config.copy_and_resolve_references()
+        whole.update_from_flattened_dict(constant)
+        if models != whole.models:  # what a shared stage is made for, in whichever runs; the rest must not ask for others
+            constant |= {"models": models, "sample.model": models[0], "evaluate.frontier": ""}
+            whole.update_from_flattened_dict(constant)
+        workdir = self.root / sweep_runs.COMMON
+        arguments = sweep_runs.arguments(self.file, workdir, {**given, **constant}, self.shared)
+        return sweep_runs.Run(name=sweep_runs.COMMON, overrides=constant, config=whole, workdir=workdir, arguments=arguments)
+
+    def ready(self):
+        """Whether the shared stages are there."""
+        return self.common is None or all(sweep_runs.done(self.common.workdir, s, self.common.config) for s in self.shared)
+
+    def left(self):
+        """The runs that are not finished."""
+        return [run for run in self.runs if not run.finished()]
+
+    def print_commands(self, launcher):
+        """Everything that is left to run, as lines for a shell."""
+        start = shlex.split(launcher) or ["python", *self.main[1:]]
+        waiting = ([] if self.ready() else [self.common]) + self.left()
+        for run in self.runs:
+            if run not in waiting:
+                print(f"# finished: {run.name}")
+        for run in waiting:
+            print(shlex.join([*start, *run.arguments]))
+
+    def run(self, parallel, say):
+        """Run here what is left, `parallel` at a time; the exit code."""
+        with alone(self.root) as lock:
+            if not self.ready():
+                if self.is_out(self.common, say):
+                    return 1
+                self._here([self.common], 1, say, lock)
+                if not self.ready():
+                    say(f"the runs wait for {', '.join(self.shared)}, which they share: mend that, and give the same command")
+                    return 1
+            waiting = [run for run in self.left() if not self.is_out(run, say)]
+            for run in waiting:
+                sweep_runs.link(run, self.shared, self.root / sweep_runs.COMMON)
+            failed = [name for name, code in self._here(waiting, parallel, say, lock).items() if code]
+        left = self.left()
+        say(
+            f"{len(self.runs) - len(left)} of {len(self.runs)} runs finished" + (f"; failed: {', '.join(failed)}" if failed else "")
+        )
+        return 1 if left else 0
+
+    def _here(self, runs, parallel, say, lock):
+        jobs = [sweep_jobs.Job(run.name, [*self.main, *run.arguments], run.workdir) for run in runs]
+        return sweep_jobs.run(jobs, parallel, say, (lock,))
+
+    def hand_out(self, launcher, say):
+        """Give what is left to a launcher, one command after the other; the exit code."""
+        start, failed = shlex.split(launcher), []
+        with alone(self.root):
+            if not self.ready() and not self.is_out(self.common, say):
+                failed += self._hand(self.common, start, say)
+            if not self.ready():
+                where = self.common.workdir
+                say(f"{len(self.left())} runs wait for what they share, in {where}: give the same command when that is done")
+                return 1
+            for run in self.left():
+                if not self.is_out(run, say):
+                    sweep_runs.link(run, self.shared, self.root / sweep_runs.COMMON)
+                    failed += self._hand(run, start, say)
+        if failed:
+            say(f"the launcher refused {', '.join(failed)}")
+        return 1 if failed else 0
+
+    def _hand(self, run, start, say):
+        from tsdfm_jax.lineage import bookkeeping
+
+        run.workdir.mkdir(parents=True, exist_ok=True)
+        command = [*start, *run.arguments]
+        note = run.workdir / HANDED
+        bookkeeping.atomic_write(note, json.dumps({"command": command, "at": time.strftime("%Y-%m-%d %H:%M:%S")}, indent=1))
+        code = 1
+        try:
+            code = sweep_jobs.run([sweep_jobs.Job(run.name, command, None)], 1, say)[run.name]
+        finally:
+            if code:
+                note.unlink(missing_ok=True)
+        return [run.name] if code else []
+
+    def is_out(self, run, say):
+        """Whether a run was given to a launcher before and may still be at work; says so."""
+        note = run.workdir / HANDED
+        if note.exists():
+            say(f"{run.name} was handed out and is not finished: wait for it, or delete {note} to start it again")
+        return note.exists()
+
+
+@contextlib.contextmanager
+def alone(root):
+    """Hold the sweep's directory; the runs inherit the lock, so that what a killed sweep left at work keeps it too."""
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another sweep, or a run that it left, is at work in {root}: wait for it, or stop it") from None
+        except OSError:
+            pass  # some network file systems have no locks
+        yield lock.fileno()
+
+
+def read_hyper(file):
+    """What get_hyper of a config file returns; ValueError where it has none."""
+    path, _, argument = file.partition(":")
+    spec = importlib.util.spec_from_file_location("swept", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_hyper"):
+        raise ValueError(f"{path} has no get_hyper(hyper): take one that has, such as configs/sweeps/shaping.py")
+    return module.get_hyper(hyper, argument) if argument else module.get_hyper(hyper)

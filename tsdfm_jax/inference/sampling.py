@@ -1,0 +1,258 @@
+"""Text from a trained network, batch by batch, in calls short enough to be stopped between."""
+
+import dataclasses
+import time
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from tsdfm_jax.config import networks, settings
+from tsdfm_jax.data import prompts
+from tsdfm_jax.flow import sampler
+from tsdfm_jax.inference import decoding
+from tsdfm_jax.models import causal
+from tsdfm_jax.runtime import hosts, mesh as meshes, signals
+from tsdfm_jax.workspace import trained
+
+STEPS_A_CALL = 64
+SHORTEST = 16  # symbols of the least window that a text is written in
+
+
+class Sampler:
+    """Draws from networks of one architecture: one compiled program, `advance`, for any number of steps and any weights."""
+
+    def __init__(self, apply, path, mesh, length, batch, cfg):
+        def advance(params, key_B, x_BL, first, last, steps, given_BL, fixed_BL):
+            posterior = lambda x_BL, t_B, h_B: apply(params, x_BL, t_B, h_B)
+            return sampler.advance(key_B, path, posterior, x_BL, first, last, steps, given_BL, fixed_BL, cfg)
+
+        start = lambda key_B, given_BL, fixed_BL: sampler.start(key_B, path, given_BL, fixed_BL)
+        self._compile(mesh, length, batch, start, advance, meshes.batch_sharding(mesh))
+
+    def _compile(self, mesh, length, batch, start, advance, held):
+        """`start` and `advance` as programs over the mesh; `held` is the sharding of the state that goes from call to call."""
+        self._mesh, self._length, self._batch, self._compiled = mesh, length, batch, False
+        split, scalars = meshes.batch_sharding(mesh), meshes.replicated(mesh)
+
+        def born(seed_B, index_B, given_BL, fixed_BL):
+            key_B = jax.vmap(lambda seed, i: trained.sample_keys(seed, i, 1)[0])(seed_B, index_B)
+            return start(key_B, given_BL, fixed_BL)
+
+        self._born = jax.jit(born, in_shardings=split, out_shardings=(held, split))
+        shardings = (None, split, held, scalars, scalars, scalars, split, split)
+        self.advance = meshes.jit(mesh, advance, in_shardings=shardings, out_shardings=held, donate_argnums=2)
+
+    def _texts(self, state, step):
+        """The symbols of a state, as far as they are written after `step` steps, as numpy."""
+        del step
+        return np.array(hosts.gather(state))  # a copy: the next call takes the state's memory
+
+    def __call__(self, params, seed, number, steps, *, index_N=None, given_NL=None, advanced=lambda jumps: None, seen=None):
+        """`number` texts [N, L] int32 and the seconds they took, the first call's compilation left out.
+
+        `seed` is one for all or one a text, `index_N` the texts' own numbers, 0 … N - 1 unless given. A text is a function
+        of its seed, its number and its row of `given_NL` alone: not of `number`, the batch or the devices. `given_NL`
+        holds symbols that stay as they are, -1 where free. `advanced` hears of finished jumps; `seen(first, step, x_BL)`,
+        where there is one, of every state of the texts `first` …, x_0 (step 0) included, as numpy.
+        Raises signals.Interrupted when asked to stop.
+        """
+        seed_N = np.broadcast_to(np.asarray(seed, np.uint32), (number,))
+        index_N = np.arange(number) if index_N is None else np.asarray(index_N)
+        given_NL = np.broadcast_to(np.int32(prompts.FREE), (number, self._length)) if given_NL is None else given_NL
+
+        def rows(first):
+            at_B = np.minimum(np.arange(first, first + self._batch), number - 1)  # the last text fills up the last batch
+            given_BL = given_NL[at_B].astype(np.int32)
+            keyed = (seed_N[at_B], index_N[at_B].astype(np.int32))
+            fixed_BL = given_BL != prompts.FREE
+            return meshes.put_whole(self._mesh, (*keyed, np.where(fixed_BL, given_BL, 0), fixed_BL))
+
+        if not self._compiled:
+            self._walk(params, rows(0), 1, lambda jumps: None, None)
+            self._compiled = True
+        begun, found = time.perf_counter(), []
+        for first in range(0, number, self._batch):
+            watch = None if seen is None else lambda step, x_BL: seen(first, step, x_BL[: number - first])
+            found.append(self._walk(params, rows(first), steps, advanced, watch))
+        return np.concatenate(found)[:number], time.perf_counter() - begun
+
+    def _walk(self, params, rows, steps, advanced, seen):
+        _, _, given_BL, fixed_BL = rows
+        state, key_B = self._born(*rows)
+        if seen is not None:
+            seen(0, self._texts(state, 0))
+        every = STEPS_A_CALL if seen is None else 1
+        for i in range(0, steps, every):
+            last = min(i + every, steps)
+            state = self.advance(params, key_B, state, np.int32(i), np.int32(last), np.int32(steps), given_BL, fixed_BL)
+            jax.block_until_ready(state)
+            if signals.stop_agreed():
+                raise signals.Interrupted("sampling: stopped; the same command goes on from there")
+            advanced(last - i)
+            if seen is not None:
+                seen(last, self._texts(state, last))
+        return self._texts(state, steps)
+
+
+class Decoder(Sampler):
+    """The same of a causal network: a step writes the next symbol of every text, so that a text takes `length` of them.
+
+    `decode(params, cache, x_B) -> (logits_BV, cache)` is the network of the CausalConfig `shape`, `bos` what it reads
+    before the first symbol. Given symbols may stand anywhere, but none is known before its turn.
+    """
+
+    def __init__(self, decode, shape, bos, mesh, batch, cfg):
+        def advance(params, key_B, state, first, last, steps, given_BL, fixed_BL):
+            del steps
+            read = lambda cache, x_B: decode(params, cache, x_B)
+            return decoding.advance(key_B, read, state, first, last, bos, given_BL, fixed_BL, cfg)
+
+        split = meshes.batch_sharding(mesh)
+        kept = NamedSharding(mesh, PartitionSpec(None, *split.spec))
+        held = decoding.State(split, causal.Cache(kept, kept, meshes.replicated(mesh)))
+        start = lambda key_B, given_BL, fixed_BL: decoding.start(key_B, shape, given_BL)
+        self._compile(mesh, shape.length, batch, start, advance, held)
+
+    def _texts(self, state, step):
+        return np.array(hosts.gather(state.x_BL))[:, :step]
+
+
+def drawer(config, mesh, tok, model, apply, batch, cfg, window=None):
+    """The Sampler of a model of that name, whose network is `apply`; see workspace.model. `window` is data.length unless given."""
+    if model == "autoregressive":
+        return Decoder(apply, settings.autoregressive(config, tok.vocab_size), tok.eos_id, mesh, batch, cfg)
+    return Sampler(apply, settings.path(config, tok.vocab_size), mesh, window or config.data.length, batch, cfg)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class Sample:
+    """One text; `str` of it is the text alone.
+
+    Attributes:
+      text: what the symbols say, a document's end as an empty line.
+      tokens: the symbols.
+      given: positions of those that were given.
+      states: the text after every step, beginning with the noise; empty unless they were asked for.
+      ask: what was asked for.
+      index: which of the texts of that ask this is.
+    """
+
+    text: str
+    tokens: list[int]
+    given: list[int]
+    states: list[str]
+    ask: prompts.Ask
+    index: int
+
+    def __str__(self):
+        return self.text
+
+    def __repr__(self):
+        return f"Sample({self.text!r}, seed={self.ask.seed}, index={self.index})"
+
+
+def rows(requests):
+    """(request, index) of every text, in order."""
+    return [(request, i) for request in requests for i in range(request.ask.number)]
+
+
+class Writer:
+    """Answers requests from one trained network. Programs are kept, one for each temperature, top_p, batch size and window.
+
+    Attributes:
+      tokenizer: of the texts.
+      length: L, symbols that the network writes at most.
+      hash: content hash of its weights.
+      network: the workspace.Network itself.
+    """
+
+    def __init__(self, config, mesh, tok, network, model=""):
+        self.tokenizer, self.length, self.hash = tok, config.data.length, network.hash
+        self._config, self._mesh, self.network, self._model, self._samplers = config, mesh, network, model, {}
+
+    def __call__(self, requests, steps, *, temperature=1.0, top_p=1.0, batch=64, states=False, seen=None):
+        """A Sample for every text of every request, in order, at most `batch` (rounded up to the devices) computed at once.
+
+        `states` keeps the text of every step; `seen(places, step, x_BL)` hears of every state of the texts of those places
+        in that order, x_0 (step 0) included. A text is written in the least window that holds it (`windows`), the
+        autoregressive model's in the whole one, a step a symbol, whatever `steps` says. Raises ValueError for bad numbers,
+        and where that model is given text behind what it is to write.
+        """
+        steps = networks.evaluations(self._config, self._model, steps)
+        if self._model == "autoregressive":
+            for request in requests:
+                prompts.check_left_to_right(request.ask)
+        wanted = rows(requests)
+        samples = [None] * len(wanted)
+        for window, places in self.windows(wanted).items():
+            draw = self._sampler(temperature, top_p, self._size(batch, len(places)), window)
+            here = [wanted[place] for place in places]
+            for place, sample in zip(places, self._written(draw, here, places, window, steps, states, seen)):
+                samples[place] = sample
+        return samples
+
+    def windows(self, wanted):
+        """{symbols: places} of the texts: the least window that holds a text, of L, L/2, L/4, … down to SHORTEST.
+
+        A network's cost goes with its window, and so few windows ask for few programs. The window is a text's own, so that
+        the text does not depend on the others; nor on the devices, while their tensor axis divides SHORTEST.
+        """
+        found, split = {}, self._mesh.shape["tensor"]
+        for place, (request, _) in enumerate(wanted):
+            window, least = self.length, max(request.length, SHORTEST)
+            while self._model != "autoregressive" and window // 2 >= least and window % (2 * split) == 0:
+                window //= 2
+            found.setdefault(window, []).append(place)
+        return found
+
+    def _written(self, draw, here, places, window, steps, states, seen):
+        """The Samples of the (request, index) pairs `here`, all of one window."""
+        kept = {}
+
+        def watch(first, step, x_BL):
+            if states:
+                kept.setdefault(step, []).extend(x_BL)
+            if seen is not None:
+                seen(places[first : first + len(x_BL)], step, x_BL)
+
+        x_NL, _ = draw(
+            self.network.params,
+            [request.ask.seed for request, _ in here],
+            len(here),
+            steps,
+            index_N=[i for _, i in here],
+            given_NL=np.stack([request.given_L[:window] for request, _ in here]),
+            seen=watch if states or seen is not None else None,
+        )
+        return [self.sample(row, x_NL[n], [kept[step][n] for step in sorted(kept)]) for n, row in enumerate(here)]
+
+    def sample(self, row, x_L, states=()):
+        """The Sample of a (request, index) and its symbols."""
+        request, index = row
+        text = lambda x_L: self.tokenizer.decode_pretty(x_L[: request.length])
+        told = dict(ask=request.ask, index=index, given=request.given, states=[text(x_L) for x_L in states])
+        return Sample(text=text(x_L), tokens=x_L[: request.length].tolist(), **told)
+
+    def _size(self, batch, number):
+        """A power of two of texts a device, so that other numbers need no other program; no more than `batch` asks for."""
+        parts = meshes.batch_devices(self._mesh)
+        size = parts
+        while size < number:
+            size *= 2
+        return min(size, -(-batch // parts) * parts)
+
+    def _sampler(self, temperature, top_p, size, window):
+        key = (temperature, top_p, size, window)
+        if key not in self._samplers:
+            cfg = sampler.SamplerConfig(jump=self._config.flow.jump, temperature=temperature, top_p=top_p)
+            what = (self._mesh, self.tokenizer, self._model, self.network.apply)
+            self._samplers[key] = drawer(self._config, *what, size, cfg, window)
+        return self._samplers[key]
+
+
+def writer(config, workdir, mesh, model):
+    """The Writer of a trained model, one of `models`. Raises ValueError where it is unfinished."""
+    networks.check_made(config, "model", model)
+    network = trained.model(config, workdir, mesh, model)
+    return Writer(config, mesh, trained.tokenizer(config, workdir), network, model)
