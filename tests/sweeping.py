@@ -9,7 +9,7 @@ import time
 
 from tests import tiny
 from tsdfm_jax.experiments.sweep import hyper, plan as sweep_plan
-from tsdfm_jax.workspace import trained
+from tsdfm_jax.workspace import jobs
 
 ROOT = pathlib.Path(__file__).parent.parent
 STUB = [sys.executable, str(ROOT / "tests/stub_main.py")]
@@ -29,7 +29,7 @@ def make(root, entries, main=None, given=None):
 
 def control(root, made, **what):
     """Tell the stubs what to do: see tests/stub_main.py."""
-    marks = {stage: trained.fingerprint(made.common.config, stage) for stage in made.shared}
+    marks = {stage: jobs.fingerprint(made.common.config, stage) for stage in made.shared}
     (root / "control.json").write_text(json.dumps({"fingerprints": marks, **what}))
 
 

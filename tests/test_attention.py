@@ -11,7 +11,7 @@ from jax._src.cudnn import fused_attention_stablehlo
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tests import tiny
-from tsdfm_jax.config import settings
+from tsdfm_jax.config import validation
 from tsdfm_jax.experiments.planning import hlo
 from tsdfm_jax.models import attention, causal, llama, transformer
 from tsdfm_jax.runtime import mesh as meshes
@@ -92,7 +92,7 @@ def test_auto(where, dtype, size, length, chosen):
 def test_what_cannot_be_is_one_line(changes, said):
     """A choice that this network or these devices cannot have is refused before anything is computed."""
     with pytest.raises(ValueError, match=re.escape(said)) as caught:
-        settings.validate(tiny.changed(**changes))
+        validation.validate(tiny.changed(**changes))
     assert "\n" not in str(caught.value)
 
 

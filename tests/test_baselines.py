@@ -13,7 +13,7 @@ from configs import baselines, quickstart
 from tests import tiny
 from tests.sweeping import STUB
 from tsdfm_jax import load, main
-from tsdfm_jax.config import networks, settings
+from tsdfm_jax.config import networks, validation
 from tsdfm_jax.data import records
 from tsdfm_jax.experiments.sweep import hyper, plan as sweep_plan, table as sweep_table
 
@@ -51,7 +51,7 @@ def test_the_budget_is_the_same(name, of):
     c = importlib.import_module(f"configs.baselines.{name}").get_config(of)
     with c.unlocked():
         c.mesh.update(data=1, fsdp=1, tensor=8)  # any batch divides
-    settings.validate(c)
+    validation.validate(c)
     seen = lambda section, rounds=1: section.batch * section.optimiser.steps * rounds
     whole = seen(base.teacher) + seen(base.student)
     if name == "autoregressive":
@@ -165,7 +165,7 @@ def test_autoregressive(begun):
 ])  # fmt: skip
 def test_what_cannot_be_made_is_one_line(changes, said):
     with pytest.raises(ValueError) as caught:
-        settings.validate(tiny.changed(**changes))
+        validation.validate(tiny.changed(**changes))
     assert said.replace("needs", "learns from") in str(caught.value) and "\n" not in str(caught.value), str(caught.value)
 
 
@@ -206,8 +206,8 @@ def test_the_sweeps_table(tmp_path):
 def test_what_is_not_made_may_be_of_any_size():
     """A batch that does not split over the devices is refused where its network is made, and there alone."""
     odd = tiny.changed(**{"autoregressive.batch": 3})
-    settings.validate(odd)
+    validation.validate(odd)
     with odd.unlocked():
         odd.models += ("autoregressive",)
     with pytest.raises(ValueError, match="autoregressive.batch=3 is not divisible by 8 devices"):
-        settings.validate(odd)
+        validation.validate(odd)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from tsdfm_jax.config import settings
+from tsdfm_jax.config import settings, validation
+from tsdfm_jax.distillation import student_training
 from tsdfm_jax.flow import path as paths
-from tsdfm_jax.stages import student
 
 B, L = 4000, 8
 
@@ -20,7 +20,7 @@ def test_fresh_states_are_the_paths_own(source, share):
     config = tiny.changed(**{"flow.source": source, "student.fresh": share})
     path = settings.path(config, 12)
     recorded_BL, x_1_BL, t_B = jnp.full((B, L), 5), jnp.full((B, L), 7), jnp.where(jnp.arange(B) % 2, 0.25, 0.75)
-    found_BL = np.asarray(student.refreshed(config, path, jax.random.key(0), recorded_BL, x_1_BL, t_B))
+    found_BL = np.asarray(student_training.refreshed(config, path, jax.random.key(0), recorded_BL, x_1_BL, t_B))
     kept_B = (found_BL == 5).all(axis=1)
     assert kept_B.mean() == pytest.approx(1.0 - share, abs=0.04)
     for t in (0.25, 0.75):
@@ -42,10 +42,10 @@ def test_the_loss_reads_what_it_says(share):
         return jnp.zeros((*x_BL.shape, path.vocab))
 
     states_BSL = jnp.broadcast_to(jnp.array([5, 5, 5, 5, 7])[None, :, None], (64, 5, L))
-    loss = student.endpoint_loss(config, path, network, jax.random.key(1), None, {"states": states_BSL})
+    loss = student_training.endpoint_loss(config, path, network, jax.random.key(1), None, {"states": states_BSL})
     assert np.isfinite(loss) and bool((seen[0] == 5).all(axis=1).any()) == (share == 0.0)
 
 
 def test_a_share_that_is_none():
     with pytest.raises(ValueError, match="student.fresh 1.5 is no share"):
-        settings.validate(tiny.changed(**{"student.fresh": 1.5}))
+        validation.validate(tiny.changed(**{"student.fresh": 1.5}))

@@ -14,7 +14,7 @@ from tsdfm_jax.evaluation import elbo, judging, summary, text_sets
 from tsdfm_jax.flow import shaping
 from tsdfm_jax.models import causal, transformer
 from tsdfm_jax.runtime import mesh as meshes
-from tsdfm_jax.workspace import trained
+from tsdfm_jax.workspace import jobs, trained
 
 
 def report_of(where):
@@ -101,7 +101,7 @@ def test_bounds(finished):
     found = report_of(finished)["bounds"]
     assert found.keys() == {"teacher", "student_shaped", "student_blind"} and all(0 < bits < 100 for bits in found.values())
     c, mesh = config(), settings.mesh(config())
-    tok, data = trained.tokenizer(c, finished), trained.require(c, finished, "data")
+    tok, data = trained.tokenizer(c, finished), jobs.require(c, finished, "data")
     teacher, path = trained.teacher(c, finished, mesh), trained.flow_path(c, finished)
     cfg = settings.network(c, path.vocab, step_conditioned=True)
     newborn = meshes.unbox(transformer.overlay(transformer.init(jax.random.key(0), cfg, c.data.length), teacher.params))

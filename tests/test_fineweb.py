@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tests import CHEAP, tiny
-from tsdfm_jax.config import command_line, settings
+from tsdfm_jax.config import command_line, settings, validation
 from tsdfm_jax.experiments.planning import budget, budget_parts, chips, model_flops
 from tsdfm_jax.models import causal, transformer
 from tsdfm_jax.runtime import mesh as meshes
@@ -48,7 +48,7 @@ def test_parameters(name, source):
 @pytest.mark.parametrize("name", ["fineweb_170m", "fineweb_1b"])
 def test_a_smoke_form_keeps_the_shape(name):
     """Only depth, lengths, batches and amounts differ from the real config; what makes the programs' shape does not."""
-    real, smoke = (dict(settings.leaves(get_config(name, form))) for form in ("", "smoke"))
+    real, smoke = (dict(validation.leaves(get_config(name, form))) for form in ("", "smoke"))
     kept = (
         "width heads cond_width mlp_ratio dtype remat accumulate chunk learning_rate warmup vocab_size kind score target jump fsdp"
     )

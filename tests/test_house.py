@@ -7,31 +7,85 @@ import pathlib
 import pytest
 
 from configs import base
-from tsdfm_jax.config import settings
+from tsdfm_jax.config import validation
 
 ROOT = pathlib.Path(__file__).parent.parent
-ROOMS = {"data", "models", "flow", "runtime"}
+# Lowest first. A room imports its own modules and those of lower floors: rooms on one floor do not know each other.
+FLOORS = (
+    {"storage"},
+    {"data", "models", "flow", "runtime", "lineage", "report"},
+    {"config"},
+    {"workspace"},
+    {"inference"},
+    {"distillation", "evaluation"},
+    {"exchange"},
+    {"stages", "experiments"},
+    {"main"},
+)
 CONFIGS = sorted(p for p in [*ROOT.glob("configs/*.py"), ROOT / "tests/tiny.py"] if p.stem != "__init__")
 
 
 def imported(file):
-    """Modules of this package that a file imports, anywhere in it."""
+    """What a file imports, anywhere in it, by its full name."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
-            yield from ([f"tsdfm_jax.{a.name}" for a in node.names] if node.module == "tsdfm_jax" else [node.module])
+            yield from (f"{node.module}.{a.name}" for a in node.names)
         elif isinstance(node, ast.Import):
             yield from (a.name for a in node.names)
 
 
-@pytest.mark.parametrize("room", sorted(ROOMS) + ["stages"])
-def test_rooms_do_not_know_each_other(room):
-    """A room on the ground floor imports no other room and nothing above it; a stage imports no other stage."""
-    above = {"stages", "report"} | {file.stem for file in (ROOT / "tsdfm_jax").glob("*.py")} - {"__init__"}
-    forbidden = (ROOMS - {room}) | above if room in ROOMS else {"stages", "main", "loading"}
-    for file in (ROOT / "tsdfm_jax" / room).glob("*.py"):
-        for module in imported(file):
-            parts = module.split(".")
-            assert parts[0] != "tsdfm_jax" or len(parts) < 2 or parts[1] not in forbidden, f"{file} imports {module}"
+def modules():
+    """{dotted name: file} of the whole package and of launch/."""
+    files = [*ROOT.glob("tsdfm_jax/**/*.py"), *ROOT.glob("launch/*.py")]
+    names = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+    assert len(names) > 100
+    return names
+
+
+def known(name, names):
+    """The module that an imported name is, or is found in: tsdfm_jax.flow.path of tsdfm_jax.flow.path.sample_xt; None if of others."""
+    while name and name not in names:
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+def graph():
+    """{module: the modules of the package that it imports}."""
+    names = modules()
+    return {name: {known(found, names) for found in imported(file)} - {None, "tsdfm_jax"} for name, file in names.items()}
+
+
+def test_the_floors_hold():
+    """Every module is in a room with a purpose, and imports its own room and lower floors alone; a stage imports no other stage."""
+    floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+    for name, found in graph().items():
+        if name.split(".")[0] == "launch" or name == "tsdfm_jax":
+            continue
+        room = name.split(".")[1]
+        assert room in floor, f"{name} is in no room"
+        for other in found:
+            assert other.split(".")[0] == "tsdfm_jax", f"{name} imports {other}"
+            its = other.split(".")[1]
+            same = its == room and room != "stages"
+            assert same or floor[its] < floor[room], f"{name} imports {other}"
+
+
+def test_nothing_imports_in_a_circle():
+    """No module imports, by whatever way, one that imports it."""
+    left = graph()
+    while left:
+        free = [name for name, found in left.items() if not found & set(left) - {name}]
+        assert free, f"these import each other: {sorted(left)}"
+        left = {name: found for name, found in left.items() if name not in free}
+
+
+def test_every_room_says_what_it_is_for():
+    """A package's docstring is one sentence; at the top there is nothing but __init__.py and main.py."""
+    assert {p.name for p in (ROOT / "tsdfm_jax").glob("*.*") if p.is_file()} == {"__init__.py", "main.py"}
+    rooms = [p for p in (ROOT / "tsdfm_jax").rglob("*") if p.is_dir() and list(p.glob("*.py"))]
+    for room in rooms:
+        told = ast.get_docstring(ast.parse((room / "__init__.py").read_text()))
+        assert told and len(told.splitlines()) == 1 and told.endswith("."), room
 
 
 def load(file):
@@ -49,7 +103,7 @@ def test_every_config_builds(file):
     assert keys(config) == keys(base.get_config())
     with config.unlocked():
         config.mesh.data, config.mesh.fsdp, config.mesh.tensor = 1, 1, 8  # any batch divides
-    settings.validate(config)
+    validation.validate(config)
 
 
 def keys(config, at=""):
@@ -97,5 +151,5 @@ def test_bad_choices_are_one_line(key, value, said):
     with config.unlocked():
         config.update_from_flattened_dict({key: value})
     with pytest.raises(ValueError) as caught:
-        settings.validate(config)
+        validation.validate(config)
     assert said in str(caught.value) and "\n" not in str(caught.value)

@@ -9,9 +9,8 @@ import pytest
 from tests import tiny
 from tsdfm_jax.config import settings
 from tsdfm_jax.data import records, windows
-from tsdfm_jax.distillation import generation
+from tsdfm_jax.distillation import generation, trajectory_records
 from tsdfm_jax.runtime import hosts, mesh as meshes, pipeline, signals
-from tsdfm_jax.stages import trajectories
 from tsdfm_jax.workspace import trained
 
 
@@ -156,13 +155,13 @@ def test_a_stop_keeps_what_was_begun(monkeypatch):
         return {"x": jax.device_put(np.arange(first, first + 8))}
 
     def write(shard, rows):
-        written.append((shard, trajectories.joined(rows)["x"].tolist()))
+        written.append((shard, trajectory_records.joined(rows)["x"].tolist()))
 
     monkeypatch.setattr(signals, "stop_requested", lambda: len(begun) == 4)
     with pytest.raises(signals.Interrupted, match="stopped at shard 3 of 4"):
-        trajectories.make(start, write, [0, 2, 3], 4, c, Bar())
+        trajectory_records.make(start, write, [0, 2, 3], 4, c, Bar())
     assert begun == [0, 8, 32, 40] and written == [(0, list(range(16))), (2, list(range(32, 48)))]
     monkeypatch.undo()
-    figures = trajectories.make(start, write, [3], 4, c, Bar())
+    figures = trajectory_records.make(start, write, [3], 4, c, Bar())
     assert written[2:] == [(3, list(range(48, 64)))] and figures["seconds"] > 0
-    assert trajectories.make(start, write, [], 4, c, Bar())["device_busy"] is None
+    assert trajectory_records.make(start, write, [], 4, c, Bar())["device_busy"] is None

@@ -15,6 +15,7 @@ from safetensors import numpy as safetensors
 
 from tests import tiny
 from tsdfm_jax import load, main
+from tsdfm_jax.distillation import student_training
 from tsdfm_jax.exchange import external, model_directory, model_export
 from tsdfm_jax.runtime import checkpoint, mesh as meshes
 from tsdfm_jax.stages import student
@@ -151,7 +152,7 @@ def test_a_student_starts_as_the_weights_that_it_is_given(exported):
     c, mesh = tiny.get_config(), one_device()
     teacher, born = load(exported["teacher"], mesh=mesh), load(exported["student_shaped"], mesh=mesh)
     network = trained.network(c, 384, mesh, step_conditioned=False)
-    state = student.learner(c, 384, mesh, dataclasses.replace(network, params=teacher.params), born.params).create()
+    state = student_training.learner(c, 384, mesh, dataclasses.replace(network, params=teacher.params), born.params).create()
     assert checkpoint.tree_hash(state.params) == born.hash
 
 

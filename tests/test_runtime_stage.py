@@ -10,6 +10,7 @@ import pytest
 
 from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.runtime import metrics, signals
+from tsdfm_jax.storage import atomic
 
 
 def test_a_stage_is_done_only_when_finished(tmp_path):
@@ -38,7 +39,7 @@ def test_another_config_is_refused_by_its_first_key(tmp_path, finished):
 def test_a_stage_that_made_nothing_does_not_bind(tmp_path):
     """A stage that was begun with a mistyped config, and failed before it made anything, may be begun with another."""
     bookkeeping.begin(tmp_path / "tokenizer", {"vocab_size": 3})
-    bookkeeping.atomic_write(tmp_path / "tokenizer" / bookkeeping.SECONDS, "0.1")
+    atomic.overwrite(tmp_path / "tokenizer" / bookkeeping.SECONDS, "0.1")
     bookkeeping.begin(tmp_path / "tokenizer", {"vocab_size": 300})
     with pytest.raises(ValueError, match="vocab_size=300"):
         (tmp_path / "tokenizer" / "tokenizer.model").touch()
@@ -54,14 +55,14 @@ def test_an_unfinished_stage_names_the_remedy(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     """atomic_write replaces a file whole or not at all, and leaves no draft behind."""
-    bookkeeping.atomic_write(tmp_path / "a.json", "old")
+    atomic.overwrite(tmp_path / "a.json", "old")
 
     def fails(fd):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fails)
     with pytest.raises(OSError):
-        bookkeeping.atomic_write(tmp_path / "a.json", b"new")
+        atomic.overwrite(tmp_path / "a.json", b"new")
     assert (tmp_path / "a.json").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 

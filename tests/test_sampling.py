@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from tests import tiny
 from tsdfm_jax import load, main
-from tsdfm_jax.config import settings
+from tsdfm_jax.config import validation
 from tsdfm_jax.data import prompts
 from tsdfm_jax.flow import path as paths, sampler
 from tsdfm_jax.inference import sampling
@@ -260,7 +260,7 @@ def test_a_file_of_prompts(a_run, tmp_path, capsys):
 def test_a_config_that_cannot_be_sampled_is_refused(changes, said):
     """Before anything is trained, as far as it can be known without a tokenizer."""
     with pytest.raises(ValueError) as caught:
-        settings.validate(config(**{f"sample.{key}": value for key, value in changes.items()}))
+        validation.validate(config(**{f"sample.{key}": value for key, value in changes.items()}))
     assert "\n" not in str(caught.value) and said in str(caught.value), str(caught.value)
 
 

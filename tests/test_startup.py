@@ -15,10 +15,9 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from tests import tiny
-from tsdfm_jax.distillation import generation
+from tsdfm_jax.distillation import generation, student_training
 from tsdfm_jax.runtime import compile_cache, mesh as meshes, metrics
-from tsdfm_jax.stages import student
-from tsdfm_jax.workspace import trained
+from tsdfm_jax.workspace import jobs, trained
 
 ROOT = pathlib.Path(__file__).parent.parent
 HEAVY = {"jax", "flax", "optax", "orbax", "grain", "scipy", "sentencepiece", "tensorboardX", "matplotlib"}
@@ -161,7 +160,7 @@ def programs(seed, round_number):
     weights = {"generator": net.params, "compass": None}
     yield whole.lower(weights, jax.ShapeDtypeStruct((), np.int32), row(np.int32, 8))
     born = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding), net.params)
-    learner = student.learner(config, 20, mesh, net, born, round_number)
+    learner = student_training.learner(config, 20, mesh, net, born, round_number)
     learner.create()
     yield learner.lower({"whole": {"states": row(np.uint16, config.trajectories.midpoints + 1, 8)}})
 
@@ -180,11 +179,11 @@ def test_seeds_and_rounds_share_their_programs(kept):
 def test_a_stage_tells_what_compiling_cost(tmp_path):
     """Its figures and its log count every part of the stage, also what was done before it was interrupted."""
     compile_one = lambda n: jax.jit(lambda x: x * n)(jnp.arange(4))
-    with pytest.raises(KeyboardInterrupt), trained.job(tiny.get_config(), tmp_path, "tokenizer") as job:
+    with pytest.raises(KeyboardInterrupt), jobs.job(tiny.get_config(), tmp_path, "tokenizer") as job:
         compile_one(2)
         raise KeyboardInterrupt
     before = json.loads((job.directory / "seconds.json").read_text())
-    with trained.job(tiny.get_config(), tmp_path, "tokenizer") as job:
+    with jobs.job(tiny.get_config(), tmp_path, "tokenizer") as job:
         compile_one(3)
         job.finish({"made": 1})
     figures = json.loads((job.directory / "done.json").read_text())["figures"]

@@ -16,8 +16,8 @@ from tsdfm_jax import load
 from tsdfm_jax.config import settings
 from tsdfm_jax.distillation import compasses, generation
 from tsdfm_jax.experiments.study import arms as study_arms, compass as study_compass, figures as study_figures, runs as study_runs
-from tsdfm_jax.flow import chain, path as paths
-from tsdfm_jax.workspace import trained
+from tsdfm_jax.flow import chain, path as paths, sampler
+from tsdfm_jax.workspace import jobs
 
 
 def test_every_arm_can_run_and_is_another(tmp_path):
@@ -95,7 +95,7 @@ def test_a_walk_that_picks_nowhere_is_blind_and_one_that_picks_everywhere_is_sha
     teacher = lambda params, x_BL, t_B, h_B: table_VV[jnp.roll(x_BL, 1, axis=1)]
     build, weights = compasses.make(config, path), {"teacher": None, "compass": None}
     picked = lambda place, k: study_compass.picked(config, path, teacher, build, jnp.uint32(5), weights, 0, place, k)
-    source_B, jumps_B = paths.split(trained.sample_keys(jnp.uint32(5), 0, 4))
+    source_B, jumps_B = paths.split(sampler.sample_keys(jnp.uint32(5), 0, 4))
     posterior = lambda x_BL, t_B, h_B: teacher(None, x_BL, t_B, h_B)
     energy, x_0_BL = build(None, posterior, jnp.full(4, 1 / 3)), paths.sample_source(source_B, path, config.data.length)
     for k, place in ((1, study_compass.EVERYWHERE), (16, study_compass.EVERYWHERE)):
@@ -135,5 +135,5 @@ def test_a_seed_of_trajectories_is_no_seed_of_anything_else():
     )
     seeds = [program(r, **{"trajectories.seed": s}).seed for s in (0, 1, 2) for r in (0, 1, 2)]
     assert len(set(seeds)) == 9 and seeds[0] == program(0).seed
-    marks = [{n: trained.fingerprint(tiny.changed(**{"trajectories.seed": s}), n) for n in trained.KEYS} for s in (0, 1)]
-    assert [name for name in trained.KEYS if marks[0][name] != marks[1][name]] == ["trajectories"]
+    marks = [{n: jobs.fingerprint(tiny.changed(**{"trajectories.seed": s}), n) for n in jobs.KEYS} for s in (0, 1)]
+    assert [name for name in jobs.KEYS if marks[0][name] != marks[1][name]] == ["trajectories"]

@@ -26,7 +26,7 @@ from tsdfm_jax.stages import compass as compass_stage
 @pytest.fixture
 def read(finished, tmp_path, monkeypatch):
     """A study of which base, two main arms and the reference are finished: copies of one run, with the configs they should have."""
-    monkeypatch.setattr(study_read, "STEPS", (2,))
+    monkeypatch.setattr(study_arms, "STEPS", (2,))
     monkeypatch.setattr(study_read, "FRONTIER", 2)
     monkeypatch.setattr(study_runs, "TEACHER_STEPS", (2, 4))
     made = studying.study(tmp_path)

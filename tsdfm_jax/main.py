@@ -69,11 +69,11 @@ def run(config, workdir, stages=(), command=None):
     """
     plan(stages, 1)  # a mistyped stage need not wait for JAX
     memory.keep()
-    from tsdfm_jax.config import networks, settings  # late: help and a mistyped flag should not wait for JAX
-    from tsdfm_jax.lineage import bookkeeping
+    from tsdfm_jax.config import networks, validation  # late: help and a mistyped flag should not wait for JAX
     from tsdfm_jax.runtime import compile_cache, hosts, metrics
+    from tsdfm_jax.storage import atomic
 
-    settings.validate(config)
+    validation.validate(config)
     todo = [(name, arguments) for name, arguments in plan(stages, config.rounds) if networks.needs(config, name)]
     from tsdfm_jax.exchange import external  # later still: a mistyped value should not wait for what reads models
 
@@ -85,9 +85,9 @@ def run(config, workdir, stages=(), command=None):
 
     def note():
         workdir.mkdir(parents=True, exist_ok=True)
-        bookkeeping.atomic_write(file, config.to_json(indent=1))
+        atomic.overwrite(file, config.to_json(indent=1))
         if command is not None:
-            bookkeeping.atomic_write(workdir / COMMAND, command + "\n")
+            atomic.overwrite(workdir / COMMAND, command + "\n")
 
     hosts.first(note)
     for name in (name for name in stages if hosts.is_first() and not networks.needs(config, name)):
@@ -97,7 +97,7 @@ def run(config, workdir, stages=(), command=None):
             importlib.import_module(f"tsdfm_jax.stages.{name}").run(config, workdir, *arguments)
     except ValueError:
         if before is not None and hosts.is_first():
-            bookkeeping.atomic_write(file, before)  # a config that was refused is not the run's
+            atomic.overwrite(file, before)  # a config that was refused is not the run's
         raise
 
 

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests import tiny
-from tsdfm_jax.config import settings
-from tsdfm_jax.distillation import compasses, generation
+from tsdfm_jax.config import settings, validation
+from tsdfm_jax.distillation import compass_training, compasses, generation, student_training, teacher_training, trajectory_records
 from tsdfm_jax.flow import sampler
 from tsdfm_jax.models import causal, energy, transformer
 from tsdfm_jax.runtime import mesh as meshes, state as states
-from tsdfm_jax.stages import compass, student, teacher, trajectories
+from tsdfm_jax.stages import compass
 
 INF, NAN = float("inf"), float("nan")
 V = 40  # symbols of a tokenizer that is not there
@@ -49,7 +49,7 @@ NEVER = {
     bool: (None,),
     tuple: (None, ("a",), (None,), (NAN,)),
 }
-LEAVES = list(settings.leaves(tiny.get_config()))
+LEAVES = list(validation.leaves(tiny.get_config()))
 
 MODELS = [{}, {"model.dtype": "bfloat16", "model.dropout": 0.1}]
 MODELS += [{"model.remat": "full", "model.unroll": 5, "model.heads": 1}]
@@ -156,7 +156,7 @@ def judges_build(c):
 def teacher_builds(c, mesh, path, cfg, boxed):
     """A whole update over the mesh, microbatches and all."""
     apply = lambda p, x, t, dropout_key: NETWORKS[transformer](cfg, p, x, t, None, dropout_key)
-    loss = functools.partial(teacher.path_loss, apply, path, c.teacher.loss)
+    loss = functools.partial(teacher_training.path_loss, apply, path, c.teacher.loss)
     update(c.teacher, mesh, boxed, loss, windows(c, c.teacher.batch))
 
 
@@ -166,7 +166,7 @@ def compass_builds(c, path, cfg, boxed):
     if c.compass.kind != "lookahead":
         light = settings.compass_network(c, path.vocab)
         own = init(energy.init, light, c.data.length)
-        loss = functools.partial(compass.LOSSES[c.compass.kind], c, path, light, apply)
+        loss = functools.partial(compass_training.LOSSES[c.compass.kind], c, path, light, apply)
         scalar(loss, own, windows(c, c.compass.batch), meshes.unbox(boxed))
         weights = meshes.unbox(own)
         if c.compass.from_teacher:
@@ -185,7 +185,7 @@ def trajectories_build(c, path, cfg, boxed, weights):
             c, path, functools.partial(transformer.apply, cfg), compasses.make(c, path), settings.shaped(c)
         )
         found = jax.eval_shape(make, {"generator": meshes.unbox(boxed), "compass": weights}, keys(b), windows(c, b))
-        schema = trajectories.schema(c, path, kind, c.shaping.candidates)
+        schema = trajectory_records.schema(c, path, kind, c.shaping.candidates)
         assert {name: (b, *shape) for name, (_, shape) in schema.fields.items()} == {n: a.shape for n, a in found.items()}
         assert schema.dtype.itemsize > 0
         batch[kind] = {name: abstract(dtype, c.student.batch, *shape) for name, (dtype, shape) in schema.fields.items()}
@@ -199,7 +199,7 @@ def student_builds(c, path, cfg, boxed, batch):
     if c.student.target == "mixed":
         batch = batch | {"data": windows(c, c.student.batch)}
     jax.eval_shape(transformer.overlay, own, meshes.unbox(boxed))
-    loss = functools.partial(student.loss, c, path, cfg_s, functools.partial(transformer.apply, cfg))
+    loss = functools.partial(student_training.loss, c, path, cfg_s, functools.partial(transformer.apply, cfg))
     scalar(loss, own, batch, meshes.unbox(boxed), meshes.unbox(own))
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from tests import chance, tiny
 from tests.laws import enumerable, systems
+from tsdfm_jax.distillation import compass_training
 from tsdfm_jax.flow import jump, path as paths, shaping
 from tsdfm_jax.models import energy as energies, transformer
 from tsdfm_jax.runtime import mesh as meshes
-from tsdfm_jax.stages import compass
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -124,7 +124,7 @@ def trained(system, width, steps, batch=768):
         params, state = carry
         text_key, pair_key = jax.random.split(jax.random.fold_in(jax.random.key(1), i))
         place_B = jnp.searchsorted(jnp.cumsum(law_D), jax.random.uniform(text_key, (batch,)) * 0.999999)
-        loss = lambda p: compass.nce_loss(config, path, cfg, teacher, pair_key, p, texts_DL[place_B], None)[0]
+        loss = lambda p: compass_training.nce_loss(config, path, cfg, teacher, pair_key, p, texts_DL[place_B], None)[0]
         change, state = optimiser.update(jax.grad(loss)(params), state)
         return optax.apply_updates(params, change), state
 

@@ -16,11 +16,12 @@ from tsdfm_jax import main
 from tsdfm_jax.config import settings
 from tsdfm_jax.data import records
 from tsdfm_jax.distillation import generation
+from tsdfm_jax.flow import sampler
 from tsdfm_jax.inference import sampling
 from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import checkpoint, mesh as meshes, signals
-from tsdfm_jax.workspace import trained
+from tsdfm_jax.workspace import jobs, trained
 
 RATE = 1e-5  # of symbols that rounding may decide in float32
 V, LENGTH, STEPS, BATCH = 31, 16, 8, 256
@@ -92,13 +93,13 @@ def test_a_sample_is_its_own(figures, monkeypatch, source, others):
     text_N1L = draw()
     for shape, batch, some in others:
         compare(figures, "texts", text_N1L[:some], texts(mesh_of(*shape), batch, some)())
-    order_N, key_of = jax.numpy.array(np.random.default_rng(0).permutation(number)), trained.sample_keys
+    order_N, key_of = jax.numpy.array(np.random.default_rng(0).permutation(number)), sampler.sample_keys
 
     def shuffled(seed, first, count):
         number_B = jax.lax.dynamic_slice(order_N, (first,), (count,))
         return jax.vmap(lambda i: key_of(seed, i, 1)[0])(number_B)
 
-    monkeypatch.setattr(trained, "sample_keys", shuffled)
+    monkeypatch.setattr(sampler, "sample_keys", shuffled)
     draw = texts(mesh_of(8), 128, number)  # compiled anew, with those keys
     compare(figures, "texts", text_N1L[order_N], draw())
     assert len(np.unique(text_N1L, axis=0)) == number
@@ -149,7 +150,7 @@ def generating(tmp_path_factory):
     tok = trained.tokenizer(c, where)
     _, _, params = network(c, tok.vocab_size)
     for name in ("teacher", "compass"):  # the compass looks ahead and has no weights
-        mark = trained.fingerprint(c, name)
+        mark = jobs.fingerprint(c, name)
         bookkeeping.begin(where / name, mark)
         if name == "teacher":
             checkpoint.save_params(where / name / "model", params, {"tokenizer": tok.content_hash})

@@ -14,7 +14,7 @@ from hypothesis import strategies
 from ml_collections import config_flags
 
 from tests.laws import building
-from tsdfm_jax.config import settings
+from tsdfm_jax.config import validation
 from tsdfm_jax.data import corpus, packer, records, tokenizer, windows
 
 
@@ -32,7 +32,7 @@ def one_line(error, *names):
 def accepted(changes):
     """Whether a config is accepted; if not, it is refused in one line that has a key or a value in it."""
     try:
-        settings.validate(building.config(changes))
+        validation.validate(building.config(changes))
         return True
     except ValueError as error:
         one_line(error, *(key.split(".")[-1] for key in changes), *changes.values())
@@ -62,7 +62,7 @@ def test_whatever_is_typed_is_accepted_or_refused(monkeypatch):
             config_flags.DEFINE_config_file("config", flag_values=values)
             try:
                 values(sys.argv)
-                settings.validate(values.config)
+                validation.validate(values.config)
             except (flags.Error, ValueError) as error:
                 one_line(error, key.split(".")[-1], text)
 

@@ -11,10 +11,10 @@ import pytest
 
 from tests import chance, tiny
 from tests.laws import enumerable, systems
+from tsdfm_jax.distillation import student_training
 from tsdfm_jax.flow import chain, path as paths, shaping
 from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import mesh as meshes
-from tsdfm_jax.stages import student
 
 MIDPOINTS, CANDIDATES, STEPS = 8, 8, (1, 2, 4, 8)
 VARIANTS = ("blind", "boltzmann", "argmin")
@@ -136,7 +136,7 @@ def trainer(source, steps, batch=256):
         states_NSL, params, state = carry
         rows_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(1), i))
         rows = {"states": states_NSL[jax.random.randint(rows_key, (batch,), 0, len(states_NSL))]}
-        grads = jax.grad(lambda p: student.endpoint_loss(config, path, apply, loss_key, p, rows))(params)
+        grads = jax.grad(lambda p: student_training.endpoint_loss(config, path, apply, loss_key, p, rows))(params)
         change, state = optimiser.update(grads, state)
         return states_NSL, optax.apply_updates(params, change), state
 

@@ -7,12 +7,12 @@ import numpy as np
 
 from tests import tiny
 from tsdfm_jax.config import settings
-from tsdfm_jax.distillation import generation
+from tsdfm_jax.distillation import generation, student_training, teacher_training, trajectory_records
 from tsdfm_jax.evaluation import judging
+from tsdfm_jax.flow import sampler
 from tsdfm_jax.inference import sampling
 from tsdfm_jax.models import causal
 from tsdfm_jax.runtime import mesh as meshes
-from tsdfm_jax.stages import student, teacher, trajectories
 from tsdfm_jax.workspace import trained
 
 # Sizes that no two axes share, so that a shape tells what it is; V is odd, as GPT-2's is.
@@ -60,9 +60,9 @@ def network(c, mesh):
 def learner(c, name, mesh):
     """A `state.Learner` of teacher or student; the student starts from the random teacher."""
     if name == "teacher":
-        return teacher.learner(c, V, mesh)
+        return teacher_training.learner(c, V, mesh)
     net, params = network(c, mesh)
-    return student.learner(c, V, mesh, trained.Network(apply=net.apply, params=params, hash=""), params)
+    return student_training.learner(c, V, mesh, trained.Network(apply=net.apply, params=params, hash=""), params)
 
 
 def batch(c, name, number):
@@ -71,7 +71,7 @@ def batch(c, name, number):
     x_1_BL = rng.integers(0, V, (BATCH, LENGTH), np.int32)
     if name == "teacher":
         return x_1_BL
-    fields = trajectories.schema(c, settings.path(c, V), "chain", c.shaping.candidates).fields
+    fields = trajectory_records.schema(c, settings.path(c, V), "chain", c.shaping.candidates).fields
     rows = {key: rng.integers(0, V, (BATCH, *shape)).astype(dtype) for key, (dtype, shape) in fields.items()}
     return {"chain": rows | {"t": np.linspace(0, 0.5, BATCH, dtype=np.float32), "h": np.full(BATCH, 0.5, np.float32)}}
 
@@ -98,7 +98,7 @@ def sampling_program(mesh_name):
     cfg, path = settings.sampler_config(c, c.evaluate), settings.path(c, V)
     draw = sampling.Sampler(net.apply, path, mesh, LENGTH, BATCH, cfg)
     split = meshes.batch_sharding(mesh)
-    key_B = jax.eval_shape(lambda: trained.sample_keys(0, 0, BATCH))
+    key_B = jax.eval_shape(lambda: sampler.sample_keys(0, 0, BATCH))
     key_B = jax.ShapeDtypeStruct(key_B.shape, key_B.dtype, sharding=split)
     x_BL, number = abstract(mesh, batch(c, "teacher", 0)), jax.ShapeDtypeStruct((), np.int32)
     fixed_BL = jax.ShapeDtypeStruct(x_BL.shape, bool, sharding=split)

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 
 from tsdfm_jax.config import settings
 from tsdfm_jax.distillation import compasses
-from tsdfm_jax.flow import chain, path as paths
+from tsdfm_jax.flow import chain, path as paths, sampler
 from tsdfm_jax.runtime import mesh as meshes
-from tsdfm_jax.workspace import trained
 
 
 def whole(config, path, generator, build, shaping_cfg):
@@ -95,7 +94,7 @@ def program(config, symbols, mesh, kind, variant, generator, round_number=0, bat
     split = meshes.batch_sharding(mesh)
 
     def generate_batch(seed, weights, first, x_1_BL):
-        key_B = trained.sample_keys(seed, first, batch or config.trajectories.batch)
+        key_B = sampler.sample_keys(seed, first, batch or config.trajectories.batch)
         return make(weights, jax.lax.with_sharding_constraint(key_B, split), x_1_BL)
 
     seed = settings.student_seed(config) + 2000 + round_number

@@ -7,7 +7,7 @@ from tsdfm_jax.data import windows
 from tsdfm_jax.evaluation import judging
 from tsdfm_jax.models import causal
 from tsdfm_jax.runtime import mesh as meshes, state as states
-from tsdfm_jax.workspace import trained
+from tsdfm_jax.workspace import jobs, trained
 
 
 def train(config, workdir, job, section, cfg, seed, name, directory):
@@ -15,13 +15,13 @@ def train(config, workdir, job, section, cfg, seed, name, directory):
 
     `section` has its batch and optimiser. A `seed` of its own shares neither start nor data order with another network.
     """
-    data, tok, mesh = trained.require(config, workdir, "data"), trained.tokenizer(config, workdir), settings.mesh(config)
+    data, tok, mesh = jobs.require(config, workdir, "data"), trained.tokenizer(config, workdir), settings.mesh(config)
     loss = lambda key, params, x_BL: (causal.token_nll(cfg, params, x_BL, tok.eos_id, key).mean(), {})
     heldout_NL = windows.heldout(data, config.teacher.heldout)
     init, start = lambda seed: causal.init(jax.random.key(seed), cfg), (meshes.seed_word(seed),)
     learner = states.learner(init, loss, settings.optimiser(section), mesh, seed, given=start)
     batches = windows.batches(data, "train", section.batch, seed, meshes.share(mesh))
-    state, figures = trained.train(config, job, section, learner, batches, name=name, mesh=mesh, tok=tok, directory=directory)
+    state, figures = jobs.train(config, job, section, learner, batches, name=name, mesh=mesh, tok=tok, directory=directory)
     heldout = judging.perplexity(judging.own("", cfg, state.averaged, tok), heldout_NL, section.batch, mesh)["ppl_token"]
     job.metrics.line(f"{name}: {figures['parameters']:,} parameters, held-out perplexity {heldout:.1f}")
     return figures | {"heldout_perplexity": heldout}

@@ -12,7 +12,8 @@ from tsdfm_jax.data import windows
 from tsdfm_jax.flow import losses
 from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.runtime import hosts, mesh as meshes, signals
-from tsdfm_jax.workspace import trained
+from tsdfm_jax.storage import atomic
+from tsdfm_jax.workspace import jobs, trained
 
 ROUNDS = 16  # stratified times per held-out window
 EXACT = {"autoregressive": "-log p itself, not a bound: it multiplies the symbols' own probabilities"}
@@ -51,10 +52,10 @@ def bits_per_byte(data):
 
 def of_all(config, workdir, job):
     """{model: bits per byte} of each of the config's models, kept in `bounds.json`; see `EXACT` for which is none."""
-    file, mesh, data = job.directory / "bounds.json", settings.mesh(config), trained.require(config, workdir, "data")
+    file, mesh, data = job.directory / "bounds.json", settings.mesh(config), jobs.require(config, workdir, "data")
     found = hosts.first(lambda: json.loads(file.read_text()) if file.exists() else {})
     for name in (name for name in MEASURED if networks.needs(config, name)):
-        found[name] = bookkeeping.require(trained.require(config, workdir, name), name)["heldout_bits_per_byte"]
+        found[name] = bookkeeping.require(jobs.require(config, workdir, name), name)["heldout_bits_per_byte"]
     symbols, c = trained.tokenizer(config, workdir).vocab_size, config.teacher
     network = trained.network(config, symbols, mesh, step_conditioned=True)
     measure = None
@@ -65,5 +66,5 @@ def of_all(config, workdir, job):
             held_NL = windows.heldout(data, c.heldout)
             measure = measure or bound(finest(network.apply), settings.path(config, symbols), mesh, held_NL, c.batch)
             found[name] = bits_per_byte(data) * measure(trained.student(config, workdir, mesh, variant).params)
-            hosts.first(lambda: bookkeeping.atomic_write(file, json.dumps(found, indent=1)))
+            hosts.first(lambda: atomic.overwrite(file, json.dumps(found, indent=1)))
     return {name: found[name] for name in networks.models(config)}

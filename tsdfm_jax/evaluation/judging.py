@@ -4,12 +4,15 @@ import dataclasses
 import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tsdfm_jax.evaluation import text_metrics
+from tsdfm_jax.config import settings
+from tsdfm_jax.evaluation import judging, text_metrics
 from tsdfm_jax.models import causal
-from tsdfm_jax.runtime import mesh as meshes, pipeline
+from tsdfm_jax.runtime import checkpoint, mesh as meshes, pipeline
+from tsdfm_jax.workspace import jobs, trained
 
 SHORTEST = 16  # windows are padded to this times a power of two, so that few programs are compiled
 
@@ -138,3 +141,13 @@ def _batches(x_NL, batch):
 def perplexity(judge, x_NL, batch, mesh):
     """Both formulas of a judge's perplexity of texts in its own symbols; see measures.perplexity."""
     return text_metrics.perplexity(*nll(judge, list(x_NL), batch, mesh))
+
+
+def trained_judge(config, workdir, mesh, number):
+    """A trained judge; `number` may be "pilot"."""
+    where = jobs.require(config, workdir, "judges") / str(number) / "model"
+    tok = trained.tokenizer(config, workdir)
+    cfg = settings.judge(config, number, tok.vocab_size)
+    params, meta = checkpoint.load_params(where, meshes.abstract(mesh, lambda: causal.init(jax.random.key(0), cfg)))
+    trained.check_tokenizer(where, meta, tok)
+    return judging.own(f"judge_{number}", cfg, params, tok, meta["hash"])

@@ -174,3 +174,6 @@ def at_matched_entropy(matched):
             own = teacher[row["judge"]]["ppl_token"]
             found.setdefault((row["model"], row["steps"]), []).append(row["ppl_token"] and row["ppl_token"] / own)
     return {at: None if None in ratios else ratios for at, ratios in found.items()}
+
+
+SCHEMA = 2

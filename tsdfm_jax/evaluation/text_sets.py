@@ -12,9 +12,9 @@ from tsdfm_jax.config import networks, settings
 from tsdfm_jax.data import corpus, windows
 from tsdfm_jax.evaluation import judging
 from tsdfm_jax.inference import sampling
-from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.runtime import hosts
-from tsdfm_jax.workspace import trained
+from tsdfm_jax.storage import atomic
+from tsdfm_jax.workspace import jobs, trained
 
 
 class Set(NamedTuple):
@@ -58,7 +58,7 @@ class Maker:
         self._config, self._workdir, self._mesh = config, workdir, mesh
         self._tok = trained.tokenizer(config, workdir)
         self._path = settings.path(config, self._tok.vocab_size)
-        self._data = trained.require(config, workdir, "data")
+        self._data = jobs.require(config, workdir, "data")
         self._samplers, self._networks = {}, {}
 
     def __call__(self, one, bar):
@@ -86,8 +86,8 @@ class Maker:
 
         def write():
             file.parent.mkdir(exist_ok=True)
-            bookkeeping.atomic_write(file, "".join(json.dumps(line) + "\n" for line in lines))
-            bookkeeping.atomic_write(note, json.dumps(figures | told))
+            atomic.overwrite(file, "".join(json.dumps(line) + "\n" for line in lines))
+            atomic.overwrite(note, json.dumps(figures | told))
 
         hosts.first(write)
         return texts, figures | told
@@ -104,7 +104,7 @@ class Maker:
             what = (self._mesh, self._tok, one.model, cooled(kind, network.apply))
             self._samplers[kind] = sampling.drawer(self._config, *what, c.batch, cfg)
         given = {"network": network.params, "temperature": np.float32(one.temperature)}
-        seed = one.seed + trained.TABLE_SEED
+        seed = one.seed + sampling.TABLE_SEED
         x_NL, seconds = self._samplers[kind](given, seed, c.samples, one.steps, advanced=bar.advance)
         return x_NL, {"tokens_per_second": x_NL.size / seconds}
 

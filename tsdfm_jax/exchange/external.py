@@ -5,7 +5,7 @@ import pathlib
 from tsdfm_jax.config import networks
 from tsdfm_jax.exchange import model_directory
 from tsdfm_jax.lineage import bookkeeping
-from tsdfm_jax.workspace import trained
+from tsdfm_jax.workspace import jobs
 
 SHAPE = ("blocks", "width", "heads", "cond_width", "mlp_ratio")
 FLOW = ("source", "exponent")
@@ -17,7 +17,7 @@ def check(config, workdir, stages):
 
     Raises ValueError, one line, for a directory that holds no model, or one that does not fit the config.
     """
-    variants = [trained.student_directory(variant, 0) for variant in networks.variants(config)]
+    variants = [jobs.student_directory(variant, 0) for variant in networks.variants(config)]
     for section, directories in {"teacher": ["teacher"], "student": variants}.items():
         finished = all(bookkeeping.done(pathlib.Path(workdir) / directory) for directory in directories)
         if config[section].path and section in stages and not finished:

@@ -7,10 +7,10 @@ import jax
 from flax import traverse_util
 
 from tsdfm_jax.config import networks, settings
+from tsdfm_jax.evaluation import summary
 from tsdfm_jax.exchange import loading, model_card, model_directory
 from tsdfm_jax.runtime import mesh as meshes
-from tsdfm_jax.stages import report as report_stage
-from tsdfm_jax.workspace import trained
+from tsdfm_jax.workspace import jobs
 
 
 def export(workdir, out, *, model="student_shaped", dtype="float32", force=False):
@@ -46,7 +46,7 @@ def export(workdir, out, *, model="student_shaped", dtype="float32", force=False
 
 def stage(config, model):
     """The directory of the stage that left a model; under that name its figures stand in report.json."""
-    return model if model == "teacher" else trained.student_directory(model.removeprefix("student_"), config.rounds - 1)
+    return model if model == "teacher" else jobs.student_directory(model.removeprefix("student_"), config.rounds - 1)
 
 
 def report_of(workdir, stage, digest):
@@ -58,7 +58,7 @@ def report_of(workdir, stage, digest):
         return None, "The run has no report.json: its stage `report` was not run."
     except ValueError as error:
         raise ValueError(f"{file} is not JSON ({error}): run --stage=report again") from None
-    if report.get("schema") != report_stage.SCHEMA:
+    if report.get("schema") != summary.SCHEMA:
         return None, "The run's report.json is of another version of the code than the export."
     if report.get("stages", {}).get(stage, {}).get("hash") != digest:
         return None, "The run's report.json is of other weights than these: its stage `report` was run before them."

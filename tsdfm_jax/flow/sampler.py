@@ -102,3 +102,8 @@ def states(key_B, path, posterior, steps, given_BL, fixed_BL, cfg):
 
     _, x_SBL = jax.lax.scan(body, x_0_BL, jnp.arange(steps))
     return jnp.concatenate([x_0_BL[None], x_SBL])
+
+
+def sample_keys(seed, first, count):
+    """One key for each of `count` samples, a function of the seed and of each sample's own number."""
+    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(first + jax.numpy.arange(count))

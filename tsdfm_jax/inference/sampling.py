@@ -36,7 +36,7 @@ class Sampler:
         split, scalars = meshes.batch_sharding(mesh), meshes.replicated(mesh)
 
         def born(seed_B, index_B, given_BL, fixed_BL):
-            key_B = jax.vmap(lambda seed, i: trained.sample_keys(seed, i, 1)[0])(seed_B, index_B)
+            key_B = jax.vmap(lambda seed, i: sampler.sample_keys(seed, i, 1)[0])(seed_B, index_B)
             return start(key_B, given_BL, fixed_BL)
 
         self._born = jax.jit(born, in_shardings=split, out_shardings=(held, split))
@@ -256,3 +256,6 @@ def writer(config, workdir, mesh, model):
     networks.check_made(config, "model", model)
     network = trained.model(config, workdir, mesh, model)
     return Writer(config, mesh, trained.tokenizer(config, workdir), network, model)
+
+
+TABLE_SEED = 6000  # from where the seeds of the table's texts count

@@ -1,8 +1,9 @@
 """A stage's bookkeeping on disk: begun with this config, finished with these figures."""
 
 import json
-import os
 import pathlib
+
+from tsdfm_jax.storage import atomic
 
 DONE = "done.json"
 BEGUN = "fingerprint.json"
@@ -24,7 +25,7 @@ def begin(directory, fingerprint):
     if finished is not None:
         return finished["figures"]
     if not (directory / BEGUN).exists():
-        atomic_write(directory / BEGUN, json.dumps(fingerprint, indent=1))
+        atomic.overwrite(directory / BEGUN, json.dumps(fingerprint, indent=1))
     return None
 
 
@@ -35,7 +36,7 @@ def done(directory):
 
 def finish(directory, fingerprint, figures):
     """Declare a stage finished: from now on it is skipped, and the stages after it may read its directory."""
-    atomic_write(pathlib.Path(directory) / DONE, json.dumps({"fingerprint": fingerprint, "figures": figures}, indent=1))
+    atomic.overwrite(pathlib.Path(directory) / DONE, json.dumps({"fingerprint": fingerprint, "figures": figures}, indent=1))
 
 
 def check(directory, fingerprint):
@@ -58,21 +59,6 @@ def require(directory, stage_name):
     if finished is None:
         raise ValueError(f"{directory} is unfinished: run --stage={stage_name} first")
     return finished["figures"]
-
-
-def atomic_write(path, content):
-    """Write bytes or text so that the file is, at any moment, either the old one or the new one, never a part."""
-    path = pathlib.Path(path)
-    content = content.encode() if isinstance(content, str) else content
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(draft, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _read(path):

@@ -11,9 +11,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.runtime import hosts, mesh as mesh_lib
-from tsdfm_jax.storage import checksums
+from tsdfm_jax.storage import atomic, checksums
 
 LOG = logging.getLogger(__name__)
 ITEMS = ("state", "params", "meta")
@@ -181,7 +180,7 @@ def save_params(directory, params, meta):
 
     def vouch():
         checksums.seal(directory / MODEL)
-        bookkeeping.atomic_write(directory / META, json.dumps(meta, indent=1))
+        atomic.overwrite(directory / META, json.dumps(meta, indent=1))
 
     with checksums.writing(f"model {directory}"), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory / MODEL, params, force=True)

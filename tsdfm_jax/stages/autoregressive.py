@@ -4,15 +4,15 @@ import math
 
 from tsdfm_jax.config import settings
 from tsdfm_jax.evaluation import causal_training, elbo
-from tsdfm_jax.workspace import trained
+from tsdfm_jax.workspace import jobs, trained
 
 
 def run(config, workdir):
     """Leave `autoregressive/model`, its curve and its held-out -log p, which is no bound."""
-    with trained.job(config, workdir, "autoregressive") as job:
+    with jobs.job(config, workdir, "autoregressive") as job:
         if job.finished is not None:
             return
         c, cfg = config.autoregressive, settings.autoregressive(config, trained.tokenizer(config, workdir).vocab_size)
         figures = causal_training.train(config, workdir, job, c, cfg, config.seed + 7000, "autoregressive", job.directory)
-        bits = elbo.bits_per_byte(trained.require(config, workdir, "data")) * math.log(figures["heldout_perplexity"])
+        bits = elbo.bits_per_byte(jobs.require(config, workdir, "data")) * math.log(figures["heldout_perplexity"])
         job.finish(figures | {"heldout_bits_per_byte": bits})

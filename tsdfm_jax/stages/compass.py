@@ -9,19 +9,18 @@ import scipy.stats
 
 from tsdfm_jax.config import settings
 from tsdfm_jax.data import windows
-from tsdfm_jax.distillation import compasses
+from tsdfm_jax.distillation import compass_training, compasses
 from tsdfm_jax.evaluation import judging, text_metrics
-from tsdfm_jax.flow import chain, lookahead, losses, path as paths
-from tsdfm_jax.models import energy as energies
-from tsdfm_jax.runtime import hosts, mesh as meshes, metrics as metrics_lib, signals, state as states
-from tsdfm_jax.workspace import trained
+from tsdfm_jax.flow import chain, lookahead, path as paths, sampler
+from tsdfm_jax.runtime import hosts, mesh as meshes, metrics as metrics_lib, signals
+from tsdfm_jax.workspace import jobs, trained
 
 TIME_BINS = 4
 
 
 def run(config, workdir):
     """Leave `compass/model` (where there is one) and its account: accuracy, AUC or correlation, and the steered table."""
-    with trained.job(config, workdir, "compass") as job:
+    with jobs.job(config, workdir, "compass") as job:
         if job.finished is not None:
             return
         mesh, path = settings.mesh(config), trained.flow_path(config, workdir)
@@ -35,80 +34,13 @@ def run(config, workdir):
         job.finish({"kind": config.compass.kind, **figures})
 
 
-def pairs(config, path, teacher, params, key_B, x_1_BL, t_B, h_B):
-    """The compass's pairs at each depth of the teacher's own chain: (negative_BSL, positive_BSL, left_BSL, time_BS)."""
-    path_B, chain_B = paths.split(key_B)
-    x_t_BL = paths.sample_xt(path_B, path, x_1_BL, t_B)
-    posterior = lambda x_BL, t_B, h_B: teacher(params, x_BL, t_B, h_B)
-    name = config.trajectories.chain
-    found = chain.blind_pairs(chain_B, path, config.flow.jump, name, posterior, x_t_BL, x_1_BL, t_B, h_B)
-    return *found, chain.times(name, t_B, h_B)[:, 1:]
-
-
-def draw_pair(key, config, path, teacher, teacher_params, x_1_BL):
-    """One pair a text, at a random depth, with steps by `compass.step_weights`: negative, positive, left, time, h."""
-    size_key, time_key, depth_key, chain_key = jax.random.split(key, 4)
-    b = x_1_BL.shape[0]
-    prefix = jnp.cumsum(jnp.array(config.compass.step_weights) / sum(config.compass.step_weights))
-    place_B = (jax.random.uniform(size_key, (b, 1)) >= prefix[None, :-1]).sum(axis=1)
-    h_B = jnp.array(settings.STEP_SIZES)[place_B]
-    t_B = paths.stratified_times(time_key, b) * (1.0 - h_B)
-    found = pairs(config, path, teacher, teacher_params, jax.random.split(chain_key, b), x_1_BL, t_B, h_B)
-    depth_B = jax.random.randint(depth_key, (b,), 0, found[0].shape[1])
-    at = lambda a_BS: jax.vmap(lambda a_S, i: a_S[i])(a_BS, depth_B)
-    return *(at(a) for a in found), h_B
-
-
-def nce_loss(config, path, cfg, teacher, key, params, x_1_BL, teacher_params):
-    """Generation-aware noise contrast, on sequences and on the positions that jumped (method: compass).
-
-    Pairs that came out alike count too: without them the optimum is not the ratio of the two laws but something bolder.
-    """
-    negative_BL, positive_BL, left_BL, time_B, _ = draw_pair(key, config, path, teacher, teacher_params, x_1_BL)
-    bad_B, bad_BL = energies.apply(cfg, params, negative_BL, time_B)
-    good_B, good_BL = energies.apply(cfg, params, positive_BL, time_B)
-    token = (losses.nce(good_BL, bad_BL) * left_BL).sum() / jnp.maximum(left_BL.sum(), 1)
-    sequence = losses.nce(good_B, bad_B).mean()
-    return sequence + token, {"loss_sequence": sequence, "loss_token": token}
-
-
-def distilled_loss(config, path, cfg, teacher, key, params, x_1_BL, teacher_params):
-    """Squared error of the light network's scores and energy against the look-ahead's, at the chain's own midpoints. [D]"""
-    negative_BL, _, _, time_B, h_B = draw_pair(key, config, path, teacher, teacher_params, x_1_BL)
-    posterior = lambda x_BL, t_B, h_B: teacher(teacher_params, x_BL, t_B, h_B)
-    prior_V = compasses.prior(config, path, posterior, h_B / 2)
-    target_B, target_BL = lookahead.lookahead(path, posterior, negative_BL, time_B, h_B / 2, config.compass.score, prior_V)
-    energy_B, score_BL = energies.apply(cfg, params, negative_BL, time_B)
-    token = jnp.square(score_BL - target_BL).mean()
-    sequence = jnp.square(energy_B - target_B).mean() * score_BL.shape[1]
-    return sequence + token, {"loss_sequence": sequence, "loss_token": token}
-
-
-LOSSES = {"nce": nce_loss, "distilled": distilled_loss}
-
-
 def train(config, workdir, job, mesh, teacher):
     """The light network of `nce` and `distilled`: its weights and figures."""
-    data, tok = trained.require(config, workdir, "data"), trained.tokenizer(config, workdir)
+    data, tok = jobs.require(config, workdir, "data"), trained.tokenizer(config, workdir)
     batches = windows.batches(data, "train", config.compass.batch, config.seed + 3000, meshes.share(mesh))
-    learn = learner(config, tok.vocab_size, mesh, teacher)
-    state, figures = trained.train(config, job, config.compass, learn, batches, name="compass", mesh=mesh, tok=tok)
+    learn = compass_training.learner(config, tok.vocab_size, mesh, teacher)
+    state, figures = jobs.train(config, job, config.compass, learn, batches, name="compass", mesh=mesh, tok=tok)
     return state.averaged, figures
-
-
-def learner(config, symbols, mesh, teacher):
-    """A compass in training against the chain of `teacher`, a workspace.Network; its batches are x_1_BL."""
-    c, path = config.compass, settings.path(config, symbols)
-    cfg = settings.compass_network(config, path.vocab)
-
-    def init(seed, teacher):
-        born = energies.init(jax.random.key(seed), cfg, config.data.length)
-        return energies.overlay(born, teacher) if c.from_teacher else born
-
-    loss = functools.partial(LOSSES[c.kind], config, path, cfg, teacher.apply)
-    seed = config.seed + 3000
-    given = dict(given=(meshes.seed_word(seed), teacher.params), frozen=teacher.params)
-    return states.learner(init, loss, settings.optimiser(c), mesh, seed, **given)
 
 
 def account(config, workdir, job, mesh, path, teacher, params):
@@ -118,14 +50,16 @@ def account(config, workdir, job, mesh, path, teacher, params):
     same over all pairs of a bin, matched or not. `correlation` with the look-ahead is added for a distilled compass.
     """
     c, build = config.compass, compasses.make(config, path)
-    x_1_NL = windows.heldout(trained.require(config, workdir, "data"), c.heldout)
+    x_1_NL = windows.heldout(jobs.require(config, workdir, "data"), c.heldout)
 
     def measure(seed, weights, place, x_1_BL, h):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), place[0]), place[1])
         h_B = jnp.full(x_1_BL.shape[:1], h)
         time_key, chain_key = jax.random.split(key)
         t_B = paths.stratified_times(time_key, x_1_BL.shape[0]) * (1.0 - h_B)
-        found = pairs(config, path, teacher.apply, weights["teacher"], jax.random.split(chain_key, len(x_1_BL)), x_1_BL, t_B, h_B)
+        found = compass_training.pairs(
+            config, path, teacher.apply, weights["teacher"], jax.random.split(chain_key, len(x_1_BL)), x_1_BL, t_B, h_B
+        )
         posterior = lambda x_BL, t_B, h_B: teacher.apply(weights["teacher"], x_BL, t_B, h_B)
         energy = jax.vmap(lambda x_BL, t_B: build(weights["compass"], posterior, h_B / 2)(x_BL, t_B)[0], in_axes=1, out_axes=1)
         prior_V = compasses.prior(config, path, posterior, h_B / 2)
@@ -181,7 +115,7 @@ def told(rows, c):
 def steered(config, workdir, job, mesh, path, teacher, params):
     """Where the compass leads: the teacher steered by it, against blind, random-of-K and worst-of-K, by the pilot judge."""
     c = config.compass
-    pilot, build = trained.judge(config, workdir, mesh, "pilot"), compasses.make(config, path)
+    pilot, build = judging.trained_judge(config, workdir, mesh, "pilot"), compasses.make(config, path)
     kinds = {"blind": {"candidates": 1}, "random": {"selection": "random"}, "worst": {"selection": "worst"}, "shaped": {}}
     rows, weights = [], {"teacher": teacher.params, "compass": params}
     with metrics_lib.progress("steered", len(kinds) * c.steered_samples, "text") as bar:
@@ -211,7 +145,7 @@ def steered(config, workdir, job, mesh, path, teacher, params):
 
 def steer(config, path, teacher, build, shaping_cfg, seed, weights, first):
     """Texts `first`, `first` + 1, … of the teacher's trajectories in `steered_steps`, each jump chosen as `shaping_cfg` says."""
-    key_B = trained.sample_keys(seed, first, config.compass.batch)
+    key_B = sampler.sample_keys(seed, first, config.compass.batch)
     source_B, jumps_B = paths.split(key_B)
     steps = config.compass.steered_steps
     posterior = lambda x_BL, t_B, h_B: teacher(weights["teacher"], x_BL, t_B, h_B)

@@ -3,12 +3,12 @@
 from tsdfm_jax.config import settings
 from tsdfm_jax.data import corpus, ingest, pool, windows
 from tsdfm_jax.runtime import hosts, metrics, signals
-from tsdfm_jax.workspace import trained
+from tsdfm_jax.workspace import jobs, trained
 
 
 def run(config, workdir):
     """Leave `data/` with the training and held-out windows."""
-    with trained.job(config, workdir, "data") as job:
+    with jobs.job(config, workdir, "data") as job:
         if job.finished is not None:
             return
         tok = trained.tokenizer(config, workdir)

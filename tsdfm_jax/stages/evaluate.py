@@ -7,10 +7,10 @@ import numpy as np
 from tsdfm_jax.config import settings
 from tsdfm_jax.data import windows
 from tsdfm_jax.evaluation import elbo, judging, pretrained, text_metrics, text_sets
-from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import hosts, metrics as metrics_lib, signals
-from tsdfm_jax.workspace import trained
+from tsdfm_jax.storage import atomic
+from tsdfm_jax.workspace import jobs, trained
 
 FORMULAS = {
     "ppl_token": "exp(sum of NLL / number of tokens), over all texts",
@@ -24,7 +24,7 @@ def run(config, workdir):
 
     What is there already is kept: more steps, seeds, temperatures, judges or text of others only add to it.
     """
-    with trained.job(config, workdir, "evaluate") as job:
+    with jobs.job(config, workdir, "evaluate") as job:
         sets = text_sets.wanted(config)
         wanted = {one.name(config) for one in sets}
         texts = {one.file: text_sets.sha256(one.file) for one in sets if one.file}
@@ -36,7 +36,7 @@ def run(config, workdir):
             examine = Examiner(config, workdir, job)
             rows = [row for one in sets for row in examine(one, bar)]
             found = elbo.of_all(config, workdir, job)
-        hosts.first(lambda: bookkeeping.atomic_write(job.directory / "rows.json", json.dumps(rows, indent=1)))
+        hosts.first(lambda: atomic.overwrite(job.directory / "rows.json", json.dumps(rows, indent=1)))
         job.finish({"rows": len(rows), "asked": asked, "bounds": found, "formulas": FORMULAS})
 
 
@@ -47,8 +47,8 @@ class Examiner:
         self._config, self._job, self.mesh = config, job, settings.mesh(config)
         self._tok = trained.tokenizer(config, workdir)
         self._make = text_sets.Maker(config, workdir, self.mesh)
-        self._lexicon = windows.stored_lexicon(trained.require(config, workdir, "data"))
-        self._judges = [trained.judge(config, workdir, self.mesh, i) for i in range(len(config.judges.widths))]
+        self._lexicon = windows.stored_lexicon(jobs.require(config, workdir, "data"))
+        self._judges = [judging.trained_judge(config, workdir, self.mesh, i) for i in range(len(config.judges.widths))]
         self._judges += [pretrained.load(name, self.mesh) for name in settings.listed(config.evaluate.pretrained)]
         self._batch = config.evaluate.judge_batch or config.evaluate.batch
         self._references = {}
@@ -68,7 +68,7 @@ class Examiner:
         last = self._judges[-1]
         if last.hash not in kept["features"]:
             kept["features"][last.hash] = self._resemblance(last, texts, one)
-        hosts.first(lambda: bookkeeping.atomic_write(self._job.directory / f"{name}.json", json.dumps(kept)))
+        hosts.first(lambda: atomic.overwrite(self._job.directory / f"{name}.json", json.dumps(kept)))
         self._job.metrics.text(one.steps, name, "\n\n---\n\n".join(texts.text[:4]))
         return [self._row(one, texts, figures, kept, judge) for judge in self._judges]
 

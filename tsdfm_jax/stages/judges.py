@@ -5,12 +5,12 @@ The pilot is a further network that the compass's own table is read by, so that 
 
 from tsdfm_jax.config import settings
 from tsdfm_jax.evaluation import causal_training
-from tsdfm_jax.workspace import trained
+from tsdfm_jax.workspace import jobs, trained
 
 
 def run(config, workdir):
     """Leave `judges/0`, `judges/1`, … and `judges/pilot`."""
-    with trained.job(config, workdir, "judges") as job:
+    with jobs.job(config, workdir, "judges") as job:
         if job.finished is not None:
             return
         names = list(range(len(config.judges.widths))) + ["pilot"]

@@ -3,10 +3,7 @@
 import json
 import os
 import pathlib
-import platform
-import subprocess
 
-import jax
 import rich.console
 import rich.table
 
@@ -15,30 +12,30 @@ from tsdfm_jax.distillation import traces
 from tsdfm_jax.evaluation import elbo, summary
 from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.report import page
-from tsdfm_jax.runtime import hosts, metrics as metrics_lib
-from tsdfm_jax.workspace import trained
+from tsdfm_jax.runtime import environment, hosts, metrics as metrics_lib
+from tsdfm_jax.storage import atomic
+from tsdfm_jax.workspace import jobs, trained
 
-SCHEMA = 2
 COLUMNS = ("model", "steps", "seed", "samples", "entropy_nats", "distinct_2", "lexical", "tokens_per_second")
 
 
 def run(config, workdir):
     """Leave `report/report.json`, `report/traces.json` and the page `report/index.html`, and print the table."""
-    trained.require(config, workdir, "evaluate")
+    jobs.require(config, workdir, "evaluate")
     shown = traces.make(config, workdir) if config.report.traces and networks.variants(config) else None
     hosts.first(lambda: write(config, workdir, shown))
 
 
 def write(config, workdir, shown):
     """What one process does alone."""
-    rows = json.loads((trained.require(config, workdir, "evaluate") / "rows.json").read_text())
+    rows = json.loads((jobs.require(config, workdir, "evaluate") / "rows.json").read_text())
     report = gathered(config, workdir, rows)
     where = pathlib.Path(workdir) / "report"
     where.mkdir(exist_ok=True)
-    bookkeeping.atomic_write(where / "report.json", json.dumps(report, indent=1))
+    atomic.overwrite(where / "report.json", json.dumps(report, indent=1))
     (where / "traces.json").unlink(missing_ok=True)
     if shown is not None:
-        bookkeeping.atomic_write(where / "traces.json", json.dumps(shown, separators=(",", ":")))
+        atomic.overwrite(where / "traces.json", json.dumps(shown, separators=(",", ":")))
     page.write(where / "index.html", report, shown)
     console = rich.console.Console(width=None if os.isatty(1) else 140)
     console.print(stage_table(report["stages"]))
@@ -53,15 +50,15 @@ def gathered(config, workdir, rows):
     names = ("tokenizer", "data", "judges", "teacher", "autoregressive", "compass", "evaluate")
     names = [name for name in names if networks.needs(config, name)]
     for r in range(config.rounds if networks.needs(config, "trajectories") else 0):
-        names += [f"trajectories/round_{r}", *(trained.student_directory(v, r) for v in networks.variants(config))]
+        names += [f"trajectories/round_{r}", *(jobs.student_directory(v, r) for v in networks.variants(config))]
     figures = {name: figures_of(workdir, name) for name in names}
     total, matched = sum(f["seconds"] for f in figures.values()), summary.matched(config, workdir, rows)
     return {
-        "schema": SCHEMA,
-        "commit": commit(),
+        "schema": summary.SCHEMA,
+        "commit": environment.commit(),
         "command": command(workdir),
         "config": config.to_dict(),
-        "environment": environment(),
+        "environment": environment.describe(),
         "tokenizer": trained.tokenizer(config, workdir).content_hash,
         "formulas": figures["evaluate"]["formulas"],
         "verdict": summary.verdict(summary.table(config, rows), matched),
@@ -85,34 +82,6 @@ def command(workdir):
     """What was typed last in this work directory; None where the stages were called from Python."""
     file = pathlib.Path(workdir) / "command.txt"
     return file.read_text().strip() if file.exists() else None
-
-
-def commit():
-    """The commit that this code is at; a `+` marks changes since, None stands for no repository."""
-    here = pathlib.Path(__file__).parent
-    git = lambda *args: subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def environment():
-    """What the figures were measured on."""
-    import flax
-    import jaxlib
-    import optax
-
-    device = jax.devices()[0]
-    versions = {m.__name__: m.__version__ for m in (jax, jaxlib, flax, optax)}
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "device": device.device_kind,
-        "devices": jax.device_count(),
-        **versions,
-    }
 
 
 def _plain(value):

@@ -13,8 +13,8 @@ import rich.text
 from tsdfm_jax.config import networks, settings
 from tsdfm_jax.data import prompts
 from tsdfm_jax.inference import sampling
-from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.runtime import hosts, metrics, signals
+from tsdfm_jax.storage import atomic
 from tsdfm_jax.workspace import trained
 
 SHOWN = 4  # texts that are shown while they are refined
@@ -63,7 +63,7 @@ def leave(config, workdir, samples):
     """Write `samples/sample.jsonl`, a text a line."""
     file = pathlib.Path(workdir) / "samples" / "sample.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
-    bookkeeping.atomic_write(file, "".join(json.dumps(record(config.sample, sample)) + "\n" for sample in samples))
+    atomic.overwrite(file, "".join(json.dumps(record(config.sample, sample)) + "\n" for sample in samples))
 
 
 def record(c, sample):

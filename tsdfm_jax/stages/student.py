@@ -1,17 +1,11 @@
 """Stage `student`: step-size-conditioned networks, one from the shaped and one from the blind trajectories."""
 
-import functools
-
-import jax
-import jax.numpy as jnp
-
 from tsdfm_jax.config import networks, settings
 from tsdfm_jax.data import records, shards, windows
+from tsdfm_jax.distillation import student_training
 from tsdfm_jax.exchange import external
-from tsdfm_jax.flow import chain, losses, path as paths
-from tsdfm_jax.models import transformer
-from tsdfm_jax.runtime import mesh as meshes, state as states
-from tsdfm_jax.workspace import trained
+from tsdfm_jax.runtime import mesh as meshes
+from tsdfm_jax.workspace import jobs, trained
 
 
 def run(config, workdir, round_number=0):
@@ -22,7 +16,7 @@ def run(config, workdir, round_number=0):
 
 def train(config, workdir, variant, round_number):
     """One student, from its teacher's weights, from those of `student.path`, or from its own of the round before."""
-    with trained.job(config, workdir, "student", trained.student_directory(variant, round_number)) as job:
+    with jobs.job(config, workdir, "student", jobs.student_directory(variant, round_number)) as job:
         if job.finished is not None:
             return
         tok, mesh = trained.tokenizer(config, workdir), settings.mesh(config)
@@ -35,131 +29,18 @@ def train(config, workdir, variant, round_number):
             start = {"started_from": external.figures(told)}
         own = config.student.evaluator == "generator"
         frozen = trained.generator(config, workdir, mesh, variant, round_number) if own else teacher
-        learn = learner(config, tok.vocab_size, mesh, frozen, born, round_number)
+        learn = student_training.learner(config, tok.vocab_size, mesh, frozen, born, round_number)
         rows = batches(config, workdir, variant, round_number, mesh)
-        _, figures = trained.train(config, job, config.student, learn, rows, name=f"student {variant}", mesh=mesh, tok=tok)
+        _, figures = jobs.train(config, job, config.student, learn, rows, name=f"student {variant}", mesh=mesh, tok=tok)
         job.finish(figures | start)
-
-
-def learner(config, symbols, mesh, teacher, born, round_number=0):
-    """A student in training that starts from the weights `born`; its batches are dicts, as `batches` makes them.
-
-    `teacher` is the frozen network that may evaluate a chain's target: the teacher, or who generated the round.
-    """
-    path = settings.path(config, symbols)
-    cfg = settings.network(config, path.vocab, step_conditioned=True)
-    init = lambda seed, born: transformer.overlay(transformer.init(jax.random.key(seed), cfg, config.data.length), born)
-    return states.learner(
-        init,
-        functools.partial(loss, config, path, cfg, teacher.apply),
-        settings.optimiser(config.student),
-        mesh,
-        settings.student_seed(config) + round_number,
-        given=(meshes.seed_word(config.seed), born),
-        frozen=teacher.params,
-        pass_ema=True,
-    )
 
 
 def batches(config, workdir, variant, round_number, mesh):
     """Batches of each kind of record that the target needs, and of data for `mixed`; one resumable iterator."""
-    root = trained.require(config, workdir, "trajectories", f"trajectories/round_{round_number}") / variant
+    root = jobs.require(config, workdir, "trajectories", f"trajectories/round_{round_number}") / variant
     who = (config.student.batch, settings.student_seed(config) + round_number, meshes.share(mesh))
     stores = {kind: records.open_store(root / kind) for kind in settings.TARGETS[config.student.target]}
-    parts = {kind: store.batches(*who, fields=learnt(store.schema)) for kind, store in stores.items()}
+    parts = {kind: store.batches(*who, fields=student_training.learnt(store.schema)) for kind, store in stores.items()}
     if config.student.target == "mixed":
-        parts["data"] = windows.batches(trained.require(config, workdir, "data"), "train", *who)
+        parts["data"] = windows.batches(jobs.require(config, workdir, "data"), "train", *who)
     return shards.Joined(parts)
-
-
-def learnt(schema):
-    """Fields of a record that a student learns from: not the energies, of which shaped and blind sets have different numbers.
-
-    Both students then have one program.
-    """
-    return [name for name in schema.fields if name not in ("energy", "index")]
-
-
-def loss(config, path, cfg, teacher, key, params, batch, teacher_params, average):
-    """The configured target's loss, mean over positions (method: student)."""
-    apply = functools.partial(transformer.apply, cfg)
-    semi = evaluator(config, apply, teacher, teacher_params, average)
-    chain_key, endpoint_key, data_key = jax.random.split(key, 3)
-    parts = {}
-    if "chain" in batch:
-        parts["chain"] = chain_loss(config, path, apply, semi, chain_key, params, batch["chain"])
-    if "whole" in batch:
-        parts["endpoint"] = endpoint_loss(config, path, apply, endpoint_key, params, batch["whole"])
-    if "data" in batch:
-        parts["data"] = data_loss(config, path, apply, data_key, params, batch["data"])
-    weights = dict(zip(("chain", "endpoint", "data"), config.student.weights)) if len(parts) > 1 else dict.fromkeys(parts, 1.0)
-    total = sum(weights[name] * value for name, value in parts.items())
-    return total, {f"loss_{name}": value for name, value in parts.items()} if len(parts) > 1 else {}
-
-
-def evaluator(config, apply, teacher, teacher_params, average):
-    """Who evaluates a chain's target, told h/2: the student's own average, or the frozen network at hand."""
-    if config.student.evaluator in ("teacher", "generator"):
-        return lambda x_BL, t_B, h_B: teacher(teacher_params, x_BL, t_B, h_B)
-    return lambda x_BL, t_B, h_B: apply(average, x_BL, t_B, h_B)
-
-
-def chain_loss(config, path, apply, semi, key, params, rows):
-    """Forward KL from the target recomputed at the recorded midpoints; the path loss for the smallest steps."""
-    x_1_BL, x_t_BL, states_BSL = (rows[name].astype(jnp.int32) for name in ("x_1", "x_t", "states"))
-    t_B, h_B = rows["t"], rows["h"]
-    told = (path, config.trajectories.chain, semi, x_t_BL, states_BSL, t_B, h_B, rows.get("left"))
-    target_BLV = jax.lax.stop_gradient(chain.target_logits(*told))
-    logits_BLV = apply(params, x_t_BL, t_B, h_B, key)
-    kl_BL = losses.distillation_kl(path, target_BLV, logits_BLV, x_t_BL)
-    early_B = jnp.minimum(t_B, losses.LONGEST)
-    data_BL = losses.PATH_LOSSES[config.student.loss](path, logits_BLV, x_1_BL, x_t_BL, early_B)
-    return jnp.where((h_B < config.student.teacher_below)[:, None], data_BL, kl_BL).mean()
-
-
-def endpoint_loss(config, path, apply, key, params, rows):
-    """From a recorded state, the text that its trajectory ended in. [D]
-
-    A step size is drawn by its weight among those that the midpoints resolve, and a state at a multiple of it: the
-    very pairs (t, h) that sampling in 1/h steps goes through. The share `student.fresh` of the states is drawn anew from the
-    path to that text instead of read.
-    """
-    states_BSL = rows["states"].astype(jnp.int32)
-    b, s = states_BSL.shape[0], states_BSL.shape[1] - 1
-    step_key, dropout_key = jax.random.split(key)
-    at_B, h_B = jax.vmap(lambda k: draw_state(k, s, config.student.step_weights))(jax.random.split(step_key, b))
-    x_t_BL = jnp.take_along_axis(states_BSL, at_B[:, None, None], axis=1)[:, 0]
-    t_B, x_1_BL = at_B / s, states_BSL[:, -1]
-    if config.student.fresh > 0:
-        x_t_BL = refreshed(config, path, jax.random.fold_in(key, 1), x_t_BL, x_1_BL, t_B)
-    logits_BLV = apply(params, x_t_BL, t_B, h_B, dropout_key)
-    return losses.PATH_LOSSES[config.student.loss](path, logits_BLV, x_1_BL, x_t_BL, t_B).mean()
-
-
-def refreshed(config, path, key, x_t_BL, x_1_BL, t_B):
-    """States of which the share `student.fresh`, text by text, is the path's own: x_1 under fresh noise. [D]"""
-    coin_key, path_key = jax.random.split(key)
-    fresh_B = jax.random.uniform(coin_key, t_B.shape) < config.student.fresh
-    drawn_BL = paths.sample_xt(jax.random.split(path_key, t_B.shape[0]), path, x_1_BL, t_B)
-    return jnp.where(fresh_B[:, None], drawn_BL, x_t_BL)
-
-
-def draw_state(key, s, weights):
-    """(place, h) of a state among 0 … S - 1 with a step size h = 2^-k >= 1/S that divides it."""
-    size_key, place_key = jax.random.split(key)
-    allowed = [w for h, w in zip(settings.STEP_SIZES, weights) if h * s >= 1]
-    prefix = jnp.cumsum(jnp.array(allowed) / sum(allowed))
-    k = (jax.random.uniform(size_key, ()) >= prefix[:-1]).sum()
-    h = jnp.array(settings.STEP_SIZES)[k]
-    number = jax.random.randint(place_key, (), 0, (1 / h).astype(jnp.int32))
-    return (number * h * s).astype(jnp.int32), h
-
-
-def data_loss(config, path, apply, key, params, x_1_BL):
-    """The path loss on data, told the smallest step."""
-    time_key, path_key, dropout_key = jax.random.split(key, 3)
-    b = x_1_BL.shape[0]
-    t_B = paths.stratified_times(time_key, b, losses.LONGEST)
-    x_t_BL = paths.sample_xt(jax.random.split(path_key, b), path, x_1_BL, t_B)
-    logits_BLV = apply(params, x_t_BL, t_B, jnp.full((b,), settings.STEP_SIZES[-1]), dropout_key)
-    return losses.PATH_LOSSES[config.student.loss](path, logits_BLV, x_1_BL, x_t_BL, t_B).mean()

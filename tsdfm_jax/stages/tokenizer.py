@@ -3,12 +3,12 @@
 from tsdfm_jax.config import settings
 from tsdfm_jax.data import corpus, tokenizer as tokenizers
 from tsdfm_jax.runtime import hosts
-from tsdfm_jax.workspace import trained
+from tsdfm_jax.workspace import jobs
 
 
 def run(config, workdir):
     """Leave `tokenizer/` with the model that every later stage reads."""
-    with trained.job(config, workdir, "tokenizer") as job:
+    with jobs.job(config, workdir, "tokenizer") as job:
         if job.finished is not None:
             return
         hosts.first(lambda: make(config, job))

@@ -1,24 +1,21 @@
 """Stage `trajectories`: the offline generation of shaped trajectories, and of a blind set from the same starting states."""
 
-import functools
-import itertools
 import json
 
 import numpy as np
 
 from tsdfm_jax.config import networks, settings
 from tsdfm_jax.data import records, windows
-from tsdfm_jax.distillation import generation
-from tsdfm_jax.flow import chain
-from tsdfm_jax.runtime import hosts, mesh as meshes, metrics as metrics_lib, pipeline, signals
-from tsdfm_jax.workspace import trained
+from tsdfm_jax.distillation import generation, trajectory_records
+from tsdfm_jax.runtime import hosts, mesh as meshes, metrics as metrics_lib, signals
+from tsdfm_jax.workspace import jobs, trained
 
 TOLD = "{variant} {kind}: {records_per_second:,.0f} records a second, device busy at least {device_busy:.1%} of {seconds:.1f} s"
 
 
 def run(config, workdir, round_number=0):
     """Leave `trajectories/round_r/{shaped,blind}/{whole,chain}`, as the students and their target need them."""
-    with trained.job(config, workdir, "trajectories", f"trajectories/round_{round_number}") as job:
+    with jobs.job(config, workdir, "trajectories", f"trajectories/round_{round_number}") as job:
         sets = [(variant, kind) for variant in networks.variants(config) for kind in settings.TARGETS[config.student.target]]
         if job.finished is not None and hosts.first(lambda: all(sound(job.directory / variant / kind) for variant, kind in sets)):
             return
@@ -38,21 +35,6 @@ def sound(directory):
         return False
 
 
-def schema(config, path, kind, candidates):
-    """The fields of a record; S is its number of jumps."""
-    length, symbol = config.data.length, "uint16" if path.vocab <= 65536 else "int32"
-    s = config.trajectories.midpoints if kind == "whole" else len(chain.CHAINS[config.trajectories.chain].links)
-    fields = {"energy": ("float32", (s, candidates)), "index": ("int16", (s,))}
-    if kind == "whole":
-        return records.Schema(fields=fields | {"states": (symbol, (s + 1, length))})
-    if chain.CHAINS[config.trajectories.chain].weights is None:
-        fields |= {"left": ("bool", (s, length))}
-    scalars = {"t": ("float32", ()), "h": ("float32", ())}
-    return records.Schema(
-        fields=fields | scalars | {"states": (symbol, (s, length)), "x_1": (symbol, (length,)), "x_t": (symbol, (length,))}
-    )
-
-
 def generate(config, workdir, job, variant, kind, round_number):
     """One set of records, shard by shard, going on after the last finished one; returns its figures.
 
@@ -61,61 +43,29 @@ def generate(config, workdir, job, variant, kind, round_number):
     mesh, c, tok = settings.mesh(config), config.trajectories, trained.tokenizer(config, workdir)
     generator = trained.generator(config, workdir, mesh, variant, round_number)
     weights, compass_hash = trained.compass(config, workdir, mesh) if variant == "shaped" else (None, None)
-    shape = schema(config, settings.path(config, tok.vocab_size), kind, generation.shaped(config, variant).candidates)
+    shape = trajectory_records.schema(
+        config, settings.path(config, tok.vocab_size), kind, generation.shaped(config, variant).candidates
+    )
     where, shards = job.directory / variant / kind, -(-c.count // c.shard)
     sources = {"generator": generator.hash, "compass": compass_hash, "tokenizer": tok.content_hash}
     provenance = json.dumps([sources, job.fingerprint, config.seed, round_number, variant], sort_keys=True)
     jitted = generation.program(config, tok.vocab_size, mesh, kind, variant, generator.apply, round_number)
     arrays = {"generator": generator.params, "compass": weights}
     finished = hosts.first(lambda: records.finished_shards(where, shape, provenance) if where.exists() else set())
-    data = windows.ordered(trained.require(config, workdir, "data"), "train", settings.student_seed(config))
+    data = windows.ordered(jobs.require(config, workdir, "data"), "train", settings.student_seed(config))
 
     def start(first):
         x_1_BL = meshes.put_rows(mesh, lambda rows: data(range(first + rows.start, first + rows.stop)), c.batch)
         return jitted(arrays, np.int32(first), x_1_BL)
 
-    write = lambda shard, rows: records.write_shard(where, shard, shape, joined(rows), provenance)
+    write = lambda shard, rows: records.write_shard(where, shard, shape, trajectory_records.joined(rows), provenance)
     with metrics_lib.progress(f"{variant} {kind}", shards * c.shard, "record", len(finished) * c.shard) as bar:
-        figures = make(start, write, sorted(set(range(shards)) - finished), shards, c, bar)
+        figures = trajectory_records.make(start, write, sorted(set(range(shards)) - finished), shards, c, bar)
     if figures["device_busy"] is not None:
         job.metrics.line(TOLD.format(variant=variant, kind=kind, **figures))
     about = dict(seed=config.seed, config=config.to_dict(), sources=sources, shards=shards, provenance=provenance)
     hosts.first(lambda: records.seal(where, shape, **about))
     return hosts.first(lambda: described(where)) | figures
-
-
-def make(start, write, missing, shards, c, bar):
-    """Make and write the missing shards; returns `seconds`, `records_per_second` and `device_busy` of this session.
-
-    `start(first)` dispatches the batch of records from `first` on, `write(shard, rows)` puts a shard's batches on disk. Batches
-    are begun ahead, a shard is written while the next is computed. Seconds count from the first dispatch, compilation left
-    out, to the last shard written, pauses among them; the share is a lower bound, see pipeline.Busy. Both are None where
-    nothing was missing.
-    Raises signals.Interrupted when asked to stop, what was begun gathered and every whole shard written.
-    """
-    busy, stop = pipeline.Busy(), signals.Asking()
-    firsts = (first for shard in missing for first in range(shard * c.shard, (shard + 1) * c.shard, c.batch))
-    batches = pipeline.ahead(start, itertools.takewhile(lambda _: not stop(), firsts), busy)
-    with signals.stopping(), pipeline.Behind() as behind:
-        for shard in missing:
-            rows = []
-            for row in itertools.islice(batches, c.shard // c.batch):
-                rows.append(row)
-                bar.advance(c.batch)
-            if len(rows) < c.shard // c.batch:
-                behind.settle()
-                raise signals.Interrupted(
-                    f"trajectories: stopped at shard {shard} of {shards}; the same command goes on from there"
-                )
-            behind.call(functools.partial(write, shard, rows) if hosts.takes(shard) else lambda: None)
-        behind.settle()
-    seconds, made = busy.seconds(), len(missing) * c.shard
-    return {"seconds": seconds, "records_per_second": made / seconds if made else None, "device_busy": busy.share()}
-
-
-def joined(rows):
-    """The fields of several batches, each as one array; the batches are emptied on the way, so as not to be held twice."""
-    return {name: np.concatenate([row.pop(name) for row in rows]) for name in list(rows[0])}
 
 
 def described(where):

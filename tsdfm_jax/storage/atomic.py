@@ -96,3 +96,18 @@ def read_sealed(path: pathlib.Path, *, missing: str, damaged: str) -> dict[str, 
     if not whole:
         raise ValueError(f"{path} is damaged (its sha256 does not fit its content): {damaged}")
     return sealed
+
+
+def overwrite(path, content):
+    """Write bytes or text so that the file is, at any moment, either the old one or the new one, never a part."""
+    path = pathlib.Path(path)
+    content = content.encode() if isinstance(content, str) else content
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(draft, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)

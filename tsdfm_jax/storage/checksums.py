@@ -8,7 +8,7 @@ import shutil
 import zlib
 from contextlib import contextmanager
 
-from tsdfm_jax.lineage import bookkeeping
+from tsdfm_jax.storage import atomic
 
 SEAL = "seal.json"
 
@@ -16,7 +16,7 @@ SEAL = "seal.json"
 def seal(directory):
     """Write the length and CRC-32 of every file under a finished directory into its seal.json."""
     directory = pathlib.Path(directory)
-    bookkeeping.atomic_write(directory / SEAL, json.dumps(_sums(directory), indent=0))
+    atomic.overwrite(directory / SEAL, json.dumps(_sums(directory), indent=0))
 
 
 def damage(directory):

@@ -72,12 +72,12 @@ def measure(file, config, wanted, say):
     """Time the wanted groups of a config, and `say(group, rows)` of each as it is done; returns the entry of all."""
     import jax
 
-    from tsdfm_jax.config import settings
+    from tsdfm_jax.config import settings, validation
     from tsdfm_jax.experiments.benchmark import clock as benchmark_clock, parts as benchmark_parts, programs as benchmark_programs
 
     about = machine()
     config, batch = cut(config, file, about["platform"])
-    settings.validate(config)
+    validation.validate(config)
     shape = benchmark_programs.Shape(config=config, mesh=settings.mesh(config), batch=batch, longest=flags.FLAGS.longest)
     sizes = {
         "batch": batch,

@@ -14,12 +14,11 @@ import numpy as np
 
 from tsdfm_jax.config import settings
 from tsdfm_jax.data import records, shards
-from tsdfm_jax.distillation import generation
+from tsdfm_jax.distillation import generation, student_training, trajectory_records
 from tsdfm_jax.experiments.benchmark import plain, programs
 from tsdfm_jax.experiments.benchmark.clock import Program
 from tsdfm_jax.flow import jump, losses, path as paths
 from tsdfm_jax.runtime import mesh as meshes
-from tsdfm_jax.stages import student, trajectories
 
 DRAWS = (1, 8, 32)
 ROWS = 4096  # records in the shard that is read from
@@ -67,11 +66,11 @@ def of_reading(shape):
     decode = lambda found: np.frombuffer(b"".join(found), rows.dtype).reshape(-1, length).astype(np.int32)
     options = dict(batch=shape.batch, seed=0, share=((0,), 1), shuffle=True, repeat=True, what="windows", remedy="run it again")
     windows = shards.batches(where, [entry], decode, **options)
-    schema = trajectories.schema(shape.config, path, "whole", shape.config.shaping.candidates)
+    schema = trajectory_records.schema(shape.config, path, "whole", shape.config.shaping.candidates)
     fields = {name: np.zeros((ROWS // 4, *size), dtype) for name, (dtype, size) in schema.fields.items()}
     records.write_shard(where / "records", 0, schema, fields, "")
     records.seal(where / "records", schema, seed=0, config={}, sources={}, shards=1)
-    whole = records.open_store(where / "records").batches(shape.batch, 0, fields=student.learnt(schema))
+    whole = records.open_store(where / "records").batches(shape.batch, 0, fields=student_training.learnt(schema))
 
     def read(batches):
         return lambda folder=folder: meshes.put_batch(shape.mesh, next(batches))  # the folder lives as long as this
@@ -108,15 +107,17 @@ def of_stage(shape):
     c, (apply, weights) = shape.config.trajectories, programs.network(shape, "teacher")
     bare = programs.walk(shape.but(shaping__candidates=1), {"generator": weights, "compass": None}, apply, "teacher", 1, {})
     made = generation.program(shape.config, shape.symbols, shape.mesh, "whole", "blind", apply)
-    schema = trajectories.schema(shape.config, settings.path(shape.config, shape.symbols), "whole", 1)
+    schema = trajectory_records.schema(shape.config, settings.path(shape.config, shape.symbols), "whole", 1)
     x_BL, _, _ = programs.inputs(shape)
     bar, said, held = types.SimpleNamespace(advance=lambda n: None), {}, {"generator": weights, "compass": None}
 
     def run():
         with tempfile.TemporaryDirectory() as folder:
-            write = lambda shard, rows: records.write_shard(pathlib.Path(folder), shard, schema, trajectories.joined(rows), "")
+            write = lambda shard, rows: records.write_shard(
+                pathlib.Path(folder), shard, schema, trajectory_records.joined(rows), ""
+            )
             start = lambda first: made(held, np.int32(first), meshes.put_batch(shape.mesh, np.asarray(x_BL)))
-            said.update(trajectories.make(start, write, list(range(SHARDS)), SHARDS, c, bar))
+            said.update(trajectory_records.make(start, write, list(range(SHARDS)), SHARDS, c, bar))
 
     also = lambda: {"device_busy": said["device_busy"]}
     loop = Program(

@@ -12,14 +12,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tsdfm_jax.config import settings
-from tsdfm_jax.distillation import generation
+from tsdfm_jax.distillation import compass_training, generation, student_training, teacher_training, trajectory_records
 from tsdfm_jax.experiments.benchmark.clock import Program, seconds
 from tsdfm_jax.experiments.planning import aot_compile, model_flops
 from tsdfm_jax.flow import chain, sampler
 from tsdfm_jax.inference import sampling
 from tsdfm_jax.models import energy
 from tsdfm_jax.runtime import mesh as meshes, state as states
-from tsdfm_jax.stages import compass, student, teacher, trajectories
 from tsdfm_jax.workspace import trained
 
 CANDIDATES = (1, 4, 8, 16)
@@ -156,7 +155,7 @@ def of_teacher(shape):
     """The teacher's update."""
     apply, params = network(shape, "teacher")
     bare = there_and_back(shape, "teacher", apply, params)
-    learner, (x_BL, _, _) = teacher.learner(shape.config, shape.symbols, shape.mesh), inputs(shape)
+    learner, (x_BL, _, _) = teacher_training.learner(shape.config, shape.symbols, shape.mesh), inputs(shape)
     step = update(shape, "teacher", learner, x_BL, {bare.name: 1}, bare.flops)
     return [bare, descent(shape, "teacher", shape.config.teacher), step]
 
@@ -169,7 +168,9 @@ def of_compass(shape):
     passes = [judge, forward(shape, "teacher", teach, weights)]
     links = len(chain.CHAINS[shape.config.trajectories.chain].links)
     bare = {passes[0].name: 2, passes[1].name: links}
-    learner = compass.learner(shape.config, shape.symbols, shape.mesh, trained.Network(apply=teach, params=weights, hash=""))
+    learner = compass_training.learner(
+        shape.config, shape.symbols, shape.mesh, trained.Network(apply=teach, params=weights, hash="")
+    )
     x_BL, _, _ = inputs(shape)
     return [*passes, update(shape, "compass", learner, x_BL, bare, 2 * judge.flops + links * passes[1].flops)]
 
@@ -218,7 +219,7 @@ def of_student(shape):
     programs = [*passes, descent(shape, "student", shape.config.student)]
     for target, evaluations in (("endpoint", 0), ("chain", 1 + len(chain.CHAINS[shape.config.trajectories.chain].links))):
         own = shape.but(student__target=target)
-        learner = student.learner(own.config, own.symbols, own.mesh, made, made.params)
+        learner = student_training.learner(own.config, own.symbols, own.mesh, made, made.params)
         bare = {passes[0].name: 1, passes[1].name: evaluations}
         flops = passes[0].flops + evaluations * passes[1].flops
         programs.append(update(own, f"student, {target},", learner, records(own), bare, flops))
@@ -229,9 +230,9 @@ def records(shape):
     """A batch of random records of the student's target."""
     path, rng, found = settings.path(shape.config, shape.symbols), np.random.default_rng(0), {}
     for kind in settings.TARGETS[shape.config.student.target]:
-        schema = trajectories.schema(shape.config, path, kind, shape.config.shaping.candidates)
+        schema = trajectory_records.schema(shape.config, path, kind, shape.config.shaping.candidates)
         found[kind] = {}
-        for name in student.learnt(schema):
+        for name in student_training.learnt(schema):
             dtype, size = schema.fields[name]
             values = (
                 rng.integers(0, shape.symbols, (shape.batch, *size)) if dtype != "float32" else np.full((shape.batch, *size), 0.25)
@@ -256,7 +257,7 @@ def writing(shape, draw, params, steps, bare, each):
     length, most = shape.config.data.length, max(int(shape.longest / each), 1)
     given, fixed = np.zeros((shape.batch, length), np.int32), np.zeros((shape.batch, length), bool)
     given, fixed = meshes.put_whole(shape.mesh, (given, fixed))
-    key_B = jax.jit(lambda: trained.sample_keys(0, 0, shape.batch), out_shardings=meshes.batch_sharding(shape.mesh))()
+    key_B = jax.jit(lambda: sampler.sample_keys(0, 0, shape.batch), out_shardings=meshes.batch_sharding(shape.mesh))()
     arguments = lambda x, i, last: (params, key_B, x, np.int32(i), np.int32(last), np.int32(steps), given, fixed)
     fresh = lambda: meshes.put_whole(shape.mesh, np.zeros((shape.batch, length), np.int32))
     done = steps if steps <= most else max(most // sampling.STEPS_A_CALL, 1) * sampling.STEPS_A_CALL

@@ -17,7 +17,7 @@ from absl import flags
 
 from tsdfm_jax.config import command_line
 from tsdfm_jax.experiments.compare import reports
-from tsdfm_jax.lineage import bookkeeping
+from tsdfm_jax.storage import atomic
 
 parse, fail = functools.partial(command_line.parse, "compare"), functools.partial(command_line.fail, "compare")
 _CSV = flags.DEFINE_string("csv", "", "Write the table to this file, every figure a column.")
@@ -58,11 +58,11 @@ def write(runs, rows, matched, differing):
         lines = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
         lines.writeheader()
         lines.writerows(rows)
-        bookkeeping.atomic_write(_CSV.value, text.getvalue())
+        atomic.overwrite(_CSV.value, text.getvalue())
     if _JSON.value:
         of = [{"run": run.name, "file": str(run.file), "commit": run.body.get("commit")} for run in runs]
         body = {"schema": 1, "reports": of, "differing": differing, "rows": rows, "matched": matched}
-        bookkeeping.atomic_write(_JSON.value, json.dumps(body, indent=1))
+        atomic.overwrite(_JSON.value, json.dumps(body, indent=1))
 
 
 def show(runs, rows, matched, differing):

@@ -30,14 +30,14 @@ PROGRAMS = ("teacher", "trajectories", "student")
 
 def mesh_of(config, devices):
     """The config's mesh over the devices of a slice. Raises ValueError for whatever is off in the config."""
-    from tsdfm_jax.config import settings
+    from tsdfm_jax.config import settings, validation
     from tsdfm_jax.runtime import mesh as meshes
 
     # This machine's devices do not matter.
     here = with_settings(config, {"mesh.data": 1, "mesh.fsdp": 1, "mesh.tensor": -1, "model.attention": "auto"})
-    settings.validate(here)
+    validation.validate(here)
     mesh = meshes.make_mesh(settings.fill(meshes.MeshConfig, config.mesh), devices)
-    settings.check_batches(config, mesh)
+    validation.check_batches(config, mesh)
     return mesh
 
 
@@ -55,10 +55,9 @@ def programs(config, symbols, mesh, wanted=PROGRAMS):
     import jax.numpy as jnp
 
     from tsdfm_jax.config import settings
-    from tsdfm_jax.distillation import generation
+    from tsdfm_jax.distillation import generation, student_training, teacher_training, trajectory_records
     from tsdfm_jax.models import energy
     from tsdfm_jax.runtime import mesh as meshes
-    from tsdfm_jax.stages import student, teacher, trajectories
     from tsdfm_jax.workspace import trained
 
     split, length, path = meshes.batch_sharding(mesh), config.data.length, settings.path(config, symbols)
@@ -76,13 +75,15 @@ def programs(config, symbols, mesh, wanted=PROGRAMS):
     def learn():
         batch = {}
         for kind in model_flops.kinds(config):
-            schema = trajectories.schema(config, path, kind, config.shaping.candidates)
-            batch[kind] = {name: rows(config.student.batch, *schema.fields[name][::-1]) for name in student.learnt(schema)}
+            schema = trajectory_records.schema(config, path, kind, config.shaping.candidates)
+            batch[kind] = {name: rows(config.student.batch, *schema.fields[name][::-1]) for name in student_training.learnt(schema)}
         if config.student.target == "mixed":
             batch["data"] = rows(config.student.batch, (length,), jnp.int32)
-        return student.learner(config, symbols, mesh, network, network.params).lower(batch)
+        return student_training.learner(config, symbols, mesh, network, network.params).lower(batch)
 
-    found = {"teacher": lambda: teacher.learner(config, symbols, mesh).lower(rows(config.teacher.batch, (length,), jnp.int32))}
+    found = {
+        "teacher": lambda: teacher_training.learner(config, symbols, mesh).lower(rows(config.teacher.batch, (length,), jnp.int32))
+    }
     for kind in model_flops.kinds(config):
         found["trajectories" if len(model_flops.kinds(config)) == 1 else f"trajectories/{kind}"] = functools.partial(generate, kind)
     found["student"] = learn

@@ -141,12 +141,11 @@ def shards_bytes(records, per_shard, size):
 def trajectory_bytes(config, symbols, variant):
     """Bytes of one set of trajectories, all rounds and kinds of record."""
     from tsdfm_jax.config import settings
-    from tsdfm_jax.distillation import generation
-    from tsdfm_jax.stages import trajectories
+    from tsdfm_jax.distillation import generation, trajectory_records
 
     c, path, candidates = config.trajectories, settings.path(config, symbols), generation.shaped(config, variant).candidates
     records = -(-c.count // c.shard) * c.shard
-    size = lambda kind: trajectories.schema(config, path, kind, candidates).dtype.itemsize + CHECKSUM
+    size = lambda kind: trajectory_records.schema(config, path, kind, candidates).dtype.itemsize + CHECKSUM
     return config.rounds * sum(shards_bytes(records, c.shard, size(kind)) for kind in model_flops.kinds(config))
 
 
@@ -281,10 +280,10 @@ def main(argv):
         command_line.config_file(argv, "configs/fineweb_170m.py")
         for where in given.slice:
             slice_of(where)
-        from tsdfm_jax.config import settings
+        from tsdfm_jax.config import validation
 
         one_device = {"mesh.data": 1, "mesh.fsdp": 1, "mesh.tensor": -1}
-        settings.validate(aot_compile.with_settings(given.config, one_device))
+        validation.validate(aot_compile.with_settings(given.config, one_device))
         symbols = given.symbols or given.config.tokenizer.vocab_size
         found = budget(given.config, symbols, given.slice, given.utilisation, given.tokens)
     except (ValueError, FileNotFoundError) as error:

@@ -1,1 +1,1 @@
-"""The study: does shaping the trajectory beat blind jumps at equal budget?"""
+"""The study: whether shaping the trajectory beats blind jumps at equal budget."""

@@ -150,3 +150,6 @@ def _value(config, key):
     for name in key.split("."):
         config = config[name]
     return config
+
+
+STEPS = (4, 8)  # that the bars are held at

@@ -15,9 +15,10 @@ from tsdfm_jax.config import settings
 from tsdfm_jax.distillation import compasses
 from tsdfm_jax.evaluation import judging, text_metrics
 from tsdfm_jax.experiments.study import arms as study_arms
-from tsdfm_jax.flow import jump, path as paths, shaping
+from tsdfm_jax.flow import jump, path as paths, sampler, shaping
 from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.runtime import hosts, mesh as meshes, metrics as metrics_lib, signals
+from tsdfm_jax.storage import atomic
 from tsdfm_jax.workspace import trained
 
 FILE = "compass.json"
@@ -56,7 +57,7 @@ def measure(study, source):
         return
     config, mesh = base.config, settings.mesh(base.config)
     teacher = trained.teacher(config, base.workdir, mesh)
-    judges = [trained.judge(config, base.workdir, mesh, i) for i in ("pilot", *range(len(config.judges.widths)))]
+    judges = [judging.trained_judge(config, base.workdir, mesh, i) for i in ("pilot", *range(len(config.judges.widths)))]
     programs = {}
     with signals.stopping(), metrics_lib.progress(f"compass {source}", len(todo), "cell") as bar:
         for name, place, k in todo:
@@ -66,7 +67,7 @@ def measure(study, source):
                 programs = {(name, k): _program(study, source, name, k, teacher, mesh)}
             texts = [programs[name, k](np.int32(first), np.int32(place)) for first in _firsts(config)]
             found[_key(name, place, k)] = _row(name, place, k, config, np.concatenate(texts), judges, mesh)
-            bookkeeping.atomic_write(file, json.dumps(found, indent=1))
+            atomic.overwrite(file, json.dumps(found, indent=1))
             bar.advance(1)
 
 
@@ -113,7 +114,7 @@ def _program(study, source, name, k, teacher, mesh):
 def picked(config, path, teacher, build, seed, weights, first, place, k):
     """Final texts x_BL of the teacher's walk with the best of the first k candidates taken at `place` alone (or EVERYWHERE)."""
     steps = config.compass.steered_steps
-    key_B = trained.sample_keys(seed, first, config.compass.batch)
+    key_B = sampler.sample_keys(seed, first, config.compass.batch)
     source_B, jumps_B = paths.split(key_B)
     posterior = lambda x_BL, t_B, h_B: teacher(weights["teacher"], x_BL, t_B, h_B)
     width_B = jnp.full(key_B.shape, 1.0 / steps)

@@ -8,7 +8,8 @@ from tsdfm_jax.experiments.planning import budget_parts
 from tsdfm_jax.experiments.study import arms as study_arms
 from tsdfm_jax.inference import sampling
 from tsdfm_jax.lineage import bookkeeping
-from tsdfm_jax.workspace import trained
+from tsdfm_jax.storage import atomic
+from tsdfm_jax.workspace import jobs, trained
 
 FILE = "cost.json"
 ROUNDS = 3
@@ -24,7 +25,7 @@ def measure(study, source):
     if file.exists() or not all(run.finished() for run in runs.values()):
         return
     found = {"sampling": sampled(runs["shaped"]), "training": training_flops(study, runs), "seconds": seconds(study, source, runs)}
-    bookkeeping.atomic_write(file, json.dumps(found, indent=1))
+    atomic.overwrite(file, json.dumps(found, indent=1))
 
 
 def sampled(run):
@@ -64,6 +65,6 @@ def seconds(study, source, runs):
     # One that was taken from elsewhere (teacher.path) was not trained here, and has none.
     found = {"teacher": took(teacher)} if "seconds" in bookkeeping.done(teacher)["figures"] else {}
     for name, run in runs.items():
-        stages = {"trajectories": "trajectories/round_0", "updates": trained.student_directory("shaped", 0)}
+        stages = {"trajectories": "trajectories/round_0", "updates": jobs.student_directory("shaped", 0)}
         found[name] = {stage: took(run.workdir / where) for stage, where in stages.items()}
     return found

@@ -7,11 +7,12 @@ states, so that the row of the config's own jump says what the tables say.
 import json
 
 from tsdfm_jax.config import settings
-from tsdfm_jax.experiments.study import arms as study_arms, reading as study_read, targets as study_targets
+from tsdfm_jax.evaluation import judging
+from tsdfm_jax.experiments.study import arms as study_arms, targets as study_targets
 from tsdfm_jax.flow import jump
 from tsdfm_jax.inference import sampling
-from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.runtime import metrics as metrics_lib, signals
+from tsdfm_jax.storage import atomic
 from tsdfm_jax.workspace import trained
 
 FILE = "jumps.json"
@@ -29,13 +30,13 @@ def measure(study, source):
     if not todo:
         return
     base, mesh = study.base(source), settings.mesh(study.of(source))
-    judges = [trained.judge(base.config, base.workdir, mesh, i) for i in range(len(base.config.judges.widths))]
+    judges = [judging.trained_judge(base.config, base.workdir, mesh, i) for i in range(len(base.config.judges.widths))]
     with signals.stopping(), metrics_lib.progress(f"jumps {source}", len(todo), "jump") as bar:
         for name, kind in todo:
             if signals.stop_agreed():
                 raise KeyboardInterrupt
             found.setdefault(name, {})[kind] = written(runs[name], kind, judges, mesh)
-            bookkeeping.atomic_write(file, json.dumps(found, indent=1))
+            atomic.overwrite(file, json.dumps(found, indent=1))
             bar.advance(1)
 
 
@@ -46,6 +47,6 @@ def written(run, kind, judges, mesh):
     c = config.evaluate
     network, tok = trained.model(run.config, run.workdir, mesh, MODEL), trained.tokenizer(config, run.workdir)
     draw = sampling.drawer(config, mesh, tok, MODEL, network.apply, c.batch, settings.sampler_config(config, c))
-    seed = run.seed + trained.TABLE_SEED
-    texts = {steps: draw(network.params, seed, c.samples, steps)[0] for steps in study_read.STEPS}
+    seed = run.seed + sampling.TABLE_SEED
+    texts = {steps: draw(network.params, seed, c.samples, steps)[0] for steps in study_arms.STEPS}
     return {str(steps): study_targets.figures(judges, x_NL, mesh) for steps, x_NL in texts.items()}

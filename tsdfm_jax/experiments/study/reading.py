@@ -13,11 +13,10 @@ from tsdfm_jax.experiments.study import (
 )
 from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.report import cells
-from tsdfm_jax.stages import report
+from tsdfm_jax.runtime import environment
 
 SCHEMA = 1
 JUDGES_AGREE = 1e-3  # relative difference of their perplexities of the same text
-STEPS = (4, 8)  # that the bars are held at
 FRONTIER = 8  # whose frontier is drawn
 BAR = {"perplexity": 0.68, "entropy": 0.97}
 KEPT = (*cells.FIELDS, "samples", "seed")
@@ -37,7 +36,7 @@ def gathered(study, before=None):
     if not sources:
         raise ValueError(f"{study.root} has no finished base: run --part=base first")
     about = {"schema": SCHEMA, "config_file": study.file, "config": study.config.to_dict(), "given": study.given}
-    return about | {"commit": report.commit(), "environment": report.environment(), "bar": BAR, "sources": sources}
+    return about | {"commit": environment.commit(), "environment": environment.describe(), "bar": BAR, "sources": sources}
 
 
 def _source(study, source, before):
@@ -159,7 +158,7 @@ def held(study, source, found, name):
     teacher = found["references"]["teacher"]
     most, arms = max(teacher, key=int), found["arms"]
     told = {}
-    for steps in map(str, STEPS):
+    for steps in map(str, study_arms.STEPS):
         rows, blind = arms[name]["steps"].get(steps), arms.get("blind", {"steps": {}})["steps"].get(steps)
         if not rows or not blind:
             continue

@@ -3,8 +3,8 @@
 import json
 
 from tsdfm_jax.evaluation import text_sets
-from tsdfm_jax.experiments.study import arms as study_arms, reading as study_read
-from tsdfm_jax.lineage import bookkeeping
+from tsdfm_jax.experiments.study import arms, arms as study_arms
+from tsdfm_jax.storage import atomic
 
 ARMS = ("blind", "random", "shaped")
 KEPT = ("model", "steps", "seed", "temperature", "index", "text")
@@ -18,13 +18,13 @@ def write(study, directory):
         if not base.finished():
             continue
         known = base.config.evaluate.teacher_steps
-        steps = sorted({*study_read.STEPS, max(known)} & set(known))
+        steps = sorted({*arms.STEPS, max(known)} & set(known))
         made.append(_file(directory / f"{source}-data.jsonl", [base], "data", (0,)))
         made.append(_file(directory / f"{source}-teacher.jsonl", [base], "teacher", steps))
         for arm in study_arms.main_arms(study.of(source)):
             runs = [run for run in (study.run(arm, source, seed) for seed in study.seeds) if run.finished()]
             if runs and arm.name in ARMS:
-                steps = [n for n in study_read.STEPS if n in study.config.evaluate.student_steps]
+                steps = [n for n in arms.STEPS if n in study.config.evaluate.student_steps]
                 made.append(_file(directory / f"{source}-{arm.name}.jsonl", runs, "student_shaped", steps))
     return made
 
@@ -39,5 +39,5 @@ def _file(file, runs, model, steps):
                 kept = run.workdir / "samples" / f"{text_sets.Set(model, n, seed, c.temperature).name(run.config)}.jsonl"
                 lines += [{key: line[key] for key in KEPT} for line in map(json.loads, kept.read_text().splitlines())]
     file.parent.mkdir(parents=True, exist_ok=True)
-    bookkeeping.atomic_write(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    atomic.overwrite(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return file

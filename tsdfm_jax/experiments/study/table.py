@@ -4,8 +4,8 @@ import json
 import re
 import statistics
 
-from tsdfm_jax.experiments.study import reading as study_read, runs as study_runs, samples as study_samples
-from tsdfm_jax.lineage import bookkeeping
+from tsdfm_jax.experiments.study import arms as study_arms, reading as study_read, runs as study_runs, samples as study_samples
+from tsdfm_jax.storage import atomic
 
 PAGE = "STUDY.md"
 
@@ -17,11 +17,11 @@ def write(study, out, name):
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"study-{name}.json"
     found = study_read.gathered(study, json.loads(file.read_text()) if file.exists() else None)
-    bookkeeping.atomic_write(file, json.dumps(found, indent=1) + "\n")
+    atomic.overwrite(file, json.dumps(found, indent=1) + "\n")
     figures = study_figures.write(found, out / "study")
     page = out / PAGE
     if page.exists():
-        bookkeeping.atomic_write(page, filled(page.read_text(), tables(found)))
+        atomic.overwrite(page, filled(page.read_text(), tables(found)))
     samples = study_samples.write(study, out / name / "samples")
     print(f"{file}, {len(samples)} files of texts in {out / name / 'samples'}, {len(figures)} figures in {out / 'study'}")
     return 0
@@ -68,7 +68,7 @@ def spread(values, form="{:.0f}"):
 
 def headline_table(sources):
     """Every main arm at FRONTIER steps over its teacher at its most, source beside source; then what `shaped` is otherwise."""
-    steps, fewer, one_each = str(study_read.FRONTIER), str(min(study_read.STEPS)), study_runs.AUTOREGRESSIVE
+    steps, fewer, one_each = str(study_read.FRONTIER), str(min(study_arms.STEPS)), study_runs.AUTOREGRESSIVE
     names = dict.fromkeys(name for told in sources.values() for name, arm in told["arms"].items() if arm["factor"] == "main")
     arm = lambda told, name: told["arms"].get(name, {"steps": {}})
     at = {name: lambda told, name=name: _over_teacher(told, arm(told, name)["steps"].get(steps)) for name in names}
@@ -161,9 +161,9 @@ def ablation_table(told):
     for name, arm in arms.items():
         # Records of a target other than the end of whole trajectories have no text of their own.
         learnt = [run["targets"] for run in arm["runs"] if run["targets"]]
-        each = [learnt, *(arm["steps"].get(str(steps), []) for steps in study_read.STEPS)]
+        each = [learnt, *(arm["steps"].get(str(steps), []) for steps in study_arms.STEPS)]
         lines.append([arm["factor"], name, *(cell for rows in each for cell in scored(told, rows))])
-    places = ["of its records", *(f"at {steps} steps" for steps in study_read.STEPS)]
+    places = ["of its records", *(f"at {steps} steps" for steps in study_arms.STEPS)]
     return markdown(["factor", "arm", *(head for place in places for head in (f"ppl {place}", "entropy"))], lines)
 
 
@@ -214,5 +214,5 @@ def jumps_table(told):
                 (" / ".join(f"{score:.0f}" for score in at["ppl_token"].values()), at["entropy_nats"]) for at in by_steps.values()
             ]
             lines.append([name, kind, *(cell for scores, entropy in each for cell in (scores, f"{entropy:.3f}"))])
-    heads = [head for steps in study_read.STEPS for head in (f"ppl at {steps} steps", "entropy")]
+    heads = [head for steps in study_arms.STEPS for head in (f"ppl at {steps} steps", "entropy")]
     return markdown(["student", "jump at sampling", *heads], lines) if lines else ""

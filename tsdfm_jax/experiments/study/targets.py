@@ -14,8 +14,8 @@ from tsdfm_jax.data import records
 from tsdfm_jax.distillation import generation
 from tsdfm_jax.evaluation import judging, text_metrics
 from tsdfm_jax.experiments.study import arms as study_arms
-from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.runtime import hosts, mesh as meshes, metrics as metrics_lib, signals
+from tsdfm_jax.storage import atomic
 from tsdfm_jax.workspace import trained
 
 CHOICES, TARGETS = "choices.json", "targets.json"
@@ -34,7 +34,10 @@ def choices(study, source, pattern="*"):
     if not arms:
         return
     mesh = settings.mesh(base.config)
-    teacher, pilot = trained.teacher(base.config, base.workdir, mesh), trained.judge(base.config, base.workdir, mesh, "pilot")
+    teacher, pilot = (
+        trained.teacher(base.config, base.workdir, mesh),
+        judging.trained_judge(base.config, base.workdir, mesh, "pilot"),
+    )
     with signals.stopping(), metrics_lib.progress(f"choices {source}", len(arms), "arm") as bar:
         for arm in arms:
             if signals.stop_agreed():
@@ -44,7 +47,7 @@ def choices(study, source, pattern="*"):
             found[arm.name] = {"factor": arm.factor, "overrides": arm.overrides, "config": config.shaping.to_dict()} | figures(
                 [pilot], x_NL, mesh
             )
-            bookkeeping.atomic_write(file, json.dumps(found, indent=1))
+            atomic.overwrite(file, json.dumps(found, indent=1))
             bar.advance(1)
 
 
@@ -84,12 +87,12 @@ def targets(study, runs):
         if run.source not in opened:
             base, mesh = study.base(run.source), settings.mesh(run.config)
             names = ("pilot", *range(len(base.config.judges.widths)))
-            opened[run.source] = mesh, [trained.judge(base.config, base.workdir, mesh, name) for name in names]
+            opened[run.source] = mesh, [judging.trained_judge(base.config, base.workdir, mesh, name) for name in names]
         (mesh, judges), store = opened[run.source], records.open_store(where)
         x_NSL = np.stack([store[i]["states"] for i in range(min(len(store), RECORDS))]).astype(np.int32)
         left_S = (x_NSL == x_NSL[:, :1]).mean((0, 2))
         told = figures(judges, x_NSL[:, -1], mesh) | {"noise_left": [round(float(share), 4) for share in left_S]}
-        bookkeeping.atomic_write(run.workdir / TARGETS, json.dumps(told, indent=1))
+        atomic.overwrite(run.workdir / TARGETS, json.dumps(told, indent=1))
 
 
 def figures(judges, x_NL, mesh, batch=64):

@@ -103,12 +103,12 @@ class Sweep:
         return 1 if failed else 0
 
     def _hand(self, run, start, say):
-        from tsdfm_jax.lineage import bookkeeping
+        from tsdfm_jax.storage import atomic
 
         run.workdir.mkdir(parents=True, exist_ok=True)
         command = [*start, *run.arguments]
         note = run.workdir / HANDED
-        bookkeeping.atomic_write(note, json.dumps({"command": command, "at": time.strftime("%Y-%m-%d %H:%M:%S")}, indent=1))
+        atomic.overwrite(note, json.dumps({"command": command, "at": time.strftime("%Y-%m-%d %H:%M:%S")}, indent=1))
         code = 1
         try:
             code = sweep_jobs.run([sweep_jobs.Job(run.name, command, None)], 1, say)[run.name]

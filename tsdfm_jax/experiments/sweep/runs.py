@@ -106,14 +106,14 @@ def check(name, config):
     import jax  # late: help and mistyped flags should not wait for it
 
     jax.config.update("jax_platforms", "cpu")  # the accelerators are for the runs
-    from tsdfm_jax.config import settings
+    from tsdfm_jax.config import validation
 
     anywhere = config.copy_and_resolve_references()
     anywhere.mesh.update(data=1, fsdp=1, tensor=-1)  # whether the batches fit the devices is known where those are
     try:
-        for key, value in settings.leaves(config):
-            settings.check_value(key, value)
-        settings.validate(anywhere)
+        for key, value in validation.leaves(config):
+            validation.check_value(key, value)
+        validation.validate(anywhere)
     except ValueError as error:
         raise ValueError(f"run '{name}' of the sweep: {error}") from error
 
@@ -157,19 +157,19 @@ def shared_stages(configs):
     those from the trajectories on, and any key of `evaluate` or of the autoregressive model that stage.
     """
     from tsdfm_jax.config import networks
-    from tsdfm_jax.workspace import trained
+    from tsdfm_jax.workspace import jobs
 
-    named = [key for keys in trained.KEYS.values() for key in keys] + ["evaluate", "report", "sample", "rounds", "models"]
+    named = [key for keys in jobs.KEYS.values() for key in keys] + ["evaluate", "report", "sample", "rounds", "models"]
     rest = lambda c: {k: v for k, v in _leaves(c) if not any(f"{k}.".startswith(f"{name}.") for name in named)}
-    shared, order = [], list(trained.KEYS)
+    shared, order = [], list(jobs.KEYS)
     for stage in order:
         having = [c for c in configs if networks.needs(c, stage)]
         if len(having) < 2:
             continue
         reached = lambda name: order.index(stage) >= order.index(name)
-        asked = lambda c: (c.evaluate.to_dict(), trained.fingerprint(c, "autoregressive")) if stage == "evaluate" else None
+        asked = lambda c: (c.evaluate.to_dict(), jobs.fingerprint(c, "autoregressive")) if stage == "evaluate" else None
         own = lambda c: (c.models if reached("compass") else None, c.rounds if reached("trajectories") else None, asked(c))
-        if len({json.dumps([trained.fingerprint(c, stage), rest(c), own(c)]) for c in having}) == 1:
+        if len({json.dumps([jobs.fingerprint(c, stage), rest(c), own(c)]) for c in having}) == 1:
             shared.append(stage)
         elif stage != "autoregressive":  # which none but evaluate stands on
             break
@@ -179,22 +179,22 @@ def shared_stages(configs):
 def stage_directories(stage, config):
     """Where a stage of the shared ones leaves its done.json, below a work directory."""
     from tsdfm_jax.config import networks
-    from tsdfm_jax.workspace import trained
+    from tsdfm_jax.workspace import jobs
 
     rounds = range(config.rounds)
     return {
         "trajectories": [f"trajectories/round_{r}" for r in rounds],
-        "student": [trained.student_directory(v, r) for r in rounds for v in networks.variants(config)],
+        "student": [jobs.student_directory(v, r) for r in rounds for v in networks.variants(config)],
     }.get(stage, [stage])
 
 
 def done(directory, stage, config):
     """Whether a stage is finished in a work directory, with this config."""
     from tsdfm_jax.lineage import bookkeeping
-    from tsdfm_jax.workspace import trained
+    from tsdfm_jax.workspace import jobs
 
     found = [bookkeeping.done(directory / name) for name in stage_directories(stage, config)]
-    return all(f is not None and f["fingerprint"] == trained.fingerprint(config, stage) for f in found)
+    return all(f is not None and f["fingerprint"] == jobs.fingerprint(config, stage) for f in found)
 
 
 def link(run, shared, common):
@@ -204,10 +204,10 @@ def link(run, shared, common):
     would write through it.
     """
     from tsdfm_jax.config import networks
-    from tsdfm_jax.workspace import trained
+    from tsdfm_jax.workspace import jobs
 
     run.workdir.mkdir(parents=True, exist_ok=True)
-    for stage in trained.KEYS:
+    for stage in jobs.KEYS:
         place = run.workdir / stage
         if place.is_symlink() and not done(run.workdir, stage, run.config):
             place.unlink()

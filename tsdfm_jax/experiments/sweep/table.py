@@ -54,16 +54,16 @@ def _place(column):
 
 def write(file, runs, rows, directory):
     """Leave sweep.csv and sweep.json in the sweep's directory, each whole or as it was."""
-    from tsdfm_jax.lineage import bookkeeping  # late: it brings JAX
+    from tsdfm_jax.storage import atomic  # late: it brings JAX
 
     text = io.StringIO()
     table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    bookkeeping.atomic_write(directory / "sweep.csv", text.getvalue())
+    atomic.overwrite(directory / "sweep.csv", text.getvalue())
     keys = list(dict.fromkeys(key for run in runs for key in run.overrides))
     body = {"schema": 1, "config": file, "swept": keys, "runs": rows}
-    bookkeeping.atomic_write(directory / "sweep.json", json.dumps(body, indent=1))
+    atomic.overwrite(directory / "sweep.json", json.dumps(body, indent=1))
 
 
 def show(runs, rows, directory, console):

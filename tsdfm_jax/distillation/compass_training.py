@@ -1,0 +1,79 @@
+"""A light compass in training: generation-aware noise contrast, or a look-ahead distilled."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from tsdfm_jax.config import settings
+from tsdfm_jax.distillation import compasses
+from tsdfm_jax.flow import chain, lookahead, losses, path as paths
+from tsdfm_jax.models import energy as energies
+from tsdfm_jax.runtime import mesh as meshes, state as states
+
+
+def pairs(config, path, teacher, params, key_B, x_1_BL, t_B, h_B):
+    """The compass's pairs at each depth of the teacher's own chain: (negative_BSL, positive_BSL, left_BSL, time_BS)."""
+    path_B, chain_B = paths.split(key_B)
+    x_t_BL = paths.sample_xt(path_B, path, x_1_BL, t_B)
+    posterior = lambda x_BL, t_B, h_B: teacher(params, x_BL, t_B, h_B)
+    name = config.trajectories.chain
+    found = chain.blind_pairs(chain_B, path, config.flow.jump, name, posterior, x_t_BL, x_1_BL, t_B, h_B)
+    return *found, chain.times(name, t_B, h_B)[:, 1:]
+
+
+def draw_pair(key, config, path, teacher, teacher_params, x_1_BL):
+    """One pair a text, at a random depth, with steps by `compass.step_weights`: negative, positive, left, time, h."""
+    size_key, time_key, depth_key, chain_key = jax.random.split(key, 4)
+    b = x_1_BL.shape[0]
+    prefix = jnp.cumsum(jnp.array(config.compass.step_weights) / sum(config.compass.step_weights))
+    place_B = (jax.random.uniform(size_key, (b, 1)) >= prefix[None, :-1]).sum(axis=1)
+    h_B = jnp.array(settings.STEP_SIZES)[place_B]
+    t_B = paths.stratified_times(time_key, b) * (1.0 - h_B)
+    found = pairs(config, path, teacher, teacher_params, jax.random.split(chain_key, b), x_1_BL, t_B, h_B)
+    depth_B = jax.random.randint(depth_key, (b,), 0, found[0].shape[1])
+    at = lambda a_BS: jax.vmap(lambda a_S, i: a_S[i])(a_BS, depth_B)
+    return *(at(a) for a in found), h_B
+
+
+def nce_loss(config, path, cfg, teacher, key, params, x_1_BL, teacher_params):
+    """Generation-aware noise contrast, on sequences and on the positions that jumped (method: compass).
+
+    Pairs that came out alike count too: without them the optimum is not the ratio of the two laws but something bolder.
+    """
+    negative_BL, positive_BL, left_BL, time_B, _ = draw_pair(key, config, path, teacher, teacher_params, x_1_BL)
+    bad_B, bad_BL = energies.apply(cfg, params, negative_BL, time_B)
+    good_B, good_BL = energies.apply(cfg, params, positive_BL, time_B)
+    token = (losses.nce(good_BL, bad_BL) * left_BL).sum() / jnp.maximum(left_BL.sum(), 1)
+    sequence = losses.nce(good_B, bad_B).mean()
+    return sequence + token, {"loss_sequence": sequence, "loss_token": token}
+
+
+def distilled_loss(config, path, cfg, teacher, key, params, x_1_BL, teacher_params):
+    """Squared error of the light network's scores and energy against the look-ahead's, at the chain's own midpoints. [D]"""
+    negative_BL, _, _, time_B, h_B = draw_pair(key, config, path, teacher, teacher_params, x_1_BL)
+    posterior = lambda x_BL, t_B, h_B: teacher(teacher_params, x_BL, t_B, h_B)
+    prior_V = compasses.prior(config, path, posterior, h_B / 2)
+    target_B, target_BL = lookahead.lookahead(path, posterior, negative_BL, time_B, h_B / 2, config.compass.score, prior_V)
+    energy_B, score_BL = energies.apply(cfg, params, negative_BL, time_B)
+    token = jnp.square(score_BL - target_BL).mean()
+    sequence = jnp.square(energy_B - target_B).mean() * score_BL.shape[1]
+    return sequence + token, {"loss_sequence": sequence, "loss_token": token}
+
+
+LOSSES = {"nce": nce_loss, "distilled": distilled_loss}
+
+
+def learner(config, symbols, mesh, teacher):
+    """A compass in training against the chain of `teacher`, a workspace.Network; its batches are x_1_BL."""
+    c, path = config.compass, settings.path(config, symbols)
+    cfg = settings.compass_network(config, path.vocab)
+
+    def init(seed, teacher):
+        born = energies.init(jax.random.key(seed), cfg, config.data.length)
+        return energies.overlay(born, teacher) if c.from_teacher else born
+
+    loss = functools.partial(LOSSES[c.kind], config, path, cfg, teacher.apply)
+    seed = config.seed + 3000
+    given = dict(given=(meshes.seed_word(seed), teacher.params), frozen=teacher.params)
+    return states.learner(init, loss, settings.optimiser(c), mesh, seed, **given)

@@ -1,0 +1,59 @@
+"""Records of trajectories: their fields, and the loop that makes them shard by shard."""
+
+import functools
+import itertools
+
+import numpy as np
+
+from tsdfm_jax.data import records
+from tsdfm_jax.flow import chain
+from tsdfm_jax.runtime import hosts, pipeline, signals
+
+
+def schema(config, path, kind, candidates):
+    """The fields of a record; S is its number of jumps."""
+    length, symbol = config.data.length, "uint16" if path.vocab <= 65536 else "int32"
+    s = config.trajectories.midpoints if kind == "whole" else len(chain.CHAINS[config.trajectories.chain].links)
+    fields = {"energy": ("float32", (s, candidates)), "index": ("int16", (s,))}
+    if kind == "whole":
+        return records.Schema(fields=fields | {"states": (symbol, (s + 1, length))})
+    if chain.CHAINS[config.trajectories.chain].weights is None:
+        fields |= {"left": ("bool", (s, length))}
+    scalars = {"t": ("float32", ()), "h": ("float32", ())}
+    return records.Schema(
+        fields=fields | scalars | {"states": (symbol, (s, length)), "x_1": (symbol, (length,)), "x_t": (symbol, (length,))}
+    )
+
+
+def make(start, write, missing, shards, c, bar):
+    """Make and write the missing shards; returns `seconds`, `records_per_second` and `device_busy` of this session.
+
+    `start(first)` dispatches the batch of records from `first` on, `write(shard, rows)` puts a shard's batches on disk. Batches
+    are begun ahead, a shard is written while the next is computed. Seconds count from the first dispatch, compilation left
+    out, to the last shard written, pauses among them; the share is a lower bound, see pipeline.Busy. Both are None where
+    nothing was missing.
+    Raises signals.Interrupted when asked to stop, what was begun gathered and every whole shard written.
+    """
+    busy, stop = pipeline.Busy(), signals.Asking()
+    firsts = (first for shard in missing for first in range(shard * c.shard, (shard + 1) * c.shard, c.batch))
+    batches = pipeline.ahead(start, itertools.takewhile(lambda _: not stop(), firsts), busy)
+    with signals.stopping(), pipeline.Behind() as behind:
+        for shard in missing:
+            rows = []
+            for row in itertools.islice(batches, c.shard // c.batch):
+                rows.append(row)
+                bar.advance(c.batch)
+            if len(rows) < c.shard // c.batch:
+                behind.settle()
+                raise signals.Interrupted(
+                    f"trajectories: stopped at shard {shard} of {shards}; the same command goes on from there"
+                )
+            behind.call(functools.partial(write, shard, rows) if hosts.takes(shard) else lambda: None)
+        behind.settle()
+    seconds, made = busy.seconds(), len(missing) * c.shard
+    return {"seconds": seconds, "records_per_second": made / seconds if made else None, "device_busy": busy.share()}
+
+
+def joined(rows):
+    """The fields of several batches, each as one array; the batches are emptied on the way, so as not to be held twice."""
+    return {name: np.concatenate([row.pop(name) for row in rows]) for name in list(rows[0])}

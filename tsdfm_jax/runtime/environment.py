@@ -1,0 +1,36 @@
+"""What figures were measured on: the commit, the versions, the devices."""
+
+import os
+import pathlib
+import platform
+import subprocess
+
+import jax
+
+
+def commit():
+    """The commit that this code is at; a `+` marks changes since, None stands for no repository."""
+    here = pathlib.Path(__file__).parent
+    git = lambda *args: subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def describe():
+    """What the figures were measured on."""
+    import flax
+    import jaxlib
+    import optax
+
+    device = jax.devices()[0]
+    versions = {m.__name__: m.__version__ for m in (jax, jaxlib, flax, optax)}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        **versions,
+    }
