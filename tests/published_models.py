@@ -84,7 +84,7 @@ def write_sharded(directory, config, tensors, shards):
 
 
 def write_tokenizer(path, vocab, end="<|endoftext|>"):
-    """A tokenizer.json of `vocab` symbols, a word each, the last of them the document end."""
+    """A tokenizer.json of `vocab` tokens, a word each, the last of them the document end."""
     words = {f"w{number}": number for number in range(vocab - 1)} | {end: vocab - 1}
     model = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
     model.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()

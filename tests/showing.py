@@ -9,12 +9,12 @@ MODELS = {"teacher": (8, 64, 1024), "student_shaped": (1, 2, 4, 8), "student_bli
 JUDGES = {"judge_0": 113_120, "judge_1": 636_768}
 
 
-def vocabulary(symbols=200):
-    """Symbols as they are shown: words with a space before them, some pieces of words, punctuation, a document's end."""
+def vocabulary(text_vocab=200):
+    """Tokens as they are shown: words with a space before them, some pieces of words, punctuation, a document's end."""
     shown = [f" {w}" for w in WORDS] + [",", ".", "\n", "¶", "ing", "ed", "s", "▒"]
     return {
         str(i): shown[i] if i < len(shown) else f"{random.Random(i).choice('bcdfgk')}{random.Random(i).choice('aeiou')}"
-        for i in range(symbols)
+        for i in range(text_vocab)
     }
 
 

@@ -157,7 +157,7 @@ def test_work_of_a_kernel_is_counted():
 
 
 def test_cudnn_reads_judges(nvidia):
-    """Causal networks read whole windows by cuDNN; symbol by symbol they stay XLA's."""
+    """Causal networks read whole windows by cuDNN; token by token they stay XLA's."""
     for cfg in (JUDGE, LLAMA):
         params = jax.eval_shape(lambda: meshes.unbox(causal.init(jax.random.key(0), cfg)))
         text = lowered(functools.partial(causal.logits, cfg), params, jnp.zeros((2, 16), int))

@@ -46,7 +46,7 @@ def report_of(where):
 @pytest.mark.parametrize("of", baselines.OF)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_budget_is_the_same(name, of):
-    """Every baseline builds from every config, asks for what it makes, and sees as many symbols as teacher and student."""
+    """Every baseline builds from every config, asks for what it makes, and sees as many tokens as teacher and student."""
     base = importlib.import_module(f"configs.{of}").get_config()
     c = importlib.import_module(f"configs.baselines.{name}").get_config(of)
     with c.unlocked():
@@ -119,7 +119,7 @@ def test_sdtt(begun):
 
 
 def test_autoregressive(begun):
-    """Alone: no teacher, no student; a row at one step a symbol, -log p itself, a prompt, and no end or middle."""
+    """Alone: no teacher, no student; a row at one step a token, -log p itself, a prompt, and no end or middle."""
     shutil.rmtree(begun / "teacher")
     c = tiny_one("autoregressive", **{"evaluate.frontier": "autoregressive:16", "sample.prompt": "The Senate"})
     main.run(c, begun, ["teacher", "autoregressive", "compass", "trajectories", "student", "evaluate", "report", "sample"])

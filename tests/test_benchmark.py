@@ -25,7 +25,7 @@ def test_ratios_are_of_one_round(monkeypatch):
     taken = iter([9.0, 9.0, 1.0, 4.0, 2.0, 6.0, 4.0, 20.0])  # the first of each, then three rounds
     monkeypatch.setattr(benchmark_clock, "seconds", lambda run: next(taken))
     bare = benchmark_clock.Program("bare", lambda: None)
-    whole = benchmark_clock.Program("whole", lambda: None, bare={"bare": 2}, symbols=3, also=lambda: {"busy": 0.5})
+    whole = benchmark_clock.Program("whole", lambda: None, bare={"bare": 2}, tokens=3, also=lambda: {"busy": 0.5})
     rows = benchmark_clock.timed([bare, whole], 3)
     assert rows["whole"]["over_bare"] == {"median": 2.0, "min": 1.5, "max": 2.5}
     assert rows["whole"]["seconds"] == {"median": 6.0, "min": 4.0, "max": 20.0} and rows["whole"]["busy"] == 0.5
@@ -55,7 +55,7 @@ def test_the_sampler_is_timed_beside_its_passes(longest, done, monkeypatch):
     assert writing.name == ("sampler, 1,024 steps" if done == 1024 else "sampler, the first 64 of 1,024 steps")
     if done == 64:
         text = writing.run()
-        assert text.shape == (8, 16) and int(text.max()) < shape.symbols and text.any()
+        assert text.shape == (8, 16) and int(text.max()) < shape.text_vocab and text.any()
 
 
 def test_groups_and_flags():

@@ -29,7 +29,7 @@ def keys(seed=0):
 
 
 def a_path(source):
-    return paths.Path(source=source, exponent=1.0, symbols=6)
+    return paths.Path(source=source, exponent=1.0, text_vocab=6)
 
 
 @pytest.mark.parametrize("source", paths.SOURCES)
@@ -65,7 +65,7 @@ def test_sampler_is_a_python_loop(source, kind):
     assert (whole == x).all() and (x < 6).all()
 
 
-def test_given_symbols_stay():
+def test_given_tokens_stay():
     """Prompts and infills are in place from x_0 to the text."""
     path, given = a_path("uniform"), jnp.tile(jnp.array([[5, 0, 3, 0, 0, 1]]), (B, 1))
     fixed = jnp.tile(jnp.array([[True, False, True, False, False, True]]), (B, 1))
@@ -74,7 +74,7 @@ def test_given_symbols_stay():
 
 
 def test_top_p_keeps_the_smallest_nucleus():
-    """The kept symbols are the fewest that hold the mass, the one that crosses it included."""
+    """The kept tokens are the fewest that hold the mass, the one that crosses it included."""
     logits = jnp.log(jnp.array([[[0.5, 0.1, 0.3, 0.1]]]))
     kept = lambda p: np.isfinite(sampler.sharpen(logits, sampler.SamplerConfig(top_p=p)))[0, 0].tolist()
     assert kept(0.4) == [True, False, False, False]
@@ -82,8 +82,8 @@ def test_top_p_keeps_the_smallest_nucleus():
     assert kept(1.0) == [True] * 4
 
 
-def test_nucleus_of_many_symbols():
-    """At a large V it is the set that sorting finds, symbols of one logit together; none of no mass is in it."""
+def test_nucleus_of_many_tokens():
+    """At a large V it is the set that sorting finds, tokens of one logit together; none of no mass is in it."""
     rng = np.random.default_rng(0)
     logits = rng.normal(scale=[[[1.0]], [[8.0]], [[0.01]]], size=(3, 2, 1001)).astype(np.float32)
     logits[:, 1] = np.round(logits[:, 1] * 4) / 4  # many alike
@@ -134,7 +134,7 @@ def test_chain_by_hand(name, k):
 @pytest.mark.parametrize("source", paths.SOURCES)
 @pytest.mark.parametrize("name", chain.CHAINS)
 def test_pairs_differ_only_in_their_landings(name, source):
-    """The positive has the data's symbol wherever the chain has landed, and x_t's everywhere else."""
+    """The positive has the data's token wherever the chain has landed, and x_t's everywhere else."""
     path = a_path(source)
     x_1 = jax.random.randint(jax.random.key(3), (B, L), 0, 6)
     t, h = jnp.full((B,), 0.25), jnp.full((B,), 0.5)
@@ -166,8 +166,8 @@ def test_lookahead_is_finite_and_prefers_what_the_posterior_expects(source, scor
 
 
 @pytest.mark.parametrize("source, score, sees", [("uniform", "nll", True), ("uniform", "hidden", False), ("mask", "hidden", False)])
-def test_a_hidden_symbol_is_not_seen(source, score, sees):
-    """A posterior that repeats what it is shown is sure of every symbol that it sees, and of none that is hidden from it."""
+def test_a_hidden_token_is_not_seen(source, score, sees):
+    """A posterior that repeats what it is shown is sure of every token that it sees, and of none that is hidden from it."""
     path, x_BL = a_path(source), jnp.tile(jnp.arange(L)[None] % 3, (B, 1))
     parrot = lambda x_BL, t_B, h_B: 20.0 * jax.nn.one_hot(x_BL, path.vocab)
     score_BL = lookahead.lookahead(path, parrot, x_BL, jnp.full((B,), 0.5), jnp.full((B,), 0.1), score)[1]
@@ -177,7 +177,7 @@ def test_a_hidden_symbol_is_not_seen(source, score, sees):
 @pytest.mark.parametrize("source", paths.SOURCES)
 @pytest.mark.parametrize("score", lookahead.SCORES)
 def test_without_its_prior_a_posterior_says_nothing(source, score):
-    """What every context is given alike has no score once the symbols' frequencies are taken out; the rest is log p/q."""
+    """What every context is given alike has no score once the tokens' frequencies are taken out; the rest is log p/q."""
     path, x_BL = a_path(source), jnp.tile(jnp.arange(L)[None] % 3, (B, 1))
     same_V = jax.random.normal(jax.random.key(5), (path.vocab,))
     apart_V = jax.random.normal(jax.random.key(6), (path.vocab,))
@@ -188,8 +188,8 @@ def test_without_its_prior_a_posterior_says_nothing(source, score):
 
     shift, half = 0.0, jnp.full((B,), 0.5)
     prior_V = lookahead.log_prior(path, posterior, L, 0.5)
-    p, q = (np.array(jax.nn.softmax(a[: path.symbols])) for a in (same_V + apart_V, same_V))
-    np.testing.assert_allclose(np.exp(prior_V[: path.symbols]), q, rtol=1e-5)
+    p, q = (np.array(jax.nn.softmax(a[: path.text_vocab])) for a in (same_V + apart_V, same_V))
+    np.testing.assert_allclose(np.exp(prior_V[: path.text_vocab]), q, rtol=1e-5)
     x_BL = paths.sample_source(keys(), path, L) if score == "entropy" else x_BL
     np.testing.assert_allclose(lookahead.lookahead(path, posterior, x_BL, half, half, score, prior_V)[1], 0.0, atol=1e-5)
     shift = 1.0

@@ -237,7 +237,7 @@ def test_the_command(tmp_path):
     assert (code, err) == (0, "") and out.startswith(
         "Compared although different: samples of data (48 in a, 96 in b) and 1 more.\n"
     )
-    assert "48 or 96 texts of 64 symbols" in out and "\x1b" not in out
+    assert "48 or 96 texts of 64 tokens" in out and "\x1b" not in out
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
     assert cells[2] == ["a", "student_shaped", "8", "2", "3.75 ± 0.354", "0.75 ± 0", "0.125 ± 0", "0.8 ± 0", "100 ± 0", "2.5",
                         "0.75 ± 0", "1.5 ± 0", "200 ± 0", "201 ± 0"]  # fmt: skip

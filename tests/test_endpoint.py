@@ -25,8 +25,8 @@ def test_fresh_states_are_the_paths_own(source, share):
     assert kept_B.mean() == pytest.approx(1.0 - share, abs=0.04)
     for t in (0.25, 0.75):
         fresh_XL = found_BL[~kept_B & (np.asarray(t_B) == t)]
-        if share:  # noise is that symbol too, now and then, under the uniform source
-            by_chance = 0.0 if path.masked else (1.0 - t) / path.symbols
+        if share:  # noise is that token too, now and then, under the uniform source
+            by_chance = 0.0 if path.masked else (1.0 - t) / path.text_vocab
             assert (fresh_XL == 7).mean() == pytest.approx(t + by_chance, abs=0.03)
             assert not path.masked or set(np.unique(fresh_XL)) == {7, path.mask_id}
 

@@ -1,4 +1,4 @@
-"""What is said of texts: the table, frontiers, text of others, bounds, and the trajectories that the page shows."""
+"""What is said of texts: the table, frontiers, text of others, the ELBO, and the trajectories that the page shows."""
 
 import json
 
@@ -107,9 +107,9 @@ def test_bounds(finished):
     newborn = meshes.unbox(transformer.overlay(transformer.init(jax.random.key(0), cfg, c.data.length), teacher.params))
     held_NL, factor = windows.heldout(data, c.teacher.heldout), elbo.bits_per_byte(data)
     for told, params in ((teacher, teacher.params), (trained.network(c, tok.vocab_size, mesh, step_conditioned=True), newborn)):
-        measure = elbo.bound(elbo.finest(told.apply), path, mesh, held_NL, c.teacher.batch)
+        measure = elbo.heldout(elbo.finest(told.apply), path, mesh, held_NL, c.teacher.batch)
         assert factor * measure(params) == pytest.approx(found["teacher"], rel=1e-4)
-    measured = elbo.bound(elbo.finest(told.apply), path, mesh, held_NL, c.teacher.batch)
+    measured = elbo.heldout(elbo.finest(told.apply), path, mesh, held_NL, c.teacher.batch)
     own = trained.student(c, finished, mesh, "blind").params
     assert factor * measured(own) == pytest.approx(found["student_blind"], rel=1e-4)
 
@@ -138,7 +138,7 @@ def test_the_traces_are_the_records(finished):
 
 
 class Letters:
-    """A tokenizer of another kind: a symbol a character."""
+    """A tokenizer of another kind: a token a character."""
 
     content_hash, vocab_size, eos_id = "letters", 128, 0
 
@@ -147,8 +147,8 @@ class Letters:
 
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)])
-def test_text_in_another_judges_symbols(shape):
-    """Judged in the judge's own symbols, in windows of its context, in any batch: as its own forward pass has it."""
+def test_text_in_another_judges_tokens(shape):
+    """Judged in the judge's own tokens, in windows of its context, in any batch: as its own forward pass has it."""
     cfg = causal.CausalConfig(vocab=128, length=24, blocks=1, width=16, heads=2)
     mesh = meshes.make_mesh(meshes.MeshConfig(**dict(zip(("data", "fsdp", "tensor"), shape))))
     params = meshes.unbox(causal.init(jax.random.key(0), cfg))

@@ -68,7 +68,7 @@ UNCOMPARED = {"models": ("teacher", "student_shaped")}
 def test_every_stage_of_a_smoke_form(name, source, more, tmp_path):
     """FILE.py:smoke goes through every stage to a report and a sample, on one device, at full width.
 
-    With 1,024 symbols instead of 50,257, whose embedding, head and their moments would take most of the time.
+    With 1,024 tokens instead of 50,257, whose embedding, head and their moments would take most of the time.
     """
     changes = {"flow.source": source, **SMALLER, **ONCE, **more}
     flags = [
@@ -82,7 +82,7 @@ def test_every_stage_of_a_smoke_form(name, source, more, tmp_path):
     report = json.loads((tmp_path / "run/report/report.json").read_text())
     config = get_config(name, "smoke", **changes)
     assert report["environment"]["devices"] == 1 and (tmp_path / "run/samples/sample.jsonl").exists()
-    counts = {stage: one[0] for stage, one in budget.networks(config, 1024).items()}
+    counts = {stage: one[0] for stage, one in budget.trained(config, 1024).items()}
     assert report["stages"]["teacher"]["parameters"] == counts["teacher"]
     assert report["stages"]["student/shaped/round_0"]["parameters"] == counts["student shaped, round 0"]
     assert {row["model"] for row in report["rows"]} == {"data", "unigram", *config.models}
@@ -151,7 +151,7 @@ def test_hours_come_from_the_programs_that_were_compiled():
     bound, entry = cost("v5e-16"), entries["fineweb_170m v5e:4x4 teacher"]
     assert bound["what"] == budget.BOUND and bound["gib"] == entry["memory"]["peak"] / 2**30
     assert bound["hours"] == pytest.approx(200_000 * entry["seconds_at_least"]["exchange_hidden"] / 3600)
-    assert cost("v5e-16", **{"flow.source": "mask", "teacher.optimiser.steps": 5}) == bound  # the same program but for a symbol
+    assert cost("v5e-16", **{"flow.source": "mask", "teacher.optimiser.steps": 5}) == bound  # the same program but for a token
     by_hand = 200_000 * entry["flops"]["model"] * 16 / 0.25 / 3600
     assert cost("v5e-32") == {"hours": pytest.approx(by_hand / 32 / 197e12), "what": budget.ESTIMATE}
     assert cost("h100-8") == {"hours": pytest.approx(by_hand / 8 / 989e12), "what": budget.ESTIMATE}
@@ -165,7 +165,7 @@ def test_stages_count_what_they_compute():
     parts = {part.name: part for of in budget_parts.STAGES.values() for part in of(config, 384)}
     forward = {name: model_flops.window(config, 384, name) for name in ("teacher", "student")}
     assert parts["teacher"].runs == 16 and parts["teacher"].flops == pytest.approx(3 * 16 * forward["teacher"])
-    assert parts["teacher's held-out bound"][1:3] == (1, 16 * 32 * forward["teacher"])
+    assert parts["teacher's held-out ELBO"][1:3] == (1, 16 * 32 * forward["teacher"])
     shaped, blind = parts["shaped trajectories"], parts["blind trajectories"]
     assert shaped.runs == blind.runs == 2 * 64 // 16
     assert shaped.flops == pytest.approx(16 * (4 + 4 * 3) * forward["teacher"])  # S = 4, K = 3

@@ -41,14 +41,14 @@ def law(path, kind, x, t, h):
 @pytest.mark.parametrize("t, h", [(0.0, 0.25), (0.5, 0.25), (0.5, 0.5), (0.0, 1.0)])
 def test_law(kind, source, t, h):
     """bridge, cumulative and euler have the transition probabilities of their definitions, the last step included."""
-    path = paths.Path(source=source, exponent=2.0, symbols=3)
+    path = paths.Path(source=source, exponent=2.0, text_vocab=3)
     for x in range(path.vocab):
         chance.assert_law(drawn(path, kind, x, t, h)[0], law(path, kind, x, t, h))
 
 
 def test_all_agree_for_small_steps():
     """As h goes to 0 the three jumps have one law: chances to change differ by o(h)."""
-    path = paths.Path(source="uniform", exponent=2.0, symbols=3)
+    path = paths.Path(source="uniform", exponent=2.0, text_vocab=3)
     for h, gap in ((1e-2, 5e-3), (1e-4, 5e-5)):
         laws = [law(path, kind, 0, 0.4, h) for kind in jump.JUMPS]
         assert max(abs(a - b).max() for a in laws for b in laws) < gap * h * 100
@@ -56,8 +56,8 @@ def test_all_agree_for_small_steps():
 
 @pytest.mark.parametrize("kind", ["cumulative", "euler"])
 def test_at_most_one_jump(kind):
-    """Who leaves lands elsewhere: `left` and a changed symbol are the same thing, short of the last step."""
-    path = paths.Path(source="uniform", exponent=1.0, symbols=3)
+    """Who leaves lands elsewhere: `left` and a changed token are the same thing, short of the last step."""
+    path = paths.Path(source="uniform", exponent=1.0, text_vocab=3)
     x, left = drawn(path, kind, 1, 0.3, 0.4)
     assert ((np.asarray(x) != 1) == np.asarray(left)).all() and left.any()
 
@@ -66,7 +66,7 @@ def test_at_most_one_jump(kind):
 @pytest.mark.parametrize("source", paths.SOURCES)
 def test_a_sample_is_its_own(kind, source):
     """A sequence's jump depends on its own key alone, not on the batch it came in."""
-    path = paths.Path(source=source, exponent=1.0, symbols=7)
+    path = paths.Path(source=source, exponent=1.0, text_vocab=7)
     key_B = lambda: jax.random.split(jax.random.key(0), 6)
     logits = jax.random.normal(jax.random.key(1), (6, 5, path.vocab))
     x = paths.sample_source(jax.random.split(jax.random.key(2), 6), path, 5)

@@ -18,12 +18,12 @@ OURS = (losses.generalised_kl, losses.cross_entropy, losses.distillation_kl, los
 
 
 def arrays(path, scale=1.0, seed=0):
-    """(logits, target, x_1, x_t, t): x_t equal to x_1 at some positions, masks among them; a target with symbols of no mass."""
+    """(logits, target, x_1, x_t, t): x_t equal to x_1 at some positions, masks among them; a target with tokens of no mass."""
     a, b, c, d = jax.random.split(jax.random.key(seed), 4)
     logits_BLV, target_BLV = (scale * jax.random.normal(key, (B, L, path.vocab)) for key in (a, b))
     target_BLV = jnp.where(jnp.arange(path.vocab)[None, None] == 1, -jnp.inf, target_BLV)
-    x_1_BL = jax.random.randint(c, (B, L), 0, path.symbols)
-    away_BL = jnp.full((B, L), path.mask_id) if path.masked else jax.random.randint(d, (B, L), 0, path.symbols)
+    x_1_BL = jax.random.randint(c, (B, L), 0, path.text_vocab)
+    away_BL = jnp.full((B, L), path.mask_id) if path.masked else jax.random.randint(d, (B, L), 0, path.text_vocab)
     x_t_BL = jnp.where(jnp.arange(L)[None] == 0, x_1_BL, away_BL)
     target_BLV = paths.settled_logits(path, target_BLV, x_t_BL)
     return logits_BLV, target_BLV, x_1_BL, x_t_BL, jnp.array([0.1, 0.999])
@@ -39,7 +39,7 @@ def each(functions, path, logits_BLV, target_BLV, x_1_BL, x_t_BL, t_B):
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def with_gradients(functions, path, block, logits_BLV, weight_BL, *rest):
-    """(values, gradients) of every loss and score, each position with a weight of its own; `block` symbols are read at once."""
+    """(values, gradients) of every loss and score, each position with a weight of its own; `block` tokens are read at once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(normaliser, "BLOCK", block)
         found, back = jax.vjp(lambda l: each(functions, path, l, *rest), logits_BLV)
@@ -57,11 +57,11 @@ def close(found, expected, tolerance):
 @pytest.mark.parametrize("source", paths.SOURCES)
 @pytest.mark.parametrize("block", [1024, 3])
 def test_gradients_are_the_plain_forms(source, block):
-    """Values and gradients at logits of scale 1 and 10, offset too, read at once or in blocks of 3 of 7 symbols.
+    """Values and gradients at logits of scale 1 and 10, offset too, read at once or in blocks of 3 of 7 tokens.
 
-    The first block is then one symbol, which may have no mass at all; the mask symbol stands behind the last.
+    The first block is then one token, which may have no mass at all; the mask token stands behind the last.
     """
-    path, weight_BL = paths.Path(source=source, exponent=1.0, symbols=7), jnp.arange(1.0, 1 + B * L).reshape(B, L)
+    path, weight_BL = paths.Path(source=source, exponent=1.0, text_vocab=7), jnp.arange(1.0, 1 + B * L).reshape(B, L)
     for seed, (scale, offset) in enumerate([(1.0, 0.0), (10.0, 0.0), (10.0, 100.0), (10.0, -100.0)]):
         logits_BLV, *rest = arrays(path, scale, seed)
         found, gradients = with_gradients(OURS, path, block, logits_BLV + offset, weight_BL, *rest)
@@ -72,11 +72,11 @@ def test_gradients_are_the_plain_forms(source, block):
 
 def exact(path, logits_BLV, target_BLV, x_1_BL, x_t_BL, t_B):
     """Every loss and score in float64 numpy, in the order of `OURS`."""
-    cut = lambda l: np.asarray(l, np.float64)[..., : path.symbols]
+    cut = lambda l: np.asarray(l, np.float64)[..., : path.text_vocab]
     normal = lambda l: cut(l) - np.log(np.exp(cut(l)).sum(axis=-1, keepdims=True))
     logp, free, same = normal(logits_BLV), np.asarray(paths.free_BL(path, x_t_BL)), np.asarray(x_t_BL == x_1_BL)
     at_1 = np.take_along_axis(logp, np.asarray(x_1_BL)[..., None], axis=-1)[..., 0]
-    kept = np.minimum(np.asarray(x_t_BL), path.symbols - 1)[..., None]
+    kept = np.minimum(np.asarray(x_t_BL), path.text_vocab - 1)[..., None]
     at_t = 1.0 * same if path.masked else np.exp(np.take_along_axis(logp, kept, axis=-1)[..., 0])
     kl = -np.asarray(paths.rate(path, t_B), np.float64)[:, None] * (at_t - same + np.where(same, 0.0, at_1))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -89,7 +89,7 @@ def exact(path, logits_BLV, target_BLV, x_1_BL, x_t_BL, t_B):
 @pytest.mark.parametrize("source", paths.SOURCES)
 def test_gradients_are_slopes(source):
     """Values, and gradients by central differences, of an independent float64 implementation."""
-    path, weight_BL, step = paths.Path(source=source, exponent=1.0, symbols=7), jnp.ones((B, L)), 1e-5
+    path, weight_BL, step = paths.Path(source=source, exponent=1.0, text_vocab=7), jnp.ones((B, L)), 1e-5
     logits_BLV, *rest = arrays(path, seed=5)
     found, gradients = with_gradients(OURS, path, 3, logits_BLV, weight_BL, *rest)
     close(found, exact(path, logits_BLV, *rest), 1e-5)
@@ -103,7 +103,7 @@ def test_gradients_are_slopes(source):
 
 def test_gradients_in_bfloat16():
     """Logits of bfloat16 are read in float32 where they are, and their gradient is the float32 one, rounded."""
-    path, weight_BL = paths.Path(source="mask", exponent=1.0, symbols=7), jnp.ones((B, L))
+    path, weight_BL = paths.Path(source="mask", exponent=1.0, text_vocab=7), jnp.ones((B, L))
     logits_BLV, *rest = arrays(path)
     logits_BLV = logits_BLV.astype(jnp.bfloat16)
     found, gradients = with_gradients(OURS, path, 3, logits_BLV, weight_BL, *rest)
@@ -116,9 +116,9 @@ def test_gradients_in_bfloat16():
 @pytest.mark.parametrize("offset", [-100.0, 0.0, 100.0])
 def test_precision_over_a_large_vocabulary(offset):
     """Entropies of 0.01 to 10 nats to 1e-5 of themselves and 3e-7 nats, log p to 1e-6, at V = 50,257, wherever the logits stand."""
-    path = paths.Path(source="uniform", exponent=1.0, symbols=50_257)
+    path = paths.Path(source="uniform", exponent=1.0, text_vocab=50_257)
     noise_LV = np.random.default_rng(0).normal(size=(6, path.vocab))
-    noise_LV[:, 7] += [0.0, 12.0, 14.0, 16.0, 18.0, 19.0]  # one symbol takes more and more of the mass
+    noise_LV[:, 7] += [0.0, 12.0, 14.0, 16.0, 18.0, 19.0]  # one token takes more and more of the mass
     logits_BLV = jnp.asarray(noise_LV + offset, jnp.float32)[None]
     wide_LV = np.asarray(logits_BLV[0], np.float64)
     logp_LV = wide_LV - wide_LV.max() - np.log(np.exp(wide_LV - wide_LV.max()).sum(axis=-1, keepdims=True))
@@ -131,14 +131,14 @@ def test_precision_over_a_large_vocabulary(offset):
 
 def test_a_frozen_target_has_no_gradient():
     """Nothing flows to the distillation's target, at whose logits a student is not to be pulled."""
-    path = paths.Path(source="uniform", exponent=1.0, symbols=7)
+    path = paths.Path(source="uniform", exponent=1.0, text_vocab=7)
     logits_BLV, target_BLV, _, x_t_BL, _ = arrays(path)
     assert (jax.grad(lambda q: losses.distillation_kl(path, q, logits_BLV, x_t_BL).sum())(target_BLV) == 0).all()
 
 
 def arrays_of_logits(functions, which):
     """Peak temporary memory of a loss's gradient through a head, over that of the logits; V is large, all else is small."""
-    path, rows, width = paths.Path(source="uniform", exponent=1.0, symbols=30_000), (2, 8), 2
+    path, rows, width = paths.Path(source="uniform", exponent=1.0, text_vocab=30_000), (2, 8), 2
     like = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype)
 
     def loss(head, target_BLV, x_1_BL, x_t_BL, t_B):

@@ -12,7 +12,7 @@ SHORT = np.array([[1, 1, 1, 0], [1, 0, 1, 1]], bool)
 
 
 def test_entropy_by_hand():
-    """Half and half is ln 2, one symbol alone 0; only valid positions count, and a text without any is at 0."""
+    """Half and half is ln 2, one token alone 0; only valid positions count, and a text without any is at 0."""
     assert text_metrics.entropy_nats_N(X) == pytest.approx([np.log(2), 0])
     third = -(2 / 3 * np.log(2 / 3) + 1 / 3 * np.log(1 / 3))
     assert text_metrics.entropy_nats_N(X, SHORT) == pytest.approx([third, 0])

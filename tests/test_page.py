@@ -110,7 +110,7 @@ def test_the_table_is_of_one_temperature():
 
 
 def test_hostile_text_is_inert(tmp_path, whole, undrawn):
-    """Text that looks like markup stays text: in the sentence, the names, the config and the symbols."""
+    """Text that looks like markup stays text: in the sentence, the names, the config and the tokens."""
     report, traces = showing.report(), showing.traces()
     report["verdict"] = report["command"] = report["config"]["data"]["files"] = HOSTILE
     report["environment"]["device"] = HOSTILE
@@ -181,7 +181,7 @@ def test_what_earlier_reports_lack_is_no_error(tmp_path):
 
 
 def test_differences_give_the_states_back(whole):
-    """The states that the page's differences build are the traces', and each energy is that of the symbol it stands with."""
+    """The states that the page's differences build are the traces', and each energy is that of the token it stands with."""
     traces, packed = showing.traces(), json.loads(Read(whole).data)
     for t, p in zip(traces["trajectories"], packed["trajectories"], strict=True):
         state = list(p["start"])
@@ -192,14 +192,14 @@ def test_differences_give_the_states_back(whole):
                 ][k]
                 assert c["energy"] == [m["token_energy"][k][i] for i in c["at"]]
             assert all(state[i] != s for i, s in zip(q["state"]["at"], q["state"]["to"]))
-            for i, symbol in zip(q["state"]["at"], q["state"]["to"]):
-                state[i] = symbol
+            for i, token in zip(q["state"]["at"], q["state"]["to"]):
+                state[i] = token
             assert state == m["state"]
     assert packed["students"][0]["steps"][-1]["time"] == 1.0
 
 
 def test_a_state_mixed_from_candidates_has_their_energies(tmp_path):
-    """Under a policy that takes symbols from several candidates, a symbol has the energy of one that has it."""
+    """Under a policy that takes tokens from several candidates, a token has the energy of one that has it."""
     traces = showing.traces(length=8, midpoints=1, candidates=2)
     m = traces["trajectories"][0]["midpoints"][0]
     start = traces["trajectories"][0]["start"]
@@ -222,7 +222,7 @@ def test_what_cannot_be_shown_is_one_line(tmp_path):
     """Another schema, or a state that is too short, is refused before anything is written."""
     traces = showing.traces(length=8, midpoints=2, candidates=2)
     traces["trajectories"][0]["midpoints"][1]["state"].pop()
-    for report, found, said in (({"schema": 3}, None, "schema 3"), ({"schema": 2}, traces, "7 symbols")):
+    for report, found, said in (({"schema": 3}, None, "schema 3"), ({"schema": 2}, traces, "7 tokens")):
         with pytest.raises(ValueError) as caught:
             page.write(tmp_path / "index.html", report, found)
         assert said in str(caught.value) and "\n" not in str(caught.value)

@@ -84,7 +84,7 @@ return {
 
 
 def shows(browser, step, record=0):
-    """Whether the viewer shows this step: its time, its state, the symbols that changed, and the candidates."""
+    """Whether the viewer shows this step: its time, its state, the tokens that changed, and the candidates."""
     t, seen = TRACES["trajectories"][record], browser.execute_script(SHOWN)
     before, m = ([t["start"]] + [m["state"] for m in t["midpoints"]])[max(step - 1, 0)], t["midpoints"][step - 1] if step else None
     state = m["state"] if m else t["start"]
@@ -122,7 +122,7 @@ def test_stepping(browser):
 
 
 def test_colours_say_the_energy(browser):
-    """A symbol that changed is coloured by its own energy: the order of the colours is that of the energies."""
+    """A token that changed is coloured by its own energy: the order of the colours is that of the energies."""
     marks = part(browser, "state").find_elements("css selector", "mark")
     told = [(float(m.get_attribute("title").split()[-1]), int(m.get_attribute("style").split(":")[1].strip(" %;"))) for m in marks]
     m = TRACES["trajectories"][0]["midpoints"][0]

@@ -18,7 +18,7 @@ def keys(seed, n):
 @pytest.mark.parametrize("t", [0.0, 0.5, 1.0])
 def test_marginals(source, exponent, t):
     """x_t is x_1 with chance kappa(t) and else a draw of the source (2407.15595), at t = 0, 1/2 and 1."""
-    path, n = paths.Path(source=source, exponent=exponent, symbols=4), 20_000
+    path, n = paths.Path(source=source, exponent=exponent, text_vocab=4), 20_000
     x_1_BL = jnp.full((n, 1), 2)
     x_t = np.asarray(paths.sample_xt(keys(0, n), path, x_1_BL, jnp.full((n,), t)))[:, 0]
     law = np.full(4, (1 - t**exponent) / 4) if source == "uniform" else np.array([0, 0, 0, 0, 1 - t**exponent])
@@ -28,7 +28,7 @@ def test_marginals(source, exponent, t):
 
 def test_keep_is_the_ratio_of_what_is_left():
     """r = (1 - kappa(t + h)) / (1 - kappa(t)): it composes over steps, and is 0 for the step that ends at 1."""
-    path = paths.Path(source="uniform", exponent=2.0, symbols=4)
+    path = paths.Path(source="uniform", exponent=2.0, text_vocab=4)
     r = lambda t, h: float(paths.keep(path, jnp.float32(t), jnp.float32(h)))
     assert r(0.2, 0.6) == pytest.approx(r(0.2, 0.3) * r(0.5, 0.3), rel=1e-5)
     assert r(0.5, 0.5) == 0.0 and r(0.0, 1.0) == 0.0 and r(1.0, 0.1) == 0.0
@@ -41,8 +41,8 @@ def test_stratified_times_cover_the_line():
 
 
 def test_the_mask_is_never_predicted():
-    """Under the mask source the posterior gives no mass to the mask symbol, whatever the network says."""
-    path = paths.Path(source="mask", exponent=1.0, symbols=3)
+    """Under the mask source the posterior gives no mass to the mask token, whatever the network says."""
+    path = paths.Path(source="mask", exponent=1.0, text_vocab=3)
     x_BL = jnp.arange(4)[None]
     nll = losses.negative_log_posterior(path, jnp.array([[0.0, 1.0, 2.0, 50.0]] * 4)[None], x_BL)[0]
     assert np.isposinf(nll[3]) and float(jnp.exp(-nll[:3]).sum()) == pytest.approx(1.0)
@@ -51,7 +51,7 @@ def test_the_mask_is_never_predicted():
 @pytest.mark.parametrize("source", paths.SOURCES)
 def test_generalised_kl_by_hand(source):
     """The integrand of 2412.03487, term by term, at a position that has arrived and at one that has not."""
-    path = paths.Path(source=source, exponent=2.0, symbols=3)
+    path = paths.Path(source=source, exponent=2.0, text_vocab=3)
     p = np.array([0.2, 0.5, 0.3])
     logits = jnp.log(jnp.array(np.append(p, 1e-9) if source == "mask" else p))[None, None].repeat(2, axis=1)
     x_1, away = jnp.array([[1, 1]]), 3 if source == "mask" else 0
@@ -64,8 +64,8 @@ def test_generalised_kl_by_hand(source):
 
 @pytest.mark.parametrize("source", paths.SOURCES)
 def test_losses_differentiate(source):
-    """No loss has a NaN in its value or gradient, even where the target has symbols of no mass."""
-    path = paths.Path(source=source, exponent=1.0, symbols=5)
+    """No loss has a NaN in its value or gradient, even where the target has tokens of no mass."""
+    path = paths.Path(source=source, exponent=1.0, text_vocab=5)
     logits = jax.random.normal(jax.random.key(0), (2, 4, path.vocab))
     target = jnp.where(jnp.arange(path.vocab)[None, None] == 0, -jnp.inf, logits)
     x = jnp.array([[0, 1, 2, path.vocab - 1]] * 2)
@@ -81,7 +81,7 @@ def test_losses_differentiate(source):
 
 def test_distillation_kl_is_zero_at_the_target():
     """Forward KL vanishes where student and target agree, and is positive elsewhere."""
-    path = paths.Path(source="uniform", exponent=1.0, symbols=5)
+    path = paths.Path(source="uniform", exponent=1.0, text_vocab=5)
     a, b = jax.random.normal(jax.random.key(0), (2, 1, 3, 5))
     x = jnp.zeros((1, 3), int)
     np.testing.assert_allclose(losses.distillation_kl(path, a, a, x), 0.0, atol=1e-6)
@@ -94,8 +94,8 @@ def test_nce_prefers_low_energy_for_data():
     assert losses.nce(-1.0, 1.0) < losses.nce(0.0, 0.0) < losses.nce(1.0, -1.0)
 
 
-def test_both_ways_to_read_a_symbols_value():
-    """What a CPU looks up is what the others sum, symbols of no mass among them, in the values' own type."""
+def test_both_ways_to_read_a_tokens_value():
+    """What a CPU looks up is what the others sum, tokens of no mass among them, in the values' own type."""
     rng = np.random.default_rng(0)
     values_BLV, x_BL = rng.normal(size=(2, 5, 7)).astype(np.float32), rng.integers(0, 7, (2, 5))
     values_BLV[..., 3], x_BL[0, 0] = -np.inf, 3

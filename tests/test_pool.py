@@ -23,7 +23,7 @@ from tsdfm_jax.stages import data as stage
 CFG = windows.WindowsConfig(length=16, holdout=0.2, seed=3, windows_per_shard=40)
 BATCH = 1500  # characters: a few documents, so that a small corpus is many batches
 ROOT = pathlib.Path(__file__).parent.parent
-# Of symbols and words of `whole`, as the code of commit 912e2f0 made it.
+# Of tokens and words of `whole`, as the code of commit 912e2f0 made it.
 GOLDEN = "0505576d297c542a15cbfb019d9df0820d5dd24226c012a4a92a8b4f96e77ab5"
 
 
@@ -72,7 +72,7 @@ def test_several_processes_stopped_and_restarted_give_the_same_bytes(tmp_path, w
 
 
 def test_the_bytes_are_those_of_the_first_version(tmp_path, whole):
-    """What was prepared before there were several processes would be prepared the same today: symbols, words, manifest."""
+    """What was prepared before there were several processes would be prepared the same today: tokens, words, manifest."""
     for name, data in whole.items():
         (tmp_path / name).write_bytes(data)
     digest = hashlib.sha256(whole["lexicon.txt"])
@@ -103,7 +103,7 @@ def test_the_reader_stays_near_the_writer(tmp_path):
 
 
 def test_what_waits_for_its_shard_holds_no_more_than_itself(tmp_path):
-    """A few held-out symbols of each of many large batches keep none of those batches in memory."""
+    """A few held-out tokens of each of many large batches keep none of those batches in memory."""
     pack = packer.Packer(tmp_path, {}, length=16, windows_per_shard=1 << 20, dtype="uint16")
     tracemalloc.start()
     for _ in range(50):
@@ -194,7 +194,7 @@ def test_little_text_has_no_pool():
 
 
 def test_a_tokenizer_json_is_the_same_in_a_worker(tmp_path):
-    """Its symbols, and that text which spells the document end is text, come through to other processes."""
+    """Its tokens, and that text which spells the document end is text, come through to other processes."""
     model = tokenizers.Tokenizer(tokenizers.models.BPE())
     model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()

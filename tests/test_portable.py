@@ -68,8 +68,8 @@ def test_the_card_says_what_the_files_say(finished, exported):
             line = next(x for x in card.splitlines() if x.startswith(f"| {NAMES[row['model']]} | {row['steps'] or '–'} |"))
             assert f" {row['entropy_nats']:.2f} |" in line and f" {row['ppl_token']:,.0f} |" in line
     assert "blind student |" not in card and "unigram" not in card
-    symbols = 16 * 16 * 16  # updates, windows, symbols
-    assert f"{report['bounds']['student_shaped']:.3f} bits" in card and f"trained on {symbols:,} symbols" in card
+    tokens = 16 * 16 * 16  # updates, windows, tokens
+    assert f"{report['bounds']['student_shaped']:.3f} bits" in card and f"trained on {tokens:,} tokens" in card
     assert report["verdict"] in card and "seed: 0" in card and report["commit"] in card
     teacher = (exported["teacher"] / "README.md").read_text()
     assert "shaped student" not in teacher.split("The run's own")[0] and "its teacher" not in teacher
@@ -164,7 +164,7 @@ MISFITS = {
     "model.mlp_ratio": (2, "has mlp_ratio 4"),
     "flow.source": ("mask", "has source uniform, but flow.source is mask"),
     "flow.exponent": (2.0, "has exponent 1.0"),
-    "data.length": (24, "was trained on 16 symbols, but data.length is 24"),
+    "data.length": (24, "was trained on 16 tokens, but data.length is 24"),
 }
 
 
@@ -179,14 +179,14 @@ def test_a_teacher_that_does_not_fit_the_config_is_refused(key, exported, tmp_pa
 
 
 def test_a_teacher_of_another_tokenizer_or_kind_is_refused(exported, finished, tmp_path):
-    """By the number of its symbols, by its tokenizer's hash where it has one; and a student is no teacher."""
+    """By the number of its tokens, by its tokenizer's hash where it has one; and a student is no teacher."""
     tok = load(finished, mesh=one_device()).tokenizer
     c = tiny.changed(**{"teacher.path": str(tmp_path / "other")})
     for change, said in [
         (lambda body: body.update(tokenizer="f" * 64), "was trained with tokenizer ffffffffffff"),
         (
             lambda body: (body["flow"].update(symbols=383), body["network"].update(vocab=383)),
-            "has 383 symbols, but the run's tokenizer 384",
+            "has 383 tokens, but the run's tokenizer 384",
         ),
     ]:
         shutil.copytree(exported["teacher"], tmp_path / "other", dirs_exist_ok=True)

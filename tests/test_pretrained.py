@@ -173,11 +173,11 @@ def test_a_hub_name_is_fetched_or_said_in_one_line(directories, monkeypatch):
         pretrained.load("gpt2-large")
 
 
-def test_more_symbols_than_the_context_are_refused(directories):
+def test_more_tokens_than_the_context_are_refused(directories):
     """Neither positions that do not exist nor positions never trained on are read."""
     for kind in KINDS:
         loaded = pretrained.load(directories[kind])
-        with pytest.raises(ValueError, match="17 symbols are more than the 16"):
+        with pytest.raises(ValueError, match="17 tokens are more than the 16"):
             causal.token_nll(loaded.cfg, loaded.params, jnp.zeros((1, 17), jnp.int32), loaded.bos)
 
 

@@ -84,7 +84,7 @@ ACCIDENTS = {
     "a size is text": (config(n_embd="16"), "n_embd '16'"),
     "epsilon is nothing": (config(layer_norm_epsilon=0), "layer_norm_epsilon 0"),
     "BOS is out of reach": (config(bos_token_id=61), "bos_token_id 61"),
-    "a larger tokenizer": (config(vocab_size=60, bos_token_id=1), "tokenizer.json has 61 symbols"),
+    "a larger tokenizer": (config(vocab_size=60, bos_token_id=1), "tokenizer.json has 61 tokens"),
     "fewer blocks": (config(n_layer=1), "holds 'h.1."),
 }
 

@@ -1,4 +1,4 @@
-"""What is asked for becomes symbols in the right places, or one line; no network is needed for that."""
+"""What is asked for becomes tokens in the right places, or one line; no network is needed for that."""
 
 import io
 import json
@@ -33,7 +33,7 @@ def request(tok, **fields):
 
 
 def written(tok, asked, between="of"):
-    """The text of a request in whose free places stands some word's symbol."""
+    """The text of a request in whose free places stands some word's token."""
     word = tok.encode(between)[-1]
     return tok.decode(np.where(asked.given_L < 0, word, asked.given_L)[: asked.length])
 
@@ -41,7 +41,7 @@ def written(tok, asked, between="of"):
 @pytest.mark.parametrize("length", [0, 20, L])
 @pytest.mark.parametrize("prompt, suffix", [("", ""), ("The laws", ""), ("", " of war"), ("The Senate", " the land.")])
 def test_a_prompt_begins_and_a_suffix_ends(tok, prompt, suffix, length):
-    """The text has as many symbols as were asked for, the first are the prompt's and the last the suffix's, letter for letter."""
+    """The text has as many tokens as were asked for, the first are the prompt's and the last the suffix's, letter for letter."""
     asked = request(tok, prompt=prompt, suffix=suffix, length=length)
     text = written(tok, asked)
     assert asked.length == (length or L) and asked.given_L.shape == (L,) and asked.given_L.dtype == np.int32
@@ -55,7 +55,7 @@ def test_a_prompt_begins_and_a_suffix_ends(tok, prompt, suffix, length):
 
 @pytest.mark.parametrize("infill", ["The ____ of the", "____ of war", "The laws____", "____ of ____", "The____ of____ the"])
 def test_an_infill_is_its_pieces_and_spans(tok, infill):
-    """Each marker is `span_length` free symbols, in its place; all else is given, and the rest of the window is free."""
+    """Each marker is `span_length` free tokens, in its place; all else is given, and the rest of the window is free."""
     spans = infill.count("____")
     asked = request(tok, infill=infill, span_length=3)
     free = [i for i in range(asked.length) if i not in asked.given]

@@ -262,7 +262,7 @@ def test_a_true_kill_in_the_middle_of_writing(tmp_path):
 
 
 def test_values_that_do_not_fit_are_refused(tmp_path):
-    """A symbol too large for its type, a wrong shape or field is named, and nothing is written."""
+    """A token too large for its type, a wrong shape or field is named, and nothing is written."""
     bad = {
         "states": _arrays(0)["states"] + 1_000_000,
         "index": _arrays(0)["index"] + 500,

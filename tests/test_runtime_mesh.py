@@ -44,7 +44,7 @@ def test_names_decide_what_is_split():
 
 
 def test_an_odd_vocabulary_is_split_by_width():
-    """GPT-2's 50,257 symbols divide by nothing: a table is split over its width by fsdp and tensor together."""
+    """GPT-2's 50,257 tokens divide by nothing: a table is split over its width by fsdp and tensor together."""
     built = mesh.make_mesh(mesh.MeshConfig(data=1, fsdp=2, tensor=4))
     place = mesh.shardings(built, {"embedding": boxed((50257, 64), "vocab", "table")})["embedding"]
     assert place.spec == PartitionSpec(None, ("fsdp", "tensor"))

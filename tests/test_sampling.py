@@ -58,7 +58,7 @@ def texts(samples):
 
 def a_sampler(batch):
     """A Sampler whose posterior is a formula."""
-    path = paths.Path(source="uniform", exponent=1.0, symbols=V)
+    path = paths.Path(source="uniform", exponent=1.0, text_vocab=V)
     table_VV = np.random.default_rng(0).normal(size=(V, V)).astype(np.float32)
     apply = lambda params, x_BL, t_B, h_B: jnp.asarray(table_VV)[x_BL] + params
     return path, apply, sampling.Sampler(apply, path, meshes.make_mesh(meshes.MeshConfig()), LENGTH, batch, sampler.SamplerConfig())
@@ -117,7 +117,7 @@ def test_it_stops_between_two_calls():
     (dict(infill="The____ of____", span_length=3), None),
 ])  # fmt: skip
 def test_given_text_stays(model, ask, length):
-    """From the noise to the text, whatever was given is there; the text has the symbols that were asked for."""
+    """From the noise to the text, whatever was given is there; the text has the tokens that were asked for."""
     for sample in model.sample(**ask, steps=3, number=2, states=True):
         assert length is None or len(sample.tokens) == length
         assert len(sample.states) == 4 and sample.states[-1] == sample.text == str(sample) and repr(sample.text) in repr(sample)

@@ -10,7 +10,7 @@ import pytest
 from tests import chance
 from tsdfm_jax.flow import jump, path as paths, shaping
 
-PATH = paths.Path(source="uniform", exponent=1.0, symbols=6)
+PATH = paths.Path(source="uniform", exponent=1.0, text_vocab=6)
 B, L = 5, 7
 
 
@@ -114,13 +114,13 @@ def test_sequence_takes_one_whole():
 
 
 def test_token_takes_each_position():
-    """Every position takes the symbol of the candidate with the lowest score there; worst the highest."""
+    """Every position takes the token of the candidate with the lowest score there; worst the highest."""
     assert chosen(config(candidates=3, policy="token"), [3.0, 1.0, 6.0])[0] == [0, 2, 1]
     assert chosen(config(candidates=3, policy="token", selection="worst"), [3.0, 1.0, 6.0])[0] == [2, 0, 2]
 
 
 def test_sequence_to_token_mends_the_winner():
-    """The winner's symbols give way to better ones by the margin, and only if the sequence's energy falls."""
+    """The winner's tokens give way to better ones by the margin, and only if the sequence's energy falls."""
     cfg = config(candidates=3, policy="sequence_to_token", margin=0.5)
     falls, rises = (lambda x: jnp.array([0.5])), (lambda x: jnp.array([1.5]))
     assert chosen(cfg, [3.0, 1.0, 6.0], falls) == ([0, 2, 1], 1)
@@ -130,7 +130,7 @@ def test_sequence_to_token_mends_the_winner():
 
 
 def test_spans_are_chosen_whole():
-    """Two neighbours go by their mean score, the last span may be one symbol, and a random choice is one choice a span."""
+    """Two neighbours go by their mean score, the last span may be one token, and a random choice is one choice a span."""
     score = np.array(SCORE)[0]
     assert chosen(config(candidates=3, policy="token", span=2), [3.0, 1.0, 6.0])[0] == [1, 1, 1]
     cfg = config(candidates=3, policy="sequence_to_token", span=2, margin=0.5)
@@ -181,9 +181,9 @@ def test_no_compass_is_asked_before_tau(policy):
         assert len(asked) in wanted
 
 
-def test_memory_grows_with_candidates_only_through_their_symbols():
+def test_memory_grows_with_candidates_only_through_their_tokens():
     """At a fixed chunk, twice the candidates cost at most a few arrays of [B, K, L] more, never one with both K and V."""
-    path, b, length = paths.Path(source="uniform", exponent=1.0, symbols=2000), 2, 32
+    path, b, length = paths.Path(source="uniform", exponent=1.0, text_vocab=2000), 2, 32
 
     def program(k):
         def f(key_B, logits, table_VV):

@@ -34,7 +34,7 @@ def rows(shaped):
 
 
 def test_the_table(tmp_path, monkeypatch):
-    """Swept keys, means over seeds by model, steps and judge, the teacher's bound, own and shared seconds; the rest is unfinished."""
+    """Swept keys, means over seeds by model, steps and judge, the teacher's ELBO, own and shared seconds; the rest is unfinished."""
     made = make(tmp_path, [{"shaping.candidates": 2}, {"shaping.candidates": 4, "shaping.tau": 0.5}, {"shaping.tau": 0.25}])
     made.run(1, Said())
     stages = {

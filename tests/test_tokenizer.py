@@ -83,8 +83,8 @@ def test_any_text_survives_a_byte_level_tokenizer(byte_level, tmp_path_factory, 
     assert loaded.decode(ids) == text and loaded.eos_id not in ids
 
 
-def test_symbols_are_the_librarys_own(byte_level, tmp_path):
-    """An adopted tokenizer.json gives the library's symbols for plain text, none added, in a batch, and in a copy by pickle."""
+def test_tokens_are_the_librarys_own(byte_level, tmp_path):
+    """An adopted tokenizer.json gives the library's tokens for plain text, none added, in a batch, and in a copy by pickle."""
     tokenizer.adopt(str(byte_level), tmp_path)
     loaded, library = tokenizer.load(tmp_path), tokenizers.Tokenizer.from_file(str(byte_level))
     library.post_processor = tokenizers.processors.TemplateProcessing("<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
@@ -100,7 +100,7 @@ def test_symbols_are_the_librarys_own(byte_level, tmp_path):
 
 
 def test_a_document_end_that_text_can_spell_is_refused(byte_level, tmp_path):
-    """Where the document end is no special symbol, text could end its own document: one line says so."""
+    """Where the document end is no special token, text could end its own document: one line says so."""
     (tmp_path / "t.json").write_text(byte_level.read_text().replace('"special": true', '"special": false'))
     with pytest.raises(ValueError, match="t.json.*<.endoftext.>.*special") as caught:
         main.run(tiny.changed(**{"tokenizer.path": str(tmp_path / "t.json")}), tmp_path / "run", ["tokenizer"])
@@ -125,13 +125,13 @@ def test_a_batch_is_its_texts_one_by_one(trained, texts):
     assert all(np.array_equal(ids, loaded.encode(text)) for ids, text in zip(batch, texts, strict=True))
 
 
-def test_a_newline_is_one_symbol(trained):
-    """A line end costs one symbol, alone or in a row."""
+def test_a_newline_is_one_token(trained):
+    """A line end costs one token, alone or in a row."""
     assert len(_load(trained).encode("\n\n\n")) == 3
 
 
 def test_masks_and_document_ends_are_shown(trained):
-    """A symbol outside the vocabulary reads as ▒, a document end as nothing, or as an empty line when asked."""
+    """A token outside the vocabulary reads as ▒, a document end as nothing, or as an empty line when asked."""
     loaded = _load(trained)
     ids = [*loaded.encode("one"), loaded.eos_id, loaded.vocab_size, *loaded.encode(" two"), -1]
     assert loaded.decode(ids) == "one▒ two▒"
@@ -157,7 +157,7 @@ def test_training_reads_no_more_than_it_needs(tmp_path):
 
 @pytest.mark.parametrize(("size", "says"), [(200, "200 is too small"), (50_000, "50000 is too large")])
 def test_an_impossible_vocabulary_is_refused_in_one_line(tmp_path, size, says):
-    """Too few symbols for the bytes, or more than the text has, is said with the number that would do."""
+    """Too few tokens for the bytes, or more than the text has, is said with the number that would do."""
     with pytest.raises(ValueError, match=says + r".*\d+") as caught:
         tokenizer.train(iter(["a little text, and not much of it"] * 9), tmp_path, size, 1000, 0)
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())

@@ -23,7 +23,7 @@ _CFG = windows.WindowsConfig(length=_LENGTH, holdout=0.2, seed=3, windows_per_sh
 
 
 class _Bytes(tokenizer.Tokenizer):
-    """A tokenizer of bytes, document end 256: enough to see where every symbol went."""
+    """A tokenizer of bytes, document end 256: enough to see where every token went."""
 
     vocab_size, eos_id, content_hash = 257, 256, "bytes"
 

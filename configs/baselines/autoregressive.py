@@ -1,11 +1,11 @@
-"""An autoregressive transformer of the teacher's size: one network evaluation a symbol, and exact likelihoods.
+"""An autoregressive transformer of the teacher's size: one network evaluation a token, and exact likelihoods.
 
     python -m tsdfm_jax.main --config=configs/baselines/autoregressive.py:quickstart --workdir=runs/autoregressive_quickstart
 
 The argument says which config's data, judges and budget it has: quickstart, sotu or fineweb_170m.
 
 GPT-2's architecture at the teacher's width and heads, with as many blocks as bring it nearest to the teacher's parameters.
-All of it is ours: the teacher's batch, optimiser and schedule, over as many symbols as teacher and student see together.
+All of it is ours: the teacher's batch, optimiser and schedule, over as many tokens as teacher and student see together.
 It writes with a cache of keys and values, so that its steps cost less than another model's.
 """
 

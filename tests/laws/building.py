@@ -15,7 +15,7 @@ from tsdfm_jax.runtime import mesh as meshes, state as states
 from tsdfm_jax.stages import compass
 
 INF, NAN = float("inf"), float("nan")
-V = 40  # symbols of a tokenizer that is not there
+V = 40  # tokens of a tokenizer that is not there
 # Networks are traced once for each shape and kind of input, whoever calls them.
 NETWORKS = {transformer: transformer.apply, energy: energy.apply}
 TRACED = {module: jax.jit(apply, static_argnums=0) for module, apply in NETWORKS.items()}

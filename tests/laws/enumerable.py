@@ -2,7 +2,7 @@
 
 Written in NumPy from the equations (2407.15595, 2412.03487, 2509.20624) and importing nothing of the package, so that
 package and oracle can only agree by both being right. Letters beside the project's own: N states of a sequence (the
-mask symbol included where there is one), D texts, W symbols of a state. A kernel_NN has rows that sum to one.
+mask token included where there is one), D texts, W tokens of a state. A kernel_NN has rows that sum to one.
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class System:
-    """A joint law of texts of `length` symbols, and the path from a source to it with kappa(t) = t^exponent."""
+    """A joint law of texts of `length` tokens, and the path from a source to it with kappa(t) = t^exponent."""
 
     source: str
     exponent: float
-    symbols: int
+    text_vocab: int
     length: int
     text_law: np.ndarray  # [D], positive, sums to one
 
@@ -29,12 +29,12 @@ class System:
     @functools.cached_property
     def states(self):
         """x_NL."""
-        return np.array(list(itertools.product(range(self.symbols + self.masked), repeat=self.length)))
+        return np.array(list(itertools.product(range(self.text_vocab + self.masked), repeat=self.length)))
 
     @functools.cached_property
     def texts(self):
         """x_1_DL."""
-        return np.array(list(itertools.product(range(self.symbols), repeat=self.length)))
+        return np.array(list(itertools.product(range(self.text_vocab), repeat=self.length)))
 
     @functools.cached_property
     def text_state(self):
@@ -43,11 +43,11 @@ class System:
 
     @functools.cached_property
     def onehot_DLV(self):
-        return np.eye(self.symbols)[self.texts]
+        return np.eye(self.text_vocab)[self.texts]
 
     def index(self, x):
         """Index among the states of sequences [..., L]."""
-        base = (self.symbols + self.masked) ** np.arange(self.length)[::-1]
+        base = (self.text_vocab + self.masked) ** np.arange(self.length)[::-1]
         return np.asarray(x) @ base
 
     def kappa(self, t):
@@ -59,7 +59,7 @@ class System:
     @functools.cached_property
     def source_N(self):
         """Law of x_0."""
-        start = np.all(self.states == self.symbols, axis=1) if self.masked else np.ones(len(self.states))
+        start = np.all(self.states == self.text_vocab, axis=1) if self.masked else np.ones(len(self.states))
         return start / start.sum()
 
     def data_N(self):
@@ -68,15 +68,15 @@ class System:
         law[self.text_state] = self.text_law
         return law
 
-    def symbol_NDL(self, kappa):
+    def token_NDL(self, kappa):
         """P(x_t^i | x_1^i) for every state, text and position."""
         x, x_1 = self.states[:, None], self.texts[None]
-        noise = (x == self.symbols) if self.masked else np.full(x.shape, 1 / self.symbols)
+        noise = (x == self.text_vocab) if self.masked else np.full(x.shape, 1 / self.text_vocab)
         return kappa * (x == x_1) + (1 - kappa) * noise
 
     def path_ND(self, kappa):
         """P(x_t | x_1)."""
-        return self.symbol_NDL(kappa).prod(axis=-1)
+        return self.token_NDL(kappa).prod(axis=-1)
 
     def marginal_N(self, kappa):
         """p_t."""
@@ -94,22 +94,22 @@ class System:
     def rates_NLV(self, kappa):
         """Rates p(y | x_t) / (1 - kappa) per unit of kappa, the factor 1 - kappa cancelled where x_t^i is noise.
 
-        This is the velocity of 2407.15595 off the diagonal, in the clock kappa. Symbols that stay have rate zero.
+        This is the velocity of 2407.15595 off the diagonal, in the clock kappa. Tokens that stay have rate zero.
         """
-        likelihood, noise = self.symbol_NDL(kappa), self.states == self.symbols if self.masked else 1 / self.symbols
+        likelihood, noise = self.token_NDL(kappa), self.states == self.text_vocab if self.masked else 1 / self.text_vocab
         others = np.stack([np.delete(likelihood, i, axis=2).prod(axis=2) for i in range(self.length)], axis=2)
         marginal = likelihood.prod(axis=2) @ self.text_law
         rates = np.einsum("d,ndl,dlv->nlv", self.text_law, others, self.onehot_DLV)
         with np.errstate(invalid="ignore", divide="ignore"):
             rates = np.where(marginal[:, None, None] > 0, rates / marginal[:, None, None], 0.0)
         rates = rates * np.broadcast_to(noise, self.states.shape)[..., None]
-        return rates * (self.states[..., None] != np.arange(self.symbols))
+        return rates * (self.states[..., None] != np.arange(self.text_vocab))
 
     @functools.cached_property
     def neighbour_NLV(self):
         """Index of the state that position i becomes y in."""
-        out = np.repeat(self.states[:, None, None], self.length, axis=1).repeat(self.symbols, axis=2)
-        for i, y in itertools.product(range(self.length), range(self.symbols)):
+        out = np.repeat(self.states[:, None, None], self.length, axis=1).repeat(self.text_vocab, axis=2)
+        for i, y in itertools.product(range(self.length), range(self.text_vocab)):
             out[:, i, y, i] = y
         return self.index(out)
 
@@ -137,7 +137,7 @@ class System:
         """P(x_s | x_t) of the path itself: the joint posterior's text, each position kept with probability r."""
         r = self.keep(t, s)
         x, x_1, y = self.states[:, None, None], self.texts[None, :, None], self.states[None, None]
-        stays = (x == self.symbols) if self.masked else np.ones_like(x, bool)
+        stays = (x == self.text_vocab) if self.masked else np.ones_like(x, bool)
         landing = np.where(stays, r * (y == x) + (1 - r) * (y == x_1), y == x).prod(axis=-1)
         return np.einsum("nd,ndm->nm", self.joint_posterior_ND(self.kappa(t)), landing)
 
@@ -149,27 +149,27 @@ class System:
         """A jump's kernel by method's definitions, positions independent: bridge, cumulative or euler."""
         kappa, s = self.kappa(t), min(t + h, 1.0)
         p = self.posterior_NLV(kappa) if posterior_NLV is None else posterior_NLV
-        width = self.symbols + self.masked
+        width = self.text_vocab + self.masked
         p = np.concatenate([p, np.zeros((*p.shape[:2], self.masked * 1))], axis=2)
         here, r = np.eye(width)[self.states], self.keep(t, s)
         if kind == "bridge" or s == 1.0:
-            symbol = r * here + (1 - r) * p
+            token = r * here + (1 - r) * p
         else:
             at = (p * here).sum(axis=2, keepdims=True)
             rate = self.exponent * t ** (self.exponent - 1) / (1 - kappa)
             stay = r ** (1 - at) if kind == "cumulative" else np.exp(-h * rate * (1 - at))
             elsewhere = p * (1 - here)
             total = elsewhere.sum(axis=2, keepdims=True)
-            symbol = stay * here + (1 - stay) * elsewhere / np.where(total > 0, total, 1)
+            token = stay * here + (1 - stay) * elsewhere / np.where(total > 0, total, 1)
         if self.masked:
-            symbol = np.where((self.states == self.symbols)[..., None], symbol, here)
-        return self.product_NN(symbol)
+            token = np.where((self.states == self.text_vocab)[..., None], token, here)
+        return self.product_NN(token)
 
-    def product_NN(self, symbol_NLW):
+    def product_NN(self, token_NLW):
         """The kernel under which each position changes by its own row."""
-        kernel = np.ones((len(symbol_NLW), 1))
+        kernel = np.ones((len(token_NLW), 1))
         for i in range(self.length):
-            kernel = (kernel[:, :, None] * symbol_NLW[:, i, None, :]).reshape(len(symbol_NLW), -1)
+            kernel = (kernel[:, :, None] * token_NLW[:, i, None, :]).reshape(len(token_NLW), -1)
         return kernel
 
     def chain_N(self, kind, steps, posterior=None):
@@ -179,9 +179,9 @@ class System:
             law = law @ self.jump_NN(kind, i / steps, 1 / steps, None if posterior is None else posterior(i / steps))
         return law
 
-    def symbol_marginals(self, kernel_NN):
+    def token_marginals(self, kernel_NN):
         """Each position's law under a kernel: [N, L, W]."""
-        width = self.symbols + self.masked
+        width = self.text_vocab + self.masked
         return np.einsum("nm,mlw->nlw", kernel_NN, np.eye(width)[self.states])
 
 
@@ -190,12 +190,12 @@ def tv(a, b):
     return np.abs(a - b).sum(axis=-1) / 2
 
 
-def draw(source, exponent, symbols, length, seed, concentration=1.0):
+def draw(source, exponent, text_vocab, length, seed, concentration=1.0):
     """A system with a joint law drawn at random: a symmetric Dirichlet of that concentration, no text below 1e-3 / D."""
-    count = symbols**length
+    count = text_vocab**length
     law = np.random.default_rng(seed).dirichlet(np.full(count, concentration))
     law = 0.999 * law + 0.001 / count
-    return System(source, exponent, symbols, length, law)
+    return System(source, exponent, text_vocab, length, law)
 
 
 def selected_NN(kernel_NN, energy_NN, candidates, selection, temperature=1.0):

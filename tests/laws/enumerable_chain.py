@@ -44,13 +44,13 @@ class Chain:
         """Law of jump i's landing, by the state it leaves from and the state whose posterior it follows."""
         s, (_, depart, width, _) = self.system, LINKS[self.name][i]
         a = self.t + depart * self.h
-        r, size, n = s.keep(a, a + width * self.h), s.symbols + s.masked, len(s.states)
+        r, size, n = s.keep(a, a + width * self.h), s.text_vocab + s.masked, len(s.states)
         here = np.eye(size)[s.states]
         p = np.concatenate([self.posteriors[i], np.zeros((n, s.length, int(s.masked)))], axis=2)
-        symbol = r * here[:, None] + (1 - r) * p[None]
+        token = r * here[:, None] + (1 - r) * p[None]
         if s.masked:
-            symbol = np.where((s.states == s.symbols)[:, None, :, None], symbol, here[:, None])
-        return s.product_NN(symbol.reshape(n * n, s.length, size)).reshape(n, n, n)
+            token = np.where((s.states == s.text_vocab)[:, None, :, None], token, here[:, None])
+        return s.product_NN(token.reshape(n * n, s.length, size)).reshape(n, n, n)
 
     def joint(self, candidates=1, selection="argmin", energy=None):
         """P(m1, m2, … | x_t): [N, N, …], each jump the chosen one of K by `energy(time) -> [N]`."""
@@ -72,7 +72,7 @@ class Chain:
     def compass(self):
         """`energy(time) -> [N]`, the optimum of noise contrast: -log of the data's midpoints over the blind chain's. [D]
 
-        The data's: the same chain with every landing the text's own symbol, which is the path at the noise that the
+        The data's: the same chain with every landing the text's own token, which is the path at the noise that the
         chain's jumps leave. Jumps that arrive at one time share the ratio, as a compass that is told the time must.
         """
         s, joint = self.system, self.joint()
@@ -90,7 +90,7 @@ class Chain:
         return lambda time: energy[time]
 
     def logits(self, i):
-        """l_{i+1} of every state: log posterior, a point mass (to the floor) where a symbol has been unmasked."""
+        """l_{i+1} of every state: log posterior, a point mass (to the floor) where a token has been unmasked."""
         return np.maximum(np.log(np.maximum(self.posteriors[i], 1e-300)), FLOOR)
 
     def target_NLV(self, joint):

@@ -22,7 +22,7 @@ def compiled(function):
 
 def path_of(system):
     """The package's path of a system."""
-    return paths.Path(source=system.source, exponent=system.exponent, symbols=system.symbols)
+    return paths.Path(source=system.source, exponent=system.exponent, text_vocab=system.text_vocab)
 
 
 def posterior_of(system):
@@ -32,7 +32,7 @@ def posterior_of(system):
 
     def posterior(x_BL, t_B, h_B=None):
         kappa_B11 = jnp.maximum(t_B, 1e-6)[:, None, None] ** system.exponent
-        noise_BDL = (x_BL == system.symbols)[:, None] if system.masked else 1.0 / system.symbols
+        noise_BDL = (x_BL == system.text_vocab)[:, None] if system.masked else 1.0 / system.text_vocab
         likelihood_BDL = kappa_B11 * (x_BL[:, None] == texts_DL[None]) + (1.0 - kappa_B11) * noise_BDL
         joint_BD = likelihood_BDL.prod(axis=-1) * law_D[None]
         p_BLV = jnp.einsum("bd,dlv->blv", joint_BD / joint_BD.sum(axis=1, keepdims=True), onehot_DLV)
@@ -44,7 +44,7 @@ def posterior_of(system):
 
 def index_of(system, x_BL):
     """The index of each state, in JAX."""
-    base = (system.symbols + system.masked) ** np.arange(system.length)[::-1]
+    base = (system.text_vocab + system.masked) ** np.arange(system.length)[::-1]
     return (x_BL * jnp.asarray(base)[None]).sum(axis=-1)
 
 

@@ -68,7 +68,7 @@ def sentences(found):
     return "\n".join([
         f"- `bridge` with the true posterior and one position ends in the data law after 1 to 1,024 steps: the package's own float32 "
         f"kernels are off by {bridge:.0e} at most, exponents 1, 2 and 3, both sources.",
-        f"- A tail of 5 % of the mass, on 1,000 symbols of 5e-5 each among 50,257, is visited {100 * min(ours):.1f} to "
+        f"- A tail of 5 % of the mass, on 1,000 tokens of 5e-5 each among 50,257, is visited {100 * min(ours):.1f} to "
         f"{100 * max(ours):.1f} % of the time over 1,024 steps, by every route that draws; the usual `jax.random.categorical` (V = 1,001) visits it "
         f"{100 * usual:.1f} % of the time.",
         f"- The bound behind the bits per byte is −log p(x) exactly under the mask source, and above it by a gap that a second "
@@ -86,7 +86,7 @@ def same_sentence(same):
     """What the invariance tests measured."""
     compared, differing = (sum(row[key] for row in same.values()) for key in ("symbols", "differing"))
     return (
-        f"- Of {compared:,} symbols of texts and trajectories made again with other batches, orders, stops and 1, 2, 4 or 8 devices, "
+        f"- Of {compared:,} tokens of texts and trajectories made again with other batches, orders, stops and 1, 2, 4 or 8 devices, "
         f"{differing} differ."
     )
 
@@ -96,7 +96,7 @@ def block():
     found = json.loads(RESULTS.read_text())
     parts = [
         sentences(found),
-        "Total variation from the data law, three positions of three symbols, true posterior, n = 1 (mean of four joint laws):",
+        "Total variation from the data law, three positions of three tokens, true posterior, n = 1 (mean of four joint laws):",
         jumps(found),
         "Choosing one of K candidates of a midpoint by the exact density ratio: total variation from the true joint law. `boltzmann` is "
         "importance resampling and tends to it; `argmin` goes past it:",

@@ -52,7 +52,7 @@ def test_targets(system, name, t, h, seed):
     )
     places = np.concatenate([start[:, None], midpoints], axis=1).T
     logits = sum(w * made.logits(i)[at] for i, (w, at) in enumerate(zip(enumerable_chain.WEIGHTS[name], places)))
-    found = np.asarray(jax.nn.softmax(paths.data_logits(systems.path_of(system), found)))[..., : system.symbols]
+    found = np.asarray(jax.nn.softmax(paths.data_logits(systems.path_of(system), found)))[..., : system.text_vocab]
     np.testing.assert_allclose(found, np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True), atol=3e-5)
 
 
@@ -93,7 +93,7 @@ def distance(system, t, h, exact_NN, posterior_NLV):
     Marginal: of each position by itself, which is all that a factorised jump can hope to match.
     """
     start, jump = system.marginal_N(system.kappa(t)), system.jump_NN("bridge", t, h, posterior_NLV)
-    marginal = enumerable.tv(system.symbol_marginals(jump), system.symbol_marginals(exact_NN)).mean(axis=1)
+    marginal = enumerable.tv(system.token_marginals(jump), system.token_marginals(exact_NN)).mean(axis=1)
     return start @ marginal, start @ enumerable.tv(jump, exact_NN)
 
 

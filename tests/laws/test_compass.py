@@ -21,8 +21,8 @@ COUNTS = (1, 2, 4, 8, 16, 32, 64)
 class Midpoint:
     """A jump of `bridge` from t to t + h: what the generator makes of each x_t, and what the path does. [N, N] each."""
 
-    def __init__(self, source, t, h, symbols=3, length=2):
-        self.system = enumerable.draw(source, 1.0, symbols, length, seed=3, concentration=0.5)
+    def __init__(self, source, t, h, text_vocab=3, length=2):
+        self.system = enumerable.draw(source, 1.0, text_vocab, length, seed=3, concentration=0.5)
         self.t, self.h = t, h
         self.start = self.system.marginal_N(self.system.kappa(t))
         self.generated, self.true = self.system.jump_NN("bridge", t, h), self.system.path_jump_NN(t, t + h)

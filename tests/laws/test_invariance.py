@@ -23,7 +23,7 @@ from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import checkpoint, mesh as meshes, signals
 from tsdfm_jax.workspace import jobs, trained
 
-RATE = 1e-5  # of symbols that rounding may decide in float32
+RATE = 1e-5  # of tokens that rounding may decide in float32
 V, LENGTH, STEPS, BATCH = 31, 16, 8, 256
 SMALL = {"data.length": LENGTH, "model.blocks": 1, "model.width": 16, "model.heads": 2, "shaping.candidates": 4}
 SMALL |= {"trajectories.midpoints": STEPS, "trajectories.batch": BATCH, "compass.from_teacher": False}
@@ -37,9 +37,9 @@ def config(**changes):
     return c
 
 
-def network(c, symbols):
+def network(c, text_vocab):
     """A teacher's `apply`, its boxed shapes, and random weights with nothing left at zero: real, varied logits."""
-    cfg = settings.network(c, settings.path(c, symbols).vocab)
+    cfg = settings.network(c, settings.path(c, text_vocab).vocab)
     boxed = jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg, c.data.length))
     rng = np.random.default_rng(0)
 
@@ -57,9 +57,9 @@ def mesh_of(data, fsdp=1, tensor=1):
 
 
 def compare(figures, name, states_NSL, other_NSL):
-    """Count the symbols that differ, add them to the figure, and hold its rate so far.
+    """Count the tokens that differ, add them to the figure, and hold its rate so far.
 
-    Two samples that have parted are two samples, so that rounding has decided a symbol only where the state before it
+    Two samples that have parted are two samples, so that rounding has decided a token only where the state before it
     is still equal: those are `decided` of `at_risk`, the `rate`. `differing` of `symbols`, the `share`, has all that
     follows as well.
     """
@@ -125,7 +125,7 @@ def generated(c, kind, mesh, number):
     ("mask", "chain", (8,)),
 ])  # fmt: skip
 def test_trajectories_do_not_depend_on_the_devices(figures, source, kind, counts):
-    """1, 2, 4 and 8 devices record the same symbols but for what rounding decides."""
+    """1, 2, 4 and 8 devices record the same tokens but for what rounding decides."""
     c, number = config(**{"flow.source": source, "trajectories.chain": "heun"}), BATCHES[source] * BATCH
     one = generated(c, kind, mesh_of(1), number)
     assert len(np.unique(one["index"])) == 4 and len(np.unique(one["states"])) >= V

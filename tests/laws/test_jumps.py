@@ -24,7 +24,7 @@ def compiled(system, kind):
 
 def code_kernel_NN(system, kind, t, h):
     """The kernel that the package's prepared Move stands for: its chances to leave and its landing masses, multiplied out."""
-    n, width = len(system.states), system.symbols + system.masked
+    n, width = len(system.states), system.text_vocab + system.masked
     move = compiled(system, kind)(systems.full(n, t), systems.full(n, h))
     mass = np.asarray(move.table.mass, np.float64).reshape(n, system.length, -1)[..., :width]
     total, leave = mass.sum(axis=-1, keepdims=True), np.asarray(move.leave_BL, np.float64)[..., None]
@@ -93,9 +93,9 @@ def test_the_sampler_is_its_matrices(source, kind):
         chance.assert_law(draw(steps, steps), system.chain_N(kind, steps))
 
 
-def distances(source, kind, symbols, length, exponent, seed):
+def distances(source, kind, text_vocab, length, exponent, seed):
     """Total variation from the data law after each number of STEPS, by exact matrices."""
-    system = enumerable.draw(source, exponent, symbols, length, seed)
+    system = enumerable.draw(source, exponent, text_vocab, length, seed)
     return np.array([enumerable.tv(system.chain_N(kind, steps), system.data_N()) for steps in STEPS])
 
 

@@ -1,6 +1,6 @@
-"""The tail of a large vocabulary: 5 % of the mass on symbols of 5e-5 each must be visited 5 % of the time, on every route.
+"""The tail of a large vocabulary: 5 % of the mass on tokens of 5e-5 each must be visited 5 % of the time, on every route.
 
-A draw by float32 Gumbel noise loses such symbols, more of them the more steps are taken, and so flatters the perplexity
+A draw by float32 Gumbel noise loses such tokens, more of them the more steps are taken, and so flatters the perplexity
 of a many-step teacher (method: jump).
 """
 
@@ -22,7 +22,7 @@ GPT2 = 50_257
 
 
 def tailed(vocabulary):
-    """(law_V, in_tail_V): TAIL symbols of mass EACH all over the vocabulary, the rest of the mass on its last symbol."""
+    """(law_V, in_tail_V): TAIL tokens of mass EACH all over the vocabulary, the rest of the mass on its last token."""
     law = np.zeros(vocabulary)
     law[np.linspace(0, vocabulary - 2, TAIL).astype(int)] = EACH
     law[-1] = 1 - TAIL * EACH
@@ -33,24 +33,24 @@ def route(source, vocabulary):
     """(path, posterior, in_tail): a posterior that is the tailed law whatever the state, at batch and length one."""
     law, tail = tailed(vocabulary)
     logits = jnp.log(jnp.asarray(np.append(law, 0.0) if source == "mask" else law, jnp.float32))[None, None]
-    return paths.Path(source=source, exponent=1.0, symbols=vocabulary), lambda x_BL, t_B, h_B: logits, tail
+    return paths.Path(source=source, exponent=1.0, text_vocab=vocabulary), lambda x_BL, t_B, h_B: logits, tail
 
 
 FREE = jnp.zeros((1, 1), int), jnp.zeros((1, 1), bool)
 
 
 def many(one, seed, count):
-    """`one(key_1) -> symbols` for many keys. What does not depend on the key, the tables of V masses, is made once."""
+    """`one(key_1) -> tokens` for many keys. What does not depend on the key, the tables of V masses, is made once."""
     return np.asarray(systems.compiled(jax.vmap(lambda key: one(key[None])))(systems.keys(seed, count)))
 
 
-def assert_tail(symbols, tail, share=TAIL * EACH):
-    """The symbols lie in the tail with the share that they should, evenly over its two halves, and never where no mass is."""
-    symbols = np.asarray(symbols).ravel()
-    assert (tail | (np.arange(len(tail)) == len(tail) - 1))[symbols].all()
-    half = np.where(tail[symbols], 1 + (symbols > len(tail) // 2), 0)
+def assert_tail(tokens, tail, share=TAIL * EACH):
+    """The tokens lie in the tail with the share that they should, evenly over its two halves, and never where no mass is."""
+    tokens = np.asarray(tokens).ravel()
+    assert (tail | (np.arange(len(tail)) == len(tail) - 1))[tokens].all()
+    half = np.where(tail[tokens], 1 + (tokens > len(tail) // 2), 0)
     chance.assert_law(half, [1 - share, share / 2, share / 2])
-    return float(tail[symbols].mean())
+    return float(tail[tokens].mean())
 
 
 def test_sampler(figures):
@@ -79,7 +79,7 @@ def test_a_state_on_the_way():
 
 @pytest.mark.parametrize("kind", ["cumulative", "euler"])
 def test_other_jumps(kind, figures):
-    """The jumps that leave by symbol: the share after 1,023 of 1,024 steps is that of their own two-state chain, V = 1,001."""
+    """The jumps that leave by token: the share after 1,023 of 1,024 steps is that of their own two-state chain, V = 1,001."""
     v, head = TAIL + 1, 1 - TAIL * EACH
     path, posterior, tail = route("uniform", v)
     cfg = sampler.SamplerConfig(jump=kind)
@@ -113,7 +113,7 @@ def test_trajectories_of_candidates(figures):
 
 
 def test_many_candidates_of_one_posterior(figures):
-    """262,144 candidates from one prepared jump at V = 50,257, symbol by symbol (chi-squared over all 1,001)."""
+    """262,144 candidates from one prepared jump at V = 50,257, token by token (chi-squared over all 1,001)."""
     path, posterior, tail = route("mask", GPT2)
     x_BL, one_B = jnp.full((1, 1), path.mask_id), jnp.ones(1)
     move = jump.prepare(path, "bridge", posterior(None, None, None), x_BL, 0 * one_B, one_B)
@@ -142,7 +142,7 @@ def test_chains_and_pairs(name):
 
 @pytest.mark.parametrize("temperature, top_p, share", [(2.0, 1.0, 0.05), (1.0, 0.98, 0.03 / 0.98)])
 def test_sharpened(temperature, top_p, share):
-    """Temperature and nucleus keep what they say they keep: logits scaled to undo the one, 600 tail symbols under the other."""
+    """Temperature and nucleus keep what they say they keep: logits scaled to undo the one, 600 tail tokens under the other."""
     path, posterior, tail = route("mask", 5_001)
     cfg = sampler.SamplerConfig(temperature=temperature, top_p=top_p)
     scaled = lambda *args: temperature * posterior(*args)
@@ -159,13 +159,13 @@ def test_selection_among_many():
 
 
 def test_source():
-    """The uniform source gives each of 50,257 symbols its share."""
-    path = paths.Path(source="uniform", exponent=1.0, symbols=GPT2)
+    """The uniform source gives each of 50,257 tokens its share."""
+    path = paths.Path(source="uniform", exponent=1.0, text_vocab=GPT2)
     chance.assert_law(paths.sample_source(systems.keys(8, 1024), path, 1024), np.full(GPT2, 1 / GPT2))
 
 
 def test_what_the_test_is_for(figures, request):
-    """The usual way, one `jax.random.categorical` over the symbols and staying, fails it: much of the tail is lost.
+    """The usual way, one `jax.random.categorical` over the tokens and staying, fails it: much of the tail is lost.
 
     Three billion draws of Gumbel noise: run only where the laws are written down.
     """

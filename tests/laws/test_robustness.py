@@ -143,7 +143,7 @@ def words(tmp_path_factory):
 @hypothesis.given(texts(), strategies.sampled_from(["txt", "jsonl"]), strategies.integers(1, 9), strategies.integers(0, 9))
 @some(40)
 def test_any_documents_come_back(tmp_path_factory, words, documents, kind, length, seed):
-    """From files through symbols and windows, each split is its documents, in order and to the letter, but for a last window."""
+    """From files through tokens and windows, each split is its documents, in order and to the letter, but for a last window."""
     where, cfg = (
         tmp_path_factory.mktemp("documents"),
         windows.WindowsConfig(length=length, seed=seed, holdout=0.3, windows_per_shard=5),

@@ -24,7 +24,7 @@ def first_jump(system):
     states, r = system.states, system.keep(T, T + H / 2)
     p = np.concatenate([np.exp(logits_of(system, T)), np.zeros((*states.shape, int(system.masked)))], axis=2)
     lefts = np.array(list(itertools.product([0, 1], repeat=system.length)))
-    free = (states == system.symbols) if system.masked else np.ones(states.shape, bool)
+    free = (states == system.text_vocab) if system.masked else np.ones(states.shape, bool)
     out = np.ones((len(states), len(states), len(lefts)))
     for i in range(system.length):
         lands = (1 - r) * p[:, i][:, states[:, i]] * free[:, i, None]
@@ -38,7 +38,7 @@ def target(system, x_BL, m_BL, left_BL):
     path, n = systems.path_of(system), len(x_BL)
     arrays = (jnp.asarray(x_BL), jnp.asarray(m_BL)[:, None], systems.full(n, T), systems.full(n, H), jnp.asarray(left_BL)[:, None])
     logits = chain.target_logits(path, "sdtt", systems.posterior_of(system), *arrays)
-    return np.asarray(jax.nn.softmax(paths.data_logits(path, logits)))[..., : system.symbols]
+    return np.asarray(jax.nn.softmax(paths.data_logits(path, logits)))[..., : system.text_vocab]
 
 
 def test_under_masks_it_is_the_marginal_of_two_teacher_steps():
@@ -46,20 +46,20 @@ def test_under_masks_it_is_the_marginal_of_two_teacher_steps():
     system = enumerable.draw("mask", 1.0, 2, 3, seed=5, concentration=0.3)  # of two positions, one posterior would do
     joint, lefts = first_jump(system)
     np.testing.assert_allclose(joint.sum(axis=2), system.jump_NN("bridge", T, H / 2), atol=1e-12)
-    two = system.symbol_marginals(system.jump_NN("bridge", T, H / 2) @ system.jump_NN("bridge", T + H / 2, H / 2))
+    two = system.token_marginals(system.jump_NN("bridge", T, H / 2) @ system.jump_NN("bridge", T + H / 2, H / 2))
     one = system.posterior_NLV(system.kappa(T))[-1]
-    assert np.abs(one - two[-1][:, : system.symbols]).max() > 1e-3
-    for x in np.flatnonzero((system.states == system.symbols).any(axis=1)):
+    assert np.abs(one - two[-1][:, : system.text_vocab]).max() > 1e-3
+    for x in np.flatnonzero((system.states == system.text_vocab).any(axis=1)):
         m, coins = np.nonzero(joint[x])
         found = target(system, system.states[np.full(len(m), x)], system.states[m], lefts[coins] == 1)
         mean = np.einsum("n,nlv->lv", joint[x][m, coins], found)
-        masked = system.states[x] == system.symbols
-        np.testing.assert_allclose(mean[masked], two[x][masked][:, : system.symbols], atol=3e-6)
+        masked = system.states[x] == system.text_vocab
+        np.testing.assert_allclose(mean[masked], two[x][masked][:, : system.text_vocab], atol=3e-6)
 
 
 @pytest.mark.parametrize("source", paths.SOURCES)
 def test_who_left_is_what_was_recorded(source):
-    """Landings and coins of the chain have their joint law, also where a position lands on the symbol that it left."""
+    """Landings and coins of the chain have their joint law, also where a position lands on the token that it left."""
     system = enumerable.draw(source, 1.0, 2, 2, seed=6)
     joint, lefts = first_jump(system)
     path, x = systems.path_of(system), 0 if source == "uniform" else len(system.states) - 1

@@ -51,7 +51,7 @@ class Trajectories:
         ends, onward = [], np.eye(len(self.system.states))
         for kernel in self.kernels(variant)[::-1]:
             onward = kernel @ onward
-            ends.append(self.system.symbol_marginals(onward)[..., : self.system.symbols])
+            ends.append(self.system.token_marginals(onward)[..., : self.system.text_vocab])
         return lambda t: ends[::-1][round(t * MIDPOINTS)]
 
     def end(self, variant):
@@ -83,7 +83,7 @@ def test_what_a_student_can_learn(source, figures):
         for variant in VARIANTS:
             rows[variant].append(made.distances(made.posteriors(variant)))
             end[variant].append(enumerable.tv(made.end(variant), s.data_N()))
-            one = s.chain_N("bridge", 1, made.posteriors(variant))[s.text_state].reshape(s.symbols, s.symbols)
+            one = s.chain_N("bridge", 1, made.posteriors(variant))[s.text_state].reshape(s.text_vocab, s.text_vocab)
             product = one.sum(axis=1, keepdims=True) * one.sum(axis=0, keepdims=True)
             if source == "mask":
                 np.testing.assert_allclose(one, product, atol=1e-12)
@@ -150,16 +150,16 @@ def trainer(source, steps, batch=256):
 
     def train(states_NSL):
         params = fit((states_NSL, born, optimiser.init(born)))
-        return lambda h: lambda t: settled(system, np.asarray(told(params, t, h), np.float64)[..., : system.symbols])
+        return lambda h: lambda t: settled(system, np.asarray(told(params, t, h), np.float64)[..., : system.text_vocab])
 
     return train
 
 
 def settled(system, p_NLV):
-    """A posterior that is a point mass where a symbol has been unmasked, which no loss looks at."""
+    """A posterior that is a point mass where a token has been unmasked, which no loss looks at."""
     if not system.masked:
         return p_NLV
-    return np.where((system.states == system.symbols)[..., None], p_NLV, np.eye(system.symbols + 1)[system.states][..., :-1])
+    return np.where((system.states == system.text_vocab)[..., None], p_NLV, np.eye(system.text_vocab + 1)[system.states][..., :-1])
 
 
 @pytest.mark.parametrize("source", paths.SOURCES)
@@ -173,7 +173,7 @@ def test_what_a_trained_student_learns(source, figures):
     for variant in ("blind", "boltzmann"):
         states_NSL = generated(made, variant, 32_768)
         chance.assert_law(made.system.index(np.asarray(states_NSL)[:, -1]), made.end(variant))
-        # Half as many updates now and then leave a network that has not yet told one symbol from another.
+        # Half as many updates now and then leave a network that has not yet told one token from another.
         network = trainer(source, 600)(states_NSL)
         for n in STEPS:
             law = made.system.chain_N("bridge", n, network(1 / n))

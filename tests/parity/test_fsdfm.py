@@ -22,26 +22,26 @@ torch = pytest.importorskip("torch")
 from tests.parity import fsdfm_torch  # noqa: E402  it needs torch
 
 ROOT = pathlib.Path(__file__).parents[2]
-SYMBOLS, LENGTH = 61, 12
+TEXT_VOCAB, LENGTH = 61, 12
 SHAPE = dict(width=24, heads=3, cond=10, blocks=2)
 DRAW = np.random.default_rng(5)
 T_B, H_B = np.array([0.0, 0.37, 1.0], np.float32), np.array([1.0, 0.125, 2.0**-10], np.float32)
 
 
-def network(student, vocab=SYMBOLS, **changes):
+def network(student, vocab=TEXT_VOCAB, **changes):
     torch.set_num_threads(1)
     return fsdfm_torch.born(student=student, vocab=vocab, **SHAPE | changes)
 
 
 @pytest.fixture(scope="module")
 def networks():
-    """A teacher over the text's symbols alone, and a student with a mask symbol."""
-    return {"teacher": network(False), "student": network(True, SYMBOLS + 1)}
+    """A teacher over the text's tokens alone, and a student with a mask token."""
+    return {"teacher": network(False), "student": network(True, TEXT_VOCAB + 1)}
 
 
 @pytest.fixture
 def words(tmp_path):
-    published_models.write_tokenizer(tmp_path / "words.json", SYMBOLS)
+    published_models.write_tokenizer(tmp_path / "words.json", TEXT_VOCAB)
     return str(tmp_path / "words.json")
 
 
@@ -85,10 +85,14 @@ WRAPPINGS = {
 
 @pytest.mark.parametrize("kind", ["teacher", "student"])
 def test_logits_are_those_of_torch(kind, networks, words, tmp_path):
-    """Logits agree to 1e-4 in float32, with and without a step size, with and without a mask symbol, on one device and eight."""
+    """Logits agree to 1e-4 in float32, with and without a step size, with and without a mask token, on one device and eight."""
     theirs = networks[kind]
     told = model_import.convert(save(tmp_path, state(theirs)), tmp_path / "out", tokenizer=words)
-    assert (told.kind, told.path.source, told.path.symbols) == (kind, {"teacher": "uniform", "student": "mask"}[kind], SYMBOLS)
+    assert (told.kind, told.path.source, told.path.text_vocab) == (
+        kind,
+        {"teacher": "uniform", "student": "mask"}[kind],
+        TEXT_VOCAB,
+    )
     assert (told.network.heads, told.network.blocks, told.length, told.jump) == (3, 2, 1024, "cumulative")
     x_BL = DRAW.integers(0, told.network.vocab, (3, LENGTH))
     many = [meshes.make_mesh(meshes.MeshConfig(data=2, fsdp=2, tensor=2))] if kind == "student" else []
@@ -124,13 +128,13 @@ def test_without_a_tokenizer(networks, tmp_path):
     file = save(tmp_path, state(networks["student"]))
     model_import.convert(file, tmp_path / "out", source="mask")
     model = load(tmp_path / "out", "student", one_device())
-    x_BL = [[SYMBOLS, 0, 5]]
+    x_BL = [[TEXT_VOCAB, 0, 5]]
     told, untold = model.logits(x_BL, [0.5], [0.5]), model.logits(x_BL, [0.5])
-    assert model.tokenizer is None and told.shape == (1, 3, SYMBOLS + 1) and np.abs(told - untold).max() > 0.1
+    assert model.tokenizer is None and told.shape == (1, 3, TEXT_VOCAB + 1) and np.abs(told - untold).max() > 0.1
     with pytest.raises(ValueError, match="has no tokenizer.*--tokenizer"):
         model.sample()
     for given, said in [
-        (([[SYMBOLS + 1]], [0.5]), "the model has 0 to 61"),
+        (([[TEXT_VOCAB + 1]], [0.5]), "the model has 0 to 61"),
         (([[0]], [0.5, 0.5]), "t_B"),
         (([[0]], [0.5], [2.0]), "h_B"),
         (([[0.5]], [0.5]), "whole numbers"),
@@ -209,8 +213,8 @@ def test_what_cannot_be_imported_is_one_line(said, networks, tmp_path):
     """Each name that is missing, extra or misshapen, each file that is unclear or more than tensors; and nothing is left."""
     change, options = REFUSED[said]
     options = {"source": "uniform"} | options
-    if symbols := options.get("tokenizer"):
-        published_models.write_tokenizer(tmp_path / "words.json", symbols)
+    if text_vocab := options.get("tokenizer"):
+        published_models.write_tokenizer(tmp_path / "words.json", text_vocab)
         options["tokenizer"] = str(tmp_path / "words.json")
     refused(save(tmp_path, change(state(networks["teacher"]))), tmp_path, said, **options)
 
@@ -255,7 +259,7 @@ class Touch:
 
 
 def test_published_vocabularies_tell_their_source():
-    """50,257 symbols are GPT-2's, one more a mask; a flag goes before, where no tokenizer contradicts."""
+    """50,257 tokens are GPT-2's, one more a mask; a flag goes before, where no tokenizer contradicts."""
     for vocab, source, wanted in [
         (50_257, "", "uniform"),
         (50_258, "", "mask"),
@@ -277,7 +281,7 @@ def test_the_command(networks, words, tmp_path):
         timeout=120,
     )
     done = call(f"--out={tmp_path / 'out'}", "--length=64")
-    assert done.returncode == 0 and "2 blocks, width 24, 3 heads, 61 symbols, source uniform" in done.stdout, done.stderr
+    assert done.returncode == 0 and "2 blocks, width 24, 3 heads, 61 tokens, source uniform" in done.stdout, done.stderr
     left = {path.name for path in (tmp_path / "out").iterdir()}
     assert left == {"README.md", "config.json", "model.safetensors", "tokenizer.json"}
     told, card = model_directory.about(tmp_path / "out"), (tmp_path / "out/README.md").read_text()

@@ -54,7 +54,7 @@ def recorded(kind, mesh_name):
 
 @pytest.mark.parametrize("kind, mesh_name", RECORDS_OVER)
 def test_the_same_records_on_every_mesh(kind, mesh_name):
-    """Symbols and choices are equal; energies to rounding. (tests/laws counts how rarely rounding decides a symbol.)"""
+    """Tokens and choices are equal; energies to rounding. (tests/laws counts how rarely rounding decides a token.)"""
     one, other = recorded(kind, "one"), recorded(kind, mesh_name)
     assert len(np.unique(one["index"])) == 3 and len(np.unique(one["states"])) > 0.9 * programs.V
     np.testing.assert_allclose(other.pop("energy"), one.pop("energy"), rtol=1e-4, atol=1e-5)

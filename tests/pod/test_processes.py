@@ -82,7 +82,7 @@ def shards(where):
     return {file.name: file.read_bytes() for file in sorted((where / "trajectories/round_0/shaped/whole").glob("*.array_record"))}
 
 
-def symbols(where, variant):
+def tokens(where, variant):
     store = records.open_store(where / f"trajectories/round_0/{variant}/whole")
     return np.stack([store[i]["states"] for i in range(len(store))])
 
@@ -97,7 +97,7 @@ def alike(where, alone):
     for stage in ("teacher", "student/shaped/round_0", "student/blind/round_0"):
         same_curve(where, alone, stage)
     for variant in ("shaped", "blind"):
-        np.testing.assert_array_equal(symbols(where, variant), symbols(alone, variant))
+        np.testing.assert_array_equal(tokens(where, variant), tokens(alone, variant))
     texts = {file.name: file.read_text() for file in (where / "samples").glob("*.jsonl")}
     assert len(texts) == 5 and texts == {file.name: file.read_text() for file in (alone / "samples").glob("*.jsonl")}
     tables = (json.loads((at / "report/report.json").read_text())["rows"] for at in (where, alone))
@@ -119,7 +119,7 @@ def test_four_processes_share_the_weights(alone, prepared, tmp_path):
     ended(processes.run(where, "teacher,trajectories", 4, *flags, devices=1), 0, 0, 0, 0)
     same_curve(where, alone)
     for variant in ("shaped", "blind"):
-        np.testing.assert_array_equal(symbols(where, variant), symbols(alone, variant))
+        np.testing.assert_array_equal(tokens(where, variant), tokens(alone, variant))
 
 
 def test_killed_in_training(pair, before):
@@ -201,4 +201,4 @@ def test_a_full_disk_at_a_shard(alone, before):
     assert "shard-00001.array_record" in shards(where) and "shard-00003.array_record" not in shards(where)
     main.run(small.get_config(), where, ["trajectories"])
     for variant in ("shaped", "blind"):
-        np.testing.assert_array_equal(symbols(where, variant), symbols(alone, variant))
+        np.testing.assert_array_equal(tokens(where, variant), tokens(alone, variant))

@@ -22,7 +22,7 @@ def needs(config, stage):
 
 
 def evaluations(config, model, steps):
-    """Evaluations that a model takes for a text when asked for so many steps: the autoregressive one takes one a symbol."""
+    """Evaluations that a model takes for a text when asked for so many steps: the autoregressive one takes one a token."""
     return config.data.length if model == "autoregressive" else steps
 
 

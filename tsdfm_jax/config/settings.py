@@ -43,9 +43,9 @@ def windows_config(config):
     return fill(window_config.WindowsConfig, config.data, seed=config.seed)
 
 
-def path(config, symbols):
-    """The path from noise to data over a text vocabulary of `symbols`."""
-    return fill(paths.Path, config.flow, symbols=symbols)
+def path(config, text_vocab):
+    """The path from noise to data over a text vocabulary of `text_vocab` tokens."""
+    return fill(paths.Path, config.flow, text_vocab=text_vocab)
 
 
 def network(config, vocab, *, step_conditioned=False):
@@ -77,16 +77,16 @@ def judge(config, number, vocab):
     return fill(causal.CausalConfig, config.model, vocab=vocab, length=config.data.length, **shape)
 
 
-def autoregressive(config, symbols):
-    """The autoregressive model over a text vocabulary of `symbols`, with as many blocks as `autoregressive.blocks` says."""
+def autoregressive(config, text_vocab):
+    """The autoregressive model over a text vocabulary of `text_vocab` tokens, with as many blocks as `autoregressive.blocks` says."""
     c = config.autoregressive
     if c.width % c.heads:
         raise ValueError(f"autoregressive.width {c.width} does not split into autoregressive.heads {c.heads}: change one of them")
     if not 0.0 <= c.dropout < 1.0:
         raise ValueError(f"autoregressive.dropout {c.dropout} must be in [0, 1)")
     shape = dict(width=c.width, heads=c.heads, dropout=c.dropout, length=config.data.length)
-    make = lambda blocks: fill(causal.CausalConfig, config.model, vocab=symbols, blocks=blocks, **shape)
-    most = sizes.transformer(network(config, path(config, symbols).vocab))
+    make = lambda blocks: fill(causal.CausalConfig, config.model, vocab=text_vocab, blocks=blocks, **shape)
+    most = sizes.transformer(network(config, path(config, text_vocab).vocab))
     return make(c.blocks or sizes.nearest_blocks(make(1), most))
 
 
@@ -120,7 +120,7 @@ def frontier(config):
                 f"evaluate.frontier {part!r} is not a model ({', '.join(networks.MODELS)}) and a number of steps: teacher:8"
             )
         if int(steps) != (only := networks.evaluations(config, model, int(steps))):
-            raise ValueError(f"evaluate.frontier {part!r}: the autoregressive model takes one step a symbol, say {model}:{only}")
+            raise ValueError(f"evaluate.frontier {part!r}: the autoregressive model takes one step a token, say {model}:{only}")
         found.append((model, int(steps)))
     return found
 

@@ -1,4 +1,4 @@
-"""What is done to a batch of documents by whoever tokenises it, in this process or in another: symbols, sizes, words.
+"""What is done to a batch of documents by whoever tokenises it, in this process or in another: tokens, sizes, words.
 
 A worker process imports this module and the tokenizer, and nothing heavier: no JAX, no grain.
 """
@@ -37,11 +37,11 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """The same documents as symbols: N of them, T symbols together, as few objects as can be.
+    """The same documents as tokens: N of them, T tokens together, as few objects as can be.
 
     Attributes:
-        ids_T: their symbols one after another, each document with its end.
-        lengths_N: symbols of each.
+        ids_T: their tokens one after another, each document with its end.
+        lengths_N: tokens of each.
         sizes_N: bytes of each.
         words: words of the counted ones in their order, one a line, those left out that this encoder has told before.
         words_N: how many of these each document gave.

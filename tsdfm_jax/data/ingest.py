@@ -19,7 +19,7 @@ class Costs:
 
     Attributes:
         workers: processes that tokenised; 1 is the one that does everything.
-        bytes, tokens: text taken, and the symbols it became.
+        bytes, tokens: text taken, and the tokens it became.
         reading: of the main process, for documents.
         tokenising: of all workers together (CPU time where they are processes of their own).
         packing: of the main process, for windows, shards and the lexicon.

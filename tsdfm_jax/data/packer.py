@@ -73,7 +73,7 @@ class Packer:
         part.documents += documents
         part.bytes += size
         part.tokens += len(tokens)
-        part.pending.append(tokens.astype(self.dtype))  # a copy: a part of a batch's symbols would keep all of them
+        part.pending.append(tokens.astype(self.dtype))  # a copy: a part of a batch's tokens would keep all of them
         part.pending_tokens += len(tokens)
 
     def add_words(self, words: Iterable[str]) -> None:

@@ -23,8 +23,8 @@ class Ask:
       suffix: its end.
       infill: the whole text, with a marker wherever something is to be written.
       span: that marker.
-      span_length: symbols that a marker stands for.
-      length: symbols of the text, given ones included; 0 is as many as the model writes. An infill has its own.
+      span_length: tokens that a marker stands for.
+      length: tokens of the text, given ones included; 0 is as many as the model writes. An infill has its own.
       number: how many texts.
       seed: of all of them; text i is a function of (seed, i).
 
@@ -62,12 +62,12 @@ class Ask:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
-    """The same in symbols.
+    """The same in tokens.
 
     Attributes:
       ask: what was asked for.
-      given_L: int32, the given symbols in their places, -1 where one is to be written.
-      length: symbols of the text: the first of the window of L; what is behind them is cut off.
+      given_L: int32, the given tokens in their places, -1 where one is to be written.
+      length: tokens of the text: the first of the window of L; what is behind them is cut off.
     """
 
     ask: Ask
@@ -76,7 +76,7 @@ class Request:
 
     @property
     def given(self):
-        """Positions of the given symbols, in order."""
+        """Positions of the given tokens, in order."""
         return np.flatnonzero(self.given_L != FREE).tolist()
 
 
@@ -96,7 +96,7 @@ def check_left_to_right(ask):
 
 
 def request(tok, ask, window):
-    """The Request of an Ask for a model that writes `window` symbols.
+    """The Request of an Ask for a model that writes `window` tokens.
 
     Raises ValueError, with the numbers, where the text would be longer than that, or where nothing is left to write.
     """
@@ -105,16 +105,16 @@ def request(tok, ask, window):
     if ask.infill:
         length, gap = given + (len(pieces) - 1) * ask.span_length, ask.span_length
         if length > window:
-            raise ValueError(f"infill is {length} symbols long, and the model writes {window}: shorten it, or lower span_length")
+            raise ValueError(f"infill is {length} tokens long, and the model writes {window}: shorten it, or lower span_length")
     else:
         length = ask.length or window
         gap = length - given
         if length > window:
-            raise ValueError(f"length {length} exceeds the {window} symbols that the model writes: lower it")
+            raise ValueError(f"length {length} exceeds the {window} tokens that the model writes: lower it")
         if gap < 1:
             what = " and ".join(name for name in ("prompt", "suffix") if getattr(ask, name))
             raise ValueError(
-                f"{what}: {given} symbols fill the {length} of the text, and nothing is left to write: shorten what is given"
+                f"{what}: {given} tokens fill the {length} of the text, and nothing is left to write: shorten what is given"
             )
     free = np.full(gap, FREE)
     parts = [part for ids in pieces for part in (free, ids)][1:]
@@ -123,7 +123,7 @@ def request(tok, ask, window):
 
 
 def _pieces(tok, ask):
-    """Symbols of the given pieces, with something to be written between each two of them."""
+    """Tokens of the given pieces, with something to be written between each two of them."""
     first, *others = ask.infill.split(ask.span) if ask.infill else (ask.prompt, ask.suffix)
     return [_encode(tok, first), *(_encode_behind(tok, text) for text in others)]
 
@@ -133,7 +133,7 @@ def _encode(tok, text):
 
 
 def _encode_behind(tok, text):
-    """Symbols of text that stands behind other text: tokenizers that begin every text with a space must not add one here."""
+    """Tokens of text that stands behind other text: tokenizers that begin every text with a space must not add one here."""
     front = _encode(tok, "a")
     for ids in (_encode(tok, text), _encode(tok, text.removeprefix(" "))):
         if tok.decode([*front, *ids]) == tok.decode(front) + text:

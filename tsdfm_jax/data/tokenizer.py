@@ -30,11 +30,11 @@ _END_NAMES = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[
 
 
 class Tokenizer(abc.ABC):
-    """Text to symbols and back; picklable.
+    """Text to tokens and back; picklable.
 
     Attributes:
-        vocab_size: symbols, without any mask symbol: whoever needs one adds it at `vocab_size`.
-        eos_id: the symbol that ends a document; never the result of encoding text.
+        vocab_size: tokens, without any mask token: whoever needs one adds it at `vocab_size`.
+        eos_id: the token that ends a document; never the result of encoding text.
         content_hash: sha256 of the tokenizer's file, in hex.
         spelt_end: text that would become the document end, where there is any; a corpus may hold it.
         threads: how many threads the library may encode a batch with, where it lets itself be told.
@@ -47,18 +47,18 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Symbols of each text, int32, no document end added; raises ValueError for half a surrogate pair."""
+        """Tokens of each text, int32, no document end added; raises ValueError for half a surrogate pair."""
 
     @abc.abstractmethod
     def _decode_known(self, ids: list[int]) -> str:
-        """Text of symbols that are in the vocabulary and are no document ends."""
+        """Text of tokens that are in the vocabulary and are no document ends."""
 
     def encode(self, text: str) -> np.ndarray:
-        """Symbols of one text, int32, no document end added."""
+        """Tokens of one text, int32, no document end added."""
         return self.encode_batch([text])[0]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Text of `ids`: document ends vanish, symbols outside the vocabulary (masks) become '▒'."""
+        """Text of `ids`: document ends vanish, tokens outside the vocabulary (masks) become '▒'."""
         return self._decode(ids, "")
 
     def decode_pretty(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -66,18 +66,18 @@ class Tokenizer(abc.ABC):
         return self._decode(ids, BREAK)
 
     def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
-        """What each symbol is shown as by itself: a document end as '¶', a mask as '▒', a part of a character as '\ufffd'."""
-        known = lambda symbol: self._decode_known([symbol]) if 0 <= symbol < self.vocab_size else MASK
-        return [END if symbol == self.eos_id else known(symbol) for symbol in np.asarray(ids).tolist()]
+        """What each token is shown as by itself: a document end as '¶', a mask as '▒', a part of a character as '\ufffd'."""
+        known = lambda token: self._decode_known([token]) if 0 <= token < self.vocab_size else MASK
+        return [END if token == self.eos_id else known(token) for token in np.asarray(ids).tolist()]
 
     def _decode(self, ids: Sequence[int] | np.ndarray, document_break: str) -> str:
         texts, parts, run = [], [], []
-        for symbol in np.asarray(ids).tolist():
-            if symbol == self.eos_id:
+        for token in np.asarray(ids).tolist():
+            if token == self.eos_id:
                 texts.append(self._trim("".join(parts) + self._decode_known(run)))
                 parts, run = [], []
-            elif 0 <= symbol < self.vocab_size:
-                run.append(symbol)
+            elif 0 <= token < self.vocab_size:
+                run.append(token)
             else:
                 parts += [self._decode_known(run), MASK]
                 run = []
@@ -99,23 +99,23 @@ class SentencePiece(Tokenizer):
         self.eos_id = self._model.eos_id()
         self.content_hash = hashlib.sha256(data).hexdigest()
         if self.eos_id < 0:
-            raise ValueError("the model has no end-of-sentence symbol to mark document ends with")
+            raise ValueError("the model has no end-of-sentence token to mark document ends with")
         self._pieces = [self._bytes_of(i) for i in range(self.vocab_size)]
         self._prefixed = self._decode_known(self._model.encode("a")).startswith(" ")
-        # Characters that would not come back, and the symbols of their bytes: '▁', and a space where the model has no piece
+        # Characters that would not come back, and the tokens of their bytes: '▁', and a space where the model has no piece
         # for one, because it was trained on text without any.
         lost = _SPACE if self._model.piece_to_id(_SPACE) != self._model.unk_id() else _SPACE + " "
         self._apart = {c: [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in c.encode()] for c in lost}
         if self._prefixed or not all(self._model.is_byte(i) for ids in self._apart.values() for i in ids):
             self._apart = {}
 
-    def _bytes_of(self, symbol: int) -> bytes:
-        piece = self._model.id_to_piece(symbol)
-        if self._model.is_byte(symbol):
+    def _bytes_of(self, token: int) -> bytes:
+        piece = self._model.id_to_piece(token)
+        if self._model.is_byte(token):
             return bytes([int(piece[3:5], 16)])
-        if self._model.is_control(symbol):
+        if self._model.is_control(token):
             return b""
-        return b"\xe2\x81\x87" if self._model.is_unknown(symbol) else piece.replace(_SPACE, " ").encode()
+        return b"\xe2\x81\x87" if self._model.is_unknown(token) else piece.replace(_SPACE, " ").encode()
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         if not any(character in text for character in self._apart for text in texts):
@@ -152,7 +152,7 @@ class Json(Tokenizer):
         self._model = tokenizers.Tokenizer.from_str(data.decode())
         self._model.no_padding()
         self._model.no_truncation()
-        # Text that spells a special symbol is text: a corpus must not be able to end its own document.
+        # Text that spells a special token is text: a corpus must not be able to end its own document.
         self._model.encode_special_tokens = True
         self.vocab_size = max(self._model.get_vocab().values(), default=-1) + 1
         self.content_hash = hashlib.sha256(data).hexdigest()
@@ -163,12 +163,12 @@ class Json(Tokenizer):
 
     @property
     def spelt_end(self) -> str:
-        """How text could end its own document, where the file does not mark that symbol as special; else empty."""
+        """How text could end its own document, where the file does not mark that token as special; else empty."""
         end = self._model.id_to_token(self.eos_id)
         return end if self.eos_id in self.encode(end) else ""
 
     def __reduce__(self):
-        # The library's own pickle forgets that special symbols are text.
+        # The library's own pickle forgets that special tokens are text.
         return type(self), (self._data,)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:

@@ -8,7 +8,7 @@ class WindowsConfig:
     """How documents become windows.
 
     Attributes:
-        length: symbols a window, L.
+        length: tokens a window, L.
         holdout: the share of documents held out, between 0 and 1.
         seed: decides which documents those are.
         windows_per_shard: windows a file; the unit that an interrupted run keeps.

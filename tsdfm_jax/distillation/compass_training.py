@@ -64,9 +64,9 @@ def distilled_loss(config, path, cfg, teacher, key, params, x_1_BL, teacher_para
 LOSSES = {"nce": nce_loss, "distilled": distilled_loss}
 
 
-def learner(config, symbols, mesh, teacher):
+def learner(config, text_vocab, mesh, teacher):
     """A compass in training against the chain of `teacher`, a workspace.Network; its batches are x_1_BL."""
-    c, path = config.compass, settings.path(config, symbols)
+    c, path = config.compass, settings.path(config, text_vocab)
     cfg = settings.compass_network(config, path.vocab)
 
     def init(seed, teacher):

@@ -15,7 +15,7 @@ def make(config, path):
 
 
 def prior(config, path, posterior, h_B):
-    """`compass.prior` times the symbols' log frequencies, as a look-ahead adds them; None where that is 0."""
+    """`compass.prior` times the tokens' log frequencies, as a look-ahead adds them; None where that is 0."""
     if not config.compass.prior:
         return None
     return config.compass.prior * lookahead.log_prior(path, posterior, config.data.length, h_B[0])

@@ -82,14 +82,14 @@ def shaped(config, variant):
     return settings.shaped(config, **({} if variant == "shaped" else {"candidates": 1}))
 
 
-def program(config, symbols, mesh, kind, variant, generator, round_number=0, batch=None):
+def program(config, text_vocab, mesh, kind, variant, generator, round_number=0, batch=None):
     """The jitted `(weights, first, x_1_BL) -> fields` that makes the records `first`, `first` + 1, … of one batch.
 
     A record is a function of the seed, the round and its own number; the program depends on neither seed nor round (but
     for `student.progressive`, whose rounds have steps of their own). `weights` holds the generator's and the compass's;
     `generator(params, x_BL, t_B, h_B)` is the network's. `batch` is trajectories.batch unless another is asked for.
     """
-    path, config = settings.path(config, symbols), settings.of_round(config, round_number)
+    path, config = settings.path(config, text_vocab), settings.of_round(config, round_number)
     make = KINDS[kind](config, path, generator, compasses.make(config, path), shaped(config, variant))
     split = meshes.batch_sharding(mesh)
 

@@ -11,12 +11,12 @@ from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import mesh as meshes, state as states
 
 
-def learner(config, symbols, mesh, teacher, born, round_number=0):
+def learner(config, text_vocab, mesh, teacher, born, round_number=0):
     """A student in training that starts from the weights `born`; its batches are dicts, as `batches` makes them.
 
     `teacher` is the frozen network that may evaluate a chain's target: the teacher, or who generated the round.
     """
-    path = settings.path(config, symbols)
+    path = settings.path(config, text_vocab)
     cfg = settings.network(config, path.vocab, step_conditioned=True)
     init = lambda seed, born: transformer.overlay(transformer.init(jax.random.key(seed), cfg, config.data.length), born)
     return states.learner(

@@ -20,9 +20,9 @@ def path_loss(apply, path, name, key, params, x_1_BL):
     return losses.PATH_LOSSES[name](path, logits_BLV, x_1_BL, x_t_BL, t_B).mean(), {}
 
 
-def learner(config, symbols, mesh):
-    """A teacher in training over a text vocabulary of `symbols`; its batches are x_1_BL."""
-    path = settings.path(config, symbols)
+def learner(config, text_vocab, mesh):
+    """A teacher in training over a text vocabulary of `text_vocab` tokens; its batches are x_1_BL."""
+    path = settings.path(config, text_vocab)
     cfg = settings.network(config, path.vocab)
     apply = lambda params, x_BL, t_B, dropout_key: transformer.apply(cfg, params, x_BL, t_B, None, dropout_key)
     loss = functools.partial(path_loss, apply, path, config.teacher.loss)

@@ -16,17 +16,17 @@ SCHEMA = 1
 def make(config, workdir):
     """Everything that the viewer shows, as plain JSON; see `trajectories` and `students` for its parts.
 
-    Symbols are numbers; `vocabulary` holds what each is shown as.
+    Tokens are numbers; `vocabulary` holds what each is shown as.
     """
     mesh, tok, count = settings.mesh(config), trained.tokenizer(config, workdir), config.report.traces
     found = {"schema": SCHEMA, "policy": config.shaping.policy, "selection": config.shaping.selection, "tau": config.shaping.tau}
     found["trajectories"] = trajectories(config, workdir, mesh, tok, count)
     found["students"] = students(config, workdir, mesh, tok, count)
-    symbols = {int(x) for x in np.unique(np.concatenate([np.ravel(x) for x in _symbols(found)]))}
-    return found | {"vocabulary": {str(x): piece for x, piece in zip(sorted(symbols), tok.pieces(sorted(symbols)))}}
+    tokens = {int(x) for x in np.unique(np.concatenate([np.ravel(x) for x in _tokens(found)]))}
+    return found | {"vocabulary": {str(x): piece for x, piece in zip(sorted(tokens), tok.pieces(sorted(tokens)))}}
 
 
-def _symbols(found):
+def _tokens(found):
     for one in found["trajectories"]:
         yield one["start"]
         for midpoint in one["midpoints"]:

@@ -1,4 +1,4 @@
-"""The bound on -log p of held-out text, of teacher and students, in bits per byte; -log p itself of the autoregressive model."""
+"""The ELBO of held-out text, of teacher and students, in bits per byte (lower is better); -log p itself of the autoregressive model."""
 
 import functools
 import json
@@ -16,20 +16,20 @@ from tsdfm_jax.storage import atomic
 from tsdfm_jax.workspace import jobs, trained
 
 ROUNDS = 16  # stratified times per held-out window
-EXACT = {"autoregressive": "-log p itself, not a bound: it multiplies the symbols' own probabilities"}
+EXACT = {"autoregressive": "-log p itself, not a bound: it multiplies the tokens' own probabilities"}
 MEASURED = ("teacher", "autoregressive")  # by their own stages
-FINEST = settings.STEP_SIZES[-1]  # the step that a student is told: the bound is of a process without steps
+FINEST = settings.STEP_SIZES[-1]  # the step that a student is told: the ELBO is of a process without steps
 
 
-def bound(posterior, path, mesh, x_1_NL, batch):
-    """`params -> nats`: the held-out bound on -log p(x_1) per symbol, stratified over t, by a fixed seed.
+def heldout(posterior, path, mesh, x_1_NL, batch):
+    """`params -> nats`: the negative ELBO of held-out text per token, stratified over t, by a fixed seed.
 
     `posterior(params, x_BL, t_B)` are the logits of a network.
     """
 
     def of_batch(params, x_1_BL, number):
         key = jax.random.fold_in(jax.random.key(0), number)
-        return losses.bound(key, path, functools.partial(posterior, params), x_1_BL).mean()
+        return losses.elbo(key, path, functools.partial(posterior, params), x_1_BL).mean()
 
     jitted = meshes.jit(mesh, of_batch, out_shardings=meshes.replicated(mesh))
     parts = [x_1_NL[i : i + batch] for i in range(0, len(x_1_NL) - batch + 1, batch)]
@@ -40,31 +40,31 @@ def bound(posterior, path, mesh, x_1_NL, batch):
 
 
 def finest(apply):
-    """A network's posterior for `bound`: a student is told the smallest step there is, a teacher takes no notice."""
+    """A network's posterior for `heldout`: a student is told the smallest step there is, a teacher takes no notice."""
     return lambda params, x_BL, t_B: apply(params, x_BL, t_B, jnp.full_like(t_B, FINEST))
 
 
 def bits_per_byte(data):
-    """Factor from nats per symbol to bits per byte of held-out text; `data` is the directory of the windows."""
+    """Factor from nats per token to bits per byte of held-out text; `data` is the directory of the windows."""
     split = windows.manifest(data)["splits"]["heldout"]
     return split["tokens"] / split["bytes"] / np.log(2)
 
 
 def of_all(config, workdir, job):
-    """{model: bits per byte} of each of the config's models, kept in `bounds.json`; see `EXACT` for which is none."""
+    """{model: bits per byte} of each of the config's models, kept in `bounds.json`; see `EXACT` for which is -log p itself."""
     file, mesh, data = job.directory / "bounds.json", settings.mesh(config), jobs.require(config, workdir, "data")
     found = hosts.first(lambda: json.loads(file.read_text()) if file.exists() else {})
     for name in (name for name in MEASURED if networks.needs(config, name)):
         found[name] = bookkeeping.require(jobs.require(config, workdir, name), name)["heldout_bits_per_byte"]
-    symbols, c = trained.tokenizer(config, workdir).vocab_size, config.teacher
-    network = trained.network(config, symbols, mesh, step_conditioned=True)
+    text_vocab, c = trained.tokenizer(config, workdir).vocab_size, config.teacher
+    network = trained.network(config, text_vocab, mesh, step_conditioned=True)
     measure = None
     for variant in networks.variants(config):
         if (name := f"student_{variant}") not in found:
             if signals.stop_agreed():
                 raise signals.Interrupted("evaluate: stopped; the same command goes on from there")
             held_NL = windows.heldout(data, c.heldout)
-            measure = measure or bound(finest(network.apply), settings.path(config, symbols), mesh, held_NL, c.batch)
+            measure = measure or heldout(finest(network.apply), settings.path(config, text_vocab), mesh, held_NL, c.batch)
             found[name] = bits_per_byte(data) * measure(trained.student(config, workdir, mesh, variant).params)
             hosts.first(lambda: atomic.overwrite(file, json.dumps(found, indent=1)))
     return {name: found[name] for name in networks.models(config)}

@@ -25,9 +25,9 @@ class Judge:
       name: as the report calls it.
       cfg, params: the network and its weights, in the shardings of a mesh.
       tokenizer: its own, which may be another than the models'.
-      bos: the symbol that stands before every window.
+      bos: the token that stands before every window.
       bos_policy: where `bos` comes from, in words.
-      context: symbols that it reads at most, `bos` among them.
+      context: tokens that it reads at most, `bos` among them.
       hash: sha256 of its weights, in hex.
     """
 
@@ -49,7 +49,7 @@ def own(name, cfg, params, tok, content_hash=""):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Texts:
-    """A set of texts: `rows` of symbols by the tokenizer whose content hash is `tokenizer`, and as they read."""
+    """A set of texts: `rows` of tokens by the tokenizer whose content hash is `tokenizer`, and as they read."""
 
     rows: list
     text: list
@@ -62,7 +62,7 @@ class Texts:
 
 
 def rows_for(judge, texts):
-    """A set in a judge's own symbols: as it is where the tokenizer is the same, else decoded and tokenised anew.
+    """A set in a judge's own tokens: as it is where the tokenizer is the same, else decoded and tokenised anew.
 
     A text that comes to nothing stands as one document's end, so that none is dropped.
     """
@@ -94,7 +94,7 @@ def _pooled(cfg, mesh):
 
 
 def nll(judge, rows, batch, mesh):
-    """-log p of each text in nats, and its symbols: (nll_N, tokens_N).
+    """-log p of each text in nats, and its tokens: (nll_N, tokens_N).
 
     A text longer than the context is scored in consecutive windows, each behind `bos`; none sees the one before.
     """
@@ -110,9 +110,9 @@ def nll(judge, rows, batch, mesh):
 
 
 def features(judge, rows, batch, mesh):
-    """What a judge holds of the first `context` symbols of each text, mean over them: [N, D].
+    """What a judge holds of the first `context` tokens of each text, mean over them: [N, D].
 
-    The mean, not the last position as with MAUVE's authors: of 64 symbols a small judge's last state tells the last few. On
+    The mean, not the last position as with MAUVE's authors: of 64 tokens a small judge's last state tells the last few. On
     48 texts it put unigram draws at 0.998, among real text; the mean put them at 0.72 and 0.89, and real text at 0.98 and above. [D]
     """
     most, jitted = _context(judge, mesh), _pooled(judge.cfg, mesh)
@@ -139,7 +139,7 @@ def _batches(x_NL, batch):
 
 
 def perplexity(judge, x_NL, batch, mesh):
-    """Both formulas of a judge's perplexity of texts in its own symbols; see measures.perplexity."""
+    """Both formulas of a judge's perplexity of texts in its own tokens; see measures.perplexity."""
     return text_metrics.perplexity(*nll(judge, list(x_NL), batch, mesh))
 
 

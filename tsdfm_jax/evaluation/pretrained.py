@@ -150,7 +150,7 @@ def _tokenizer(directory, cfg):
     tok = tokenizer.read(path)
     if tok.vocab_size > cfg.vocab:
         raise ValueError(
-            f"{path} has {tok.vocab_size} symbols, but {directory / CONFIG} a vocab_size of {cfg.vocab}: they are not of one model"
+            f"{path} has {tok.vocab_size} tokens, but {directory / CONFIG} a vocab_size of {cfg.vocab}: they are not of one model"
         )
     return tok
 
@@ -160,5 +160,5 @@ def _bos(directory, config, cfg, tok):
     if bos is None:
         return tok.eos_id, "the tokenizer's document end"
     if type(bos) is not int or not 0 <= bos < cfg.vocab:
-        raise ValueError(f"{directory / CONFIG}: bos_token_id {bos!r} is not one of the {cfg.vocab} symbols: download it again")
+        raise ValueError(f"{directory / CONFIG}: bos_token_id {bos!r} is not one of the {cfg.vocab} tokens: download it again")
     return bos, "bos_token_id of config.json"

@@ -1,6 +1,6 @@
 """What an evaluation says of texts, in numbers: pure functions of arrays, float64, without JAX.
 
-Letters: N texts of L symbols, D features, K buckets. Of the texts themselves: `entropy_nats_N`, `distinct`, `repetition_N`.
+Letters: N texts of L tokens, D features, K buckets. Of the texts themselves: `entropy_nats_N`, `distinct`, `repetition_N`.
 Of a judge's verdict: `perplexity`, `bits_per_byte`. Of two sets of texts, by their features: `frechet`, `mauve`. Of one
 model at several temperatures: `frontier`, `at_entropy`.
 """
@@ -19,7 +19,7 @@ SET_KEYS = {"temperature", "entropy_N", "nll_N", "tokens_N"}
 
 
 def entropy_nats_N(x_NL, valid_NL=None):
-    """Entropy of each text's own histogram of symbols, in nats: [N]; 0 for a text without a symbol.
+    """Entropy of each text's own histogram of tokens, in nats: [N]; 0 for a text without a token.
 
     `valid_NL` says which positions belong to the text (all, if None). ValueError where its shape is another.
     """
@@ -38,7 +38,7 @@ def distinct(x_NL, n, valid_NL=None):
     """
     gram_MN, _ = _grams(x_NL, n, valid_NL)
     if not len(gram_MN):
-        raise ValueError(f"no text has {n} valid symbols in a row: distinct-{n} needs longer texts or a smaller n")
+        raise ValueError(f"no text has {n} valid tokens in a row: distinct-{n} needs longer texts or a smaller n")
     return len(np.unique(gram_MN, axis=0)) / len(gram_MN)
 
 
@@ -66,7 +66,7 @@ def perplexity(nll_N, tokens_N):
         raise ValueError(f"NLL of shape {nll_N.shape} and tokens of shape {tokens_N.shape} must both be one a text")
     if not (tokens_N > 0).all():
         raise ValueError(
-            f"text {int(np.argmin(tokens_N))} has no token to judge: give every text one at least, such as an end symbol"
+            f"text {int(np.argmin(tokens_N))} has no token to judge: give every text one at least, such as an end token"
         )
     return {"ppl_token": float(np.exp(nll_N.sum() / tokens_N.sum())), "ppl_sample": float(np.exp(nll_N / tokens_N).mean())}
 
@@ -200,7 +200,7 @@ def _grams(x_NL, n, valid_NL):
     """All n-grams on valid positions, and the text that each stands in: ([M, n], [M])."""
     x_NL, valid_NL = _texts(x_NL, valid_NL)
     if n < 1:
-        raise ValueError(f"n-grams of {n} symbols: n must be at least 1")
+        raise ValueError(f"n-grams of {n} tokens: n must be at least 1")
     if n > x_NL.shape[1]:
         return np.zeros((0, n), x_NL.dtype), np.zeros(0, np.int64)
     window = lambda array_NL: np.lib.stride_tricks.sliding_window_view(array_NL, n, axis=1)

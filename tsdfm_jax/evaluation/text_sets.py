@@ -133,8 +133,8 @@ class Maker:
 
     @functools.cached_property
     def _count_V(self):
-        """How often each symbol stands in the training text."""
-        count_V = np.zeros(self._path.symbols, np.int64)
+        """How often each token stands in the training text."""
+        count_V = np.zeros(self._path.text_vocab, np.int64)
         take = windows.ordered(self._data, "train", 0)
         total = windows.manifest(self._data)["splits"]["train"]["windows"]
         for first in range(0, total, 4096):

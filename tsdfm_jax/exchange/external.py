@@ -42,7 +42,7 @@ def about(config, section):
             )
     if config.data.length > told.length:
         raise ValueError(
-            f"{section}.path {directory} was trained on {told.length} symbols, but data.length is {config.data.length}: "
+            f"{section}.path {directory} was trained on {told.length} tokens, but data.length is {config.data.length}: "
             f"set --config.data.length={told.length} or less"
         )
     return told
@@ -55,9 +55,9 @@ def read(config, section, tok, mesh):
     """
     told, directory = about(config, section), config[section].path
     remedy = "take it with --config.tokenizer.path, or take another model"
-    if told.path.symbols != tok.vocab_size:
+    if told.path.text_vocab != tok.vocab_size:
         raise ValueError(
-            f"{section}.path {directory} has {told.path.symbols} symbols, but the run's tokenizer {tok.vocab_size}: {remedy}"
+            f"{section}.path {directory} has {told.path.text_vocab} tokens, but the run's tokenizer {tok.vocab_size}: {remedy}"
         )
     if told.tokenizer not in (None, tok.content_hash):
         raise ValueError(

@@ -23,7 +23,7 @@ _DICTIONARY = flags.DEFINE_string("dictionary", "", "Which network of the file, 
 _HEADS = flags.DEFINE_integer("heads", 0, "Attention heads, where the file does not tell.")
 _SOURCE = flags.DEFINE_string("source", "", "uniform or mask, where the vocabulary's size does not tell.")
 _TOKENIZER = flags.DEFINE_string("tokenizer", "", "Its tokenizer.json (or SentencePiece .model), to be copied in.")
-_LENGTH = flags.DEFINE_integer("length", 1024, "Symbols that it was trained on.")
+_LENGTH = flags.DEFINE_integer("length", 1024, "Tokens that it was trained on.")
 _EXPONENT = flags.DEFINE_float("exponent", 1.0, "n of its path, kappa(t) = t^n.")
 _JUMP = flags.DEFINE_string("jump", "cumulative", "How it samples: bridge, cumulative (as FS-DFM) or euler.")
 _FORCE = flags.DEFINE_bool("force", False, "Replace a model that is in --out already.")
@@ -44,6 +44,6 @@ def main(argv):
         return fail(error)
     net = told.network
     print(
-        f"{told}: {net.blocks} blocks, width {net.width}, {net.heads} heads, {told.path.symbols:,} symbols, source {told.path.source}"
+        f"{told}: {net.blocks} blocks, width {net.width}, {net.heads} heads, {told.path.text_vocab:,} tokens, source {told.path.source}"
     )
     return 0

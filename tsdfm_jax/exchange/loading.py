@@ -1,4 +1,4 @@
-"""A trained model as an object that writes text: `load("runs/quickstart").sample("My fellow citizens", steps=8)`."""
+"""`load`: a trained model of a run or of a model directory, ready to write text."""
 
 import functools
 import json
@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from tsdfm_jax.config import networks, settings
 from tsdfm_jax.exchange import model_directory
-from tsdfm_jax.inference import sampling
+from tsdfm_jax.inference import model as model_lib, sampling
 from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import compile_cache, mesh as meshes
 from tsdfm_jax.workspace import trained
@@ -42,7 +42,7 @@ def load(directory, model=None, mesh=None):
     else:
         vocab = settings.path(config, write.tokenizer.vocab_size).vocab
         cfg = settings.network(config, vocab, step_conditioned=model != "teacher")
-    return model.Model(f"{model} of {directory}", cfg, write.network, mesh, config.data.length, write)
+    return model_lib.Model(f"{model} of {directory}", cfg, write.network, mesh, config.data.length, write)
 
 
 def _portable(directory, model, mesh):
@@ -55,7 +55,7 @@ def _portable(directory, model, mesh):
     tok, flow = model_directory.tokenizer(told), {"source": told.path.source, "exponent": told.path.exponent, "jump": told.jump}
     config = ConfigDict({"data": {"length": told.length}, "flow": flow})
     write = None if tok is None else sampling.Writer(config, mesh, tok, network)
-    return model.Model(str(told), told.network, network, mesh, told.length, write)
+    return model_lib.Model(str(told), told.network, network, mesh, told.length, write)
 
 
 def stored_config(directory):

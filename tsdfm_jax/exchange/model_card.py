@@ -45,7 +45,7 @@ def imported(about):
         f"## How it was made\n\nImported from the PyTorch checkpoint `{origin['file']}`{where} (sha256 `{origin['sha256']}`)"
         + (f", by\n\n```\n{origin['command']}\n```\n" if origin["command"] else ".\n"),
         "Licence, training data and limits of the weights are those of that checkpoint: see where it was published.\n",
-        f"The length of {about.length:,} symbols, the exponent {about.path.exponent:g} and the jump `{about.jump}` are what the import "
+        f"The length of {about.length:,} tokens, the exponent {about.path.exponent:g} and the jump `{about.jump}` are what the import "
         f"was told or assumed; the checkpoint does not say them.\n",
         "## What was measured\n\nNothing, by this import. No figures are given.\n",
         LIMITS,
@@ -70,7 +70,7 @@ def what(about):
     tok = f"tokenizer `{about.tokenizer}` (sha256 of its file)" if about.tokenizer else "no tokenizer"
     return (
         f"A {about.kind} of discrete flow matching: {size:,} parameters, {net.blocks} blocks of width {net.width}, {net.heads} heads, "
-        f"conditioning {net.cond_width}, {path.symbols:,} symbols, texts of {about.length:,}. Source `{path.source}`, "
+        f"conditioning {net.cond_width}, {path.text_vocab:,} tokens, texts of {about.length:,}. Source `{path.source}`, "
         f"kappa(t) = t^{path.exponent:g}, jump `{about.jump}`.{told}\n\n"
         f"Weights: {rounded}content hash `{about.hash}`"
         + (" (of the rounded weights, in float32)" if rounded else "")
@@ -84,7 +84,7 @@ def transformer_shapes(net):
 
 
 def made(about, config, report, data):
-    """Config, commit, command, seed and symbols of the run."""
+    """Config, commit, command, seed and tokens of the run."""
     origin, section = about.origin, config.teacher if about.kind == "teacher" else config.student
     if path := section.get("path", ""):
         start = (
@@ -102,15 +102,13 @@ def made(about, config, report, data):
     ]
     if about.kind == "student" or not path:
         updates = section.optimiser.steps * (config.rounds if about.kind == "student" else 1)
-        symbols = updates * section.batch * config.data.length
-        lines.append(f"- trained on {symbols:,} symbols: {updates:,} updates of {section.batch:,} windows")
+        tokens = updates * section.batch * config.data.length
+        lines.append(f"- trained on {tokens:,} tokens: {updates:,} updates of {section.batch:,} windows")
     if about.kind == "student":
         taken = config.teacher.get("path", "")
-        c, symbols = config.teacher, config.teacher.optimiser.steps * config.teacher.batch * config.data.length
+        c, tokens = config.teacher, config.teacher.optimiser.steps * config.teacher.batch * config.data.length
         lines.append(
-            f"- its teacher: taken from `{taken}`"
-            if taken
-            else f"- its teacher: {symbols:,} symbols, {c.optimiser.steps:,} updates"
+            f"- its teacher: taken from `{taken}`" if taken else f"- its teacher: {tokens:,} tokens, {c.optimiser.steps:,} updates"
         )
         c, whole = config.trajectories, config.student.target != "chain"
         kind = f"whole ones of {c.midpoints} midpoints" if whole else f"chains `{c.chain}`"
@@ -127,7 +125,7 @@ def _corpus(report):
     if not report:
         return ""
     train = report["stages"]["data"]["splits"]["train"]
-    return f", {train['documents']:,} documents, {train['tokens']:,} symbols"
+    return f", {train['documents']:,} documents, {train['tokens']:,} tokens"
 
 
 def measured(about, report):
@@ -150,10 +148,10 @@ def measured(about, report):
                 + " |"
             )
     some, seeds = rows[0], len({row["seed"] for row in rows})
-    how = f"{some['samples']} texts of {some['length']} symbols a row and seed, {seeds} seed{'s' * (seeds > 1)}, temperature {temperature:g}"
+    how = f"{some['samples']} texts of {some['length']} tokens a row and seed, {seeds} seed{'s' * (seeds > 1)}, temperature {temperature:g}"
     rounded = " The figures are of the weights before they were rounded." if about.dtype == "bfloat16" else ""
     bound = report["bounds"].get(about.name)
-    bits = f"\nThe bound on −log p of held-out text: {bound:.3f} bits per byte.\n" if bound else ""
+    bits = f"\nELBO of held-out text (a bound on −log p): {bound:.3f} bits per byte.\n" if bound else ""
     return (
         f"## What was measured\n\nGenerative perplexity (`ppl_token`: {report['formulas']['ppl_token']}), {how}.{rounded} A lower "
         f"perplexity can be a lower diversity: read it beside the entropy.\n\n" + "\n".join(lines) + f"\n{bits}\nThe run's own "
@@ -170,5 +168,5 @@ def usage(about):
     """Five lines of Python."""
     text = f'for sample in model.sample("The", steps={64 if about.kind == "teacher" else 8}, number=3):\n    print(sample)'
     if about.tokenizer is None:
-        text = "logits_BLV = model.logits([[0, 1, 2]], [0.5])  # no tokenizer: symbols in, logits out\nprint(logits_BLV.shape)"
+        text = "logits_BLV = model.logits([[0, 1, 2]], [0.5])  # no tokenizer: tokens in, logits out\nprint(logits_BLV.shape)"
     return f'## Use\n\n```python\nfrom tsdfm_jax import load\n\nmodel = load("DIR")  # where this card lies\n{text}\n```\n'

@@ -26,6 +26,7 @@ FORMAT, VERSION = "tsdfm_jax model", 1
 CONFIG, CARD = "config.json", "README.md"
 KINDS = ("teacher", "student")
 DTYPES = ("float32", "bfloat16")
+FLOW = {"source": "source", "exponent": "exponent", "symbols": "text_vocab"}  # a path's fields by their names in config.json
 REMEDY = "make or download it again"
 
 
@@ -38,7 +39,7 @@ class About:
       kind: teacher or student.
       name: what it is called, such as student_shaped.
       network: the static shape of its network.
-      length: L, symbols of its longest text.
+      length: L, tokens of its longest text.
       path: the path that it was trained on.
       jump: the jump that it samples with.
       tokenizer: content hash of its tokenizer, None where it has none.
@@ -148,7 +149,7 @@ def _body(about):
         "name": about.name,
         "network": network,
         "length": about.length,
-        "flow": dataclasses.asdict(about.path) | {"jump": about.jump},
+        "flow": {name: getattr(about.path, field) for name, field in FLOW.items()} | {"jump": about.jump},
         "weights": {"dtype": about.dtype, "hash": about.hash},
         "tokenizer": about.tokenizer,
         "origin": about.origin,
@@ -173,14 +174,15 @@ def about(directory):
     flow, weights = get(body, "flow", dict), get(body, "weights", dict)
     kind = _choose(where, "kind", body.get("kind"), KINDS)
     try:
-        path = paths.Path(**{k: get(flow, k, t) for k, t in {"source": str, "exponent": float, "symbols": int}.items()})
+        kinds = {"source": str, "exponent": float, "symbols": int}
+        path = paths.Path(**{FLOW[name]: get(flow, name, kind) for name, kind in kinds.items()})
         network = transformer.TransformerConfig(**_fields(where, get(body, "network", dict)), step_conditioned=kind == "student")
         jumps.check(get(flow, "jump", str))
     except ValueError as error:
         raise ValueError(str(error) if str(where) in str(error) else f"{where}: {error}") from None
     if network.vocab != path.vocab:
         raise ValueError(
-            f"{where}: vocab {network.vocab} is not the {path.vocab} of {path.symbols} symbols and source {path.source}: {REMEDY}"
+            f"{where}: vocab {network.vocab} is not the {path.vocab} of {path.text_vocab} tokens and source {path.source}: {REMEDY}"
         )
     return About(
         directory=directory,
@@ -265,9 +267,9 @@ def tokenizer(told):
         tok = tokenizers.load(told.directory)
     except FileNotFoundError:
         raise ValueError(f"{told.directory} lacks its tokenizer.model or tokenizer.json: {REMEDY}") from None
-    if tok.content_hash != told.tokenizer or tok.vocab_size != told.path.symbols:
+    if tok.content_hash != told.tokenizer or tok.vocab_size != told.path.text_vocab:
         raise ValueError(
-            f"the tokenizer in {told.directory} is {tok.content_hash[:12]} of {tok.vocab_size} symbols, but {CONFIG} says "
-            f"{told.tokenizer[:12]} of {told.path.symbols}: {REMEDY}"
+            f"the tokenizer in {told.directory} is {tok.content_hash[:12]} of {tok.vocab_size} tokens, but {CONFIG} says "
+            f"{told.tokenizer[:12]} of {told.path.text_vocab}: {REMEDY}"
         )
     return tok

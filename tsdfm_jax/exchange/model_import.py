@@ -10,7 +10,7 @@ from tsdfm_jax.flow import jump as jumps, path as paths
 from tsdfm_jax.runtime import mesh as meshes
 from tsdfm_jax.storage import atomic
 
-GPT2 = 50_257  # symbols of GPT-2's tokenizer
+GPT2 = 50_257  # tokens of GPT-2's tokenizer
 
 
 def convert(
@@ -58,19 +58,19 @@ def convert(
 
 
 def path_of(vocab, tok, source, exponent):
-    """The path of a network over `vocab` symbols: its source is told by the tokenizer's size, GPT-2's without one, or by `source`."""
-    symbols = GPT2 if tok is None else tok.vocab_size
-    told = {symbols: "uniform", symbols + 1: "mask"}.get(vocab)
+    """The path of a network over `vocab` tokens: its source is told by the tokenizer's size, GPT-2's without one, or by `source`."""
+    text_vocab = GPT2 if tok is None else tok.vocab_size
+    told = {text_vocab: "uniform", text_vocab + 1: "mask"}.get(vocab)
     if tok is not None and told is None:
         raise ValueError(
-            f"--tokenizer has {symbols:,} symbols, but the network {vocab:,}, neither as many nor one more: give its own"
+            f"--tokenizer has {text_vocab:,} tokens, but the network {vocab:,}, neither as many nor one more: give its own"
         )
     if told is None and not source:
         raise ValueError(
-            f"the network has {vocab:,} symbols, which does not tell its source (GPT-2's {GPT2:,} would be uniform, one more mask): "
+            f"the network has {vocab:,} tokens, which does not tell its source (GPT-2's {GPT2:,} would be uniform, one more mask): "
             f"give --source=uniform, or --source=mask where the last is the mask, or its --tokenizer"
         )
     if tok is not None and source not in ("", told):
-        raise ValueError(f"--source={source} does not go with {vocab:,} symbols and a tokenizer of {symbols:,}: that is {told}")
+        raise ValueError(f"--source={source} does not go with {vocab:,} tokens and a tokenizer of {text_vocab:,}: that is {told}")
     source = source or told
-    return paths.Path(source=source, exponent=exponent, symbols=vocab - (source == "mask"))
+    return paths.Path(source=source, exponent=exponent, text_vocab=vocab - (source == "mask"))

@@ -81,7 +81,7 @@ def run(key_B, path, kind, name, posterior, x_BL, t_B, h_B, energy, cfg):
 
 
 def blind_pairs(key_B, path, kind, name, posterior, x_BL, x_1_BL, t_B, h_B):
-    """A blind chain and its shadow: the same jumps and coins, every landing replaced by the data's symbol.
+    """A blind chain and its shadow: the same jumps and coins, every landing replaced by the data's token.
 
     Returns (negative_BSL, positive_BSL, left_BSL): the compass's training pairs at each depth. left_BSL marks the
     positions that have landed somewhere since x_t, the only ones at which the two may differ (method: compass).
@@ -114,9 +114,9 @@ def _each(leap, start, jumps):
 def target_logits(path, name, posterior, x_BL, midpoints_BSL, t_B, h_B, left_BSL=None):
     """The student's target at (x_t, t, h) from recorded midpoints: (l1 + 2 l2 + 2 l3 + l4) / 6, or Heun's mean.
 
-    Under the mask source an evaluation at a midpoint that has unmasked a position counts for the symbol it has there.
+    Under the mask source an evaluation at a midpoint that has unmasked a position counts for the token it has there.
     `sdtt` takes l1 where `left_BSL` says that a position left, and l2 elsewhere. It must be given the coins themselves: under
-    the uniform source a position may land on the symbol that it left, which no state tells from staying.
+    the uniform source a position may land on the token that it left, which no state tells from staying.
     """
     state_EBL = jnp.concatenate([x_BL[None], jnp.moveaxis(midpoints_BSL, 1, 0)])
     weights = CHAINS[name].weights

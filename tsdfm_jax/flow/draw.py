@@ -1,7 +1,7 @@
 """Exact categorical draws by prefix sums, any number of them from one posterior.
 
 A float32 Gumbel draw loses the tail of a large vocabulary (method: jump). Here a posterior is summed once, in two
-levels: blocks of symbols, then the symbols inside one. A draw finds a block with one uniform number and a symbol
+levels: blocks of tokens, then the tokens inside one. A draw finds a block with one uniform number and a token
 within it with another, so that the tail keeps its relative precision and a further draw costs no pass over V.
 """
 
@@ -43,7 +43,7 @@ def _search(u, mass):
     """The first index whose prefix sum passes u x total, among those that have mass.
 
     Parallel prefix sums need not be monotone in floating point, nor twice the same; asking for positive mass, and
-    falling back on the last index that has any, keeps an impossible symbol impossible.
+    falling back on the last index that has any, keeps an impossible token impossible.
     """
     has, place = mass > 0, jnp.arange(mass.shape[-1]).reshape((1,) * (mass.ndim - 1) + (-1,))
     prefix = jnp.where(has, jnp.cumsum(mass, axis=-1), 0.0)
@@ -52,11 +52,11 @@ def _search(u, mass):
     return jnp.where(passed, place, last[..., None]).min(axis=-1).astype(jnp.int32)
 
 
-def pick(u_block, u_symbol, tab):
+def pick(u_block, u_token, tab):
     """One draw from each row of a table, from two uniform numbers in [0, 1) each: int32 [...]."""
     block = _search(u_block, tab.block)
     inside = jnp.take_along_axis(tab.mass, block[..., None, None], axis=-2)[..., 0, :]
-    return block * tab.mass.shape[-1] + _search(u_symbol, inside)
+    return block * tab.mass.shape[-1] + _search(u_token, inside)
 
 
 def categorical(key, weight):

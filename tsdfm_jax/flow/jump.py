@@ -1,7 +1,7 @@
 """The jump: the one transition that the sampler, the chains and the compass's negatives share.
 
 For a step from t to t + h with the posterior p held fixed, each position leaves or stays by a coin of its own and, if
-it leaves, lands on a symbol. The kinds differ in the coin and in where a leaving position may land (method: jump).
+it leaves, lands on a token. The kinds differ in the coin and in where a leaving position may land (method: jump).
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ def bridge(path, t_B1, h_B1, at_x_BL):
 
 
 def cumulative(path, t_B1, h_B1, at_x_BL):
-    """Leave with 1 - r^(1 - p(x_t)): the rate to other symbols integrated over the step (2509.20624)."""
+    """Leave with 1 - r^(1 - p(x_t)): the rate to other tokens integrated over the step (2509.20624)."""
     return 1.0 - paths.keep(path, t_B1, h_B1) ** (1.0 - at_x_BL)
 
 
@@ -36,7 +36,7 @@ class Move(NamedTuple):
     """A prepared jump: where from, each position's chance to leave, and where it would land.
 
     Attributes:
-      x_BL: the symbols before the jump.
+      x_BL: the tokens before the jump.
       leave_BL: chance to leave.
       table: landing masses, summed once for any number of draws.
     """
@@ -56,7 +56,7 @@ def check(name):
 def prepare(path, kind, logits_BLV, x_BL, t_B, h_B):
     """A move of every position from t_B to t_B + h_B under the posterior softmax(logits_BLV).
 
-    The step that ends at t = 1 draws x_1 ~ p whatever the kind; under the mask source an unmasked symbol stays.
+    The step that ends at t = 1 draws x_1 ~ p whatever the kind; under the mask source an unmasked token stays.
     """
     logits_BLV = paths.data_logits(path, logits_BLV)
     # The softmax's numerators: the table's own sums are all of its denominator, so that no pass over V is made to divide.
@@ -86,8 +86,8 @@ def coins(key_B, move):
 
 def land(key_B, move, left_BL=None):
     """One realisation of a move, each sequence by its own key: (x_BL after it, left_BL: who left, unless that is given)."""
-    coin_B, block_B, symbol_B = paths.split(key_B, 3)
+    coin_B, block_B, token_B = paths.split(key_B, 3)
     length = move.x_BL.shape[1]
     left_BL = _leaving(coin_B, move) if left_BL is None else left_BL
-    landing_BL = draw.pick(paths.uniform_BL(block_B, length), paths.uniform_BL(symbol_B, length), move.table)
+    landing_BL = draw.pick(paths.uniform_BL(block_B, length), paths.uniform_BL(token_B, length), move.table)
     return jnp.where(left_BL, landing_BL, move.x_BL), left_BL

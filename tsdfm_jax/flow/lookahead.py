@@ -6,19 +6,19 @@ import jax.numpy as jnp
 from tsdfm_jax.flow import losses, normaliser, path as paths
 
 SCORES = ("nll", "entropy", "hidden")
-PRIOR_ROWS = 16  # sequences of noise that the frequencies of symbols are read from
+PRIOR_ROWS = 16  # sequences of noise that the frequencies of tokens are read from
 
 
 def lookahead(path, posterior, x_BL, t_B, h_B, score, prior_V=None):
     """(energy_B, score_BL) of candidates x_BL at their time: the scores' mean is the energy, in nats.
 
     `entropy`: of the posterior at every position that may still change. `nll`: -log p(x^i | x). Under the mask source
-    an unmasked symbol has a point mass for posterior, so there every other symbol is hidden and asked for, first the
+    an unmasked token has a point mass for posterior, so there every other token is hidden and asked for, first the
     even places and then the odd ones, at the time that has so many masks: two passes instead of one. `hidden` does so under
-    either source; the uniform one hides symbols under noise, the same for all sequences.
+    either source; the uniform one hides tokens under noise, the same for all sequences.
 
-    `prior_V`, if given, is added at each symbol (`nll`), or its mean under the posterior (`entropy`). With the symbols' own
-    log frequencies (see `log_prior`) what is left is how much the context says, not how common the symbol is: -log p/q,
+    `prior_V`, if given, is added at each token (`nll`), or its mean under the posterior (`entropy`). With the tokens' own
+    log frequencies (see `log_prior`) what is left is how much the context says, not how common the token is: -log p/q,
     and -KL(p || q).
     """
     if score == "entropy":
@@ -37,14 +37,14 @@ def lookahead(path, posterior, x_BL, t_B, h_B, score, prior_V=None):
 
 
 def hides(masked, score):
-    """Whether a score hides every symbol in turn: two passes instead of one."""
+    """Whether a score hides every token in turn: two passes instead of one."""
     return score == "hidden" or (score == "nll" and masked)
 
 
 def log_prior(path, posterior, length, h):
-    """The log frequency of each symbol as the posterior knows it: its mean over noise, where it has nothing else to go by.
+    """The log frequency of each token as the posterior knows it: its mean over noise, where it has nothing else to go by.
 
-    [V]; 0 at the mask symbol. The noise is always the same.
+    [V]; 0 at the mask token. The noise is always the same.
     """
     x_BL = paths.sample_source(jax.random.split(jax.random.key(0), PRIOR_ROWS), path, length)
     logits_BLV = posterior(x_BL, jnp.zeros(PRIOR_ROWS), jnp.full(PRIOR_ROWS, h))

@@ -1,4 +1,4 @@
-"""Losses and bounds: generalised KL, cross-entropy, distillation KL, noise-contrastive estimation. All in float32."""
+"""Losses and the ELBO: generalised KL, cross-entropy, distillation KL, noise-contrastive estimation. All in float32."""
 
 import jax
 import jax.numpy as jnp
@@ -6,14 +6,14 @@ import jax.numpy as jnp
 from tsdfm_jax.flow import normaliser, path as paths
 
 LONGEST = 1.0 - 1e-3  # training times end here: the generalised KL's weight kappa'/(1 - kappa) has no bound (method: teacher)
-NEAREST = 1e-3  # the bound's times end at 1 - NEAREST^2, which float32 tells from 1; less than 2e-5 nats a position is left out
+NEAREST = 1e-3  # the ELBO's times end at 1 - NEAREST^2, which float32 tells from 1; less than 2e-5 nats a position is left out
 
 
 def generalised_kl(path, logits_BLV, x_1_BL, x_t_BL, t_B):
-    """The integrand of the bound on -log p(x_1) in nats at each position (2412.03487): [B, L].
+    """The integrand of the negative ELBO, a bound on -log p(x_1), in nats at each position (2412.03487): [B, L].
 
     -kappa'/(1 - kappa) [p(x_t|x_t) - 1{x_t = x_1} + 1{x_t != x_1} log p(x_1|x_t)]. Under the mask source an unmasked
-    symbol stays, its posterior is a point mass, and its term is zero.
+    token stays, its posterior is a point mass, and its term is zero.
     """
     same_BL = x_t_BL == x_1_BL
     if path.masked:
@@ -26,8 +26,8 @@ def generalised_kl(path, logits_BLV, x_1_BL, x_t_BL, t_B):
     return -paths.rate(path, t_B)[:, None] * term_BL
 
 
-def bound(key, path, posterior, x_1_BL):
-    """The bound on -log p(x_1) in nats at each position, estimated at one time a text: [B, L] (2412.03487).
+def elbo(key, path, posterior, x_1_BL):
+    """The negative ELBO, a bound on -log p(x_1), in nats at each position, estimated at one time a text: [B, L] (2412.03487).
 
     The generalised KL's integral over all t. The times are 1 - v^2 with v stratified over the batch, weighted by
     dt/dv: the square of the integrand grows like 1/(1 - t), so that uniform times would give no finite variance, and
@@ -67,7 +67,7 @@ def nce(positive, negative):
 
 
 def negative_log_posterior(path, logits_BLV, x_BL):
-    """-log p(x^i | ·) in nats at each position: [B, L]; infinite at the mask symbol."""
+    """-log p(x^i | ·) in nats at each position: [B, L]; infinite at the mask token."""
     return -normaliser.log_p(path, logits_BLV, x_BL)[0]
 
 

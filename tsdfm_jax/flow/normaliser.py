@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from tsdfm_jax.flow import path as paths
 
-BLOCK = 1024  # symbols read at once on a CPU: a block of some thousand positions stays in its cache
+BLOCK = 1024  # tokens read at once on a CPU: a block of some thousand positions stays in its cache
 LOWEST = -1e30  # stands for the highest of logits that are all -inf: exp(-inf - LOWEST) is 0
 LEAST = -128.0  # exp of it is 0 in float32: what lies this far below the highest logit has no mass, and 0 x -inf must not be met
 
@@ -36,33 +36,33 @@ def _join(a, b):
 
 
 def _sums(path, part, join, *logits):
-    """`part(*logits)`, numbers at each position summed over the data's symbols; `join` makes one of those of two blocks.
+    """`part(*logits)`, numbers at each position summed over the data's tokens; `join` makes one of those of two blocks.
 
-    XLA's CPU backend keeps the terms of a sum over V in an array of their own, so there the symbols are read a block at a
+    XLA's CPU backend keeps the terms of a sum over V in an array of their own, so there the tokens are read a block at a
     time, in a loop: along V, which no mesh splits. A TPU or a GPU makes the terms while it sums them.
     """
-    symbols = logits[0].shape[-1] - path.masked
+    text_vocab = logits[0].shape[-1] - path.masked
 
     def blocked(*logits):
         cut = lambda start, size: (jax.lax.dynamic_slice_in_dim(a, start, size, axis=-1).astype(jnp.float32) for a in logits)
-        first = symbols % BLOCK or BLOCK
+        first = text_vocab % BLOCK or BLOCK
         turn = lambda i, found: join(found, part(*cut(first + i * BLOCK, BLOCK)))
-        return jax.lax.fori_loop(0, symbols // BLOCK - (first == BLOCK), turn, part(*cut(0, first)))
+        return jax.lax.fori_loop(0, text_vocab // BLOCK - (first == BLOCK), turn, part(*cut(0, first)))
 
     whole = lambda *logits: part(*(paths.data_logits(path, a) for a in logits))
-    return jax.lax.platform_dependent(*logits, cpu=blocked, default=whole) if symbols > BLOCK else whole(*logits)
+    return jax.lax.platform_dependent(*logits, cpu=blocked, default=whole) if text_vocab > BLOCK else whole(*logits)
 
 
 def _weights(path, logits_BLV, found):
-    """exp(logit - top) of every symbol, 0 for the mask symbol: the softmax times its total."""
+    """exp(logit - top) of every token, 0 for the mask token: the softmax times its total."""
     return jnp.exp(paths.data_logits(path, logits_BLV) - found.top_BL[..., None])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def log_p(path, logits_BLV, *x_BL):
-    """log p(x | x_t) = x's logit - log-sum-exp, of one symbol a position for each of `x_BL`: a list of float32 [B, L].
+    """log p(x | x_t) = x's logit - log-sum-exp, of one token a position for each of `x_BL`: a list of float32 [B, L].
 
-    -inf at the mask symbol. With g the gradients of the results, the logits' is sum g (1{v = x}) - p sum g.
+    -inf at the mask token. With g the gradients of the results, the logits' is sum g (1{v = x}) - p sum g.
     """
     return _log_p(path, logits_BLV, *x_BL)[0]
 
@@ -82,10 +82,10 @@ def _log_p_back(path, kept, g_BL):
     logits_BLV, found, x_BL = kept
     share_BL = sum(g_BL) / found.total_BL
     grad_BLV = -share_BL[..., None] * _weights(path, logits_BLV, found)
-    symbol_V = jnp.arange(logits_BLV.shape[-1])[None, None]
+    token_V = jnp.arange(logits_BLV.shape[-1])[None, None]
     for x, g in zip(x_BL, g_BL):  # compared, not scattered
         g = jnp.where(x == path.mask_id, 0.0, g) if path.masked else g
-        grad_BLV += jnp.where(symbol_V == x[..., None], g[..., None], 0.0)
+        grad_BLV += jnp.where(token_V == x[..., None], g[..., None], 0.0)
     return grad_BLV.astype(logits_BLV.dtype), *(None for _ in x_BL)
 
 
@@ -138,7 +138,7 @@ entropy.defvjp(_entropy, _entropy_back)
 
 
 def mean(path, logits_BLV, value_V):
-    """The posterior's mean of a number that each symbol has: [B, L]. What the mask symbol has is not looked at."""
+    """The posterior's mean of a number that each token has: [B, L]. What the mask token has is not looked at."""
     found = _sums(path, _normaliser, _join, logits_BLV)
     weights_BLV = _weights(path, logits_BLV, found)
     return weights_BLV @ value_V.astype(jnp.float32) / found.total_BL
@@ -172,7 +172,7 @@ def _join_pairs(a, b):
 def divergence(path, target_BLV, logits_BLV):
     """KL(q || p) = sum q (log q - log p) in nats at each position, q = softmax(target), p = softmax(logits): [B, L].
 
-    A symbol that the target gives no mass adds nothing, whatever p is there. The gradient is p - q for the logits, and
+    A token that the target gives no mass adds nothing, whatever p is there. The gradient is p - q for the logits, and
     none for the target, which is frozen.
     """
     return _divergence(path, target_BLV, logits_BLV)[0]

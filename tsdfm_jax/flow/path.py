@@ -17,14 +17,14 @@ class Path:
     """kappa(t) = t^exponent and the law of the source (2407.15595).
 
     Attributes:
-      source: `uniform` over the text's symbols, or `mask`: all mass on one extra symbol.
+      source: `uniform` over the text's tokens, or `mask`: all mass on one extra token.
       exponent: n of the polynomial scheduler, > 0.
-      symbols: size of the text's vocabulary, without the mask symbol.
+      text_vocab: size of the text's vocabulary, without the mask token.
     """
 
     source: str
     exponent: float
-    symbols: int
+    text_vocab: int
 
     def __post_init__(self):
         if self.source not in SOURCES:
@@ -38,13 +38,13 @@ class Path:
 
     @property
     def vocab(self):
-        """V, the mask symbol included where there is one."""
-        return self.symbols + self.masked
+        """V, the mask token included where there is one."""
+        return self.text_vocab + self.masked
 
     @property
     def mask_id(self):
-        """The extra symbol, the last one. Only meaningful under the mask source."""
-        return self.symbols
+        """The extra token, the last one. Only meaningful under the mask source."""
+        return self.text_vocab
 
 
 def kappa(path, t):
@@ -72,7 +72,7 @@ def sample_source(key_B, path, length):
     """x_0 for each of B keys: int32 x_BL."""
     if path.masked:
         return jnp.full((key_B.shape[0], length), path.mask_id, jnp.int32)
-    return jax.vmap(lambda k: jax.random.randint(k, (length,), 0, path.symbols, jnp.int32))(key_B)
+    return jax.vmap(lambda k: jax.random.randint(k, (length,), 0, path.text_vocab, jnp.int32))(key_B)
 
 
 def uniform_BL(key_B, length):
@@ -99,7 +99,7 @@ def sample_xt(key_B, path, x_1_BL, t_B):
 
 
 def data_logits(path, logits_BLV):
-    """Logits in float32 that never give mass to the mask symbol."""
+    """Logits in float32 that never give mass to the mask token."""
     logits_BLV = logits_BLV.astype(jnp.float32)
     if not path.masked:
         return logits_BLV
@@ -108,7 +108,7 @@ def data_logits(path, logits_BLV):
 
 
 def at(values_BLV, x_BL):
-    """The value at each position's symbol: [B, L].
+    """The value at each position's token: [B, L].
 
     By a look-up on a CPU. Elsewhere by a masked sum, which reads what the values are made of while they are made: a look-up
     would have them written first, all of [B, L, V].
@@ -126,7 +126,7 @@ def _masked_sum(values_BLV, x_BL):
 
 
 def settled_logits(path, logits_BLV, x_BL):
-    """The same logits, but all but a point mass where a symbol of x_BL has been unmasked and stays.
+    """The same logits, but all but a point mass where a token of x_BL has been unmasked and stays.
 
     Nothing trains a network's logits there under the mask source, so that whoever mixes them must not read them.
     """
@@ -137,7 +137,7 @@ def settled_logits(path, logits_BLV, x_BL):
 
 
 def free_BL(path, x_BL):
-    """Positions that may still change: under the mask source a symbol once unmasked stays."""
+    """Positions that may still change: under the mask source a token once unmasked stays."""
     return x_BL == path.mask_id if path.masked else jnp.ones_like(x_BL, bool)
 
 

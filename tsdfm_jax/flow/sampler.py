@@ -1,4 +1,4 @@
-"""The sampler: from noise to text in any number of steps, given symbols held fixed, one compiled program."""
+"""The sampler: from noise to text in any number of steps, given tokens held fixed, one compiled program."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ class SamplerConfig:
     Attributes:
       jump: `bridge`, `cumulative` or `euler`.
       temperature: divides the logits, > 0.
-      top_p: keeps the smallest set of symbols that holds this mass, in (0, 1].
+      top_p: keeps the smallest set of tokens that holds this mass, in (0, 1].
     """
 
     jump: str = "bridge"
@@ -31,7 +31,7 @@ class SamplerConfig:
 
 
 def sharpen(logits_BLV, cfg):
-    """Temperature, then the nucleus of mass top_p (its last symbol included)."""
+    """Temperature, then the nucleus of mass top_p (its last token included)."""
     logits_BLV = logits_BLV / cfg.temperature
     if cfg.top_p == 1.0:
         return logits_BLV
@@ -39,9 +39,9 @@ def sharpen(logits_BLV, cfg):
 
 
 def nucleus(logits_BLV, top_p):
-    """The smallest set of symbols that holds the mass top_p, symbols of one logit in it together: bool [B, L, V].
+    """The smallest set of tokens that holds the mass top_p, tokens of one logit in it together: bool [B, L, V].
 
-    Where it ends is found bit by bit of a float32, by 32 sums over V; a sort of 50,257 symbols takes longer than a network.
+    Where it ends is found bit by bit of a float32, by 32 sums over V; a sort of 50,257 tokens takes longer than a network.
     """
     p_BLV, rank_BLV = jax.nn.softmax(logits_BLV, axis=-1), _rank(logits_BLV)
 
@@ -52,7 +52,7 @@ def nucleus(logits_BLV, top_p):
         return jnp.where(held_BL >= top_p, higher_BL, low_BL)
 
     low_BL = jax.lax.fori_loop(0, 32, narrow, jnp.zeros(logits_BLV.shape[:-1], jnp.uint32))
-    # XLA may compute a logit twice with two roundings: the last symbol can then rank below its own `low`, the first must not.
+    # XLA may compute a logit twice with two roundings: the last token can then rank below its own `low`, the first must not.
     first_BL = jnp.argmax(logits_BLV, axis=-1)
     return (rank_BLV >= low_BL[..., None]) | (jnp.arange(logits_BLV.shape[-1])[None, None] == first_BL[..., None])
 
@@ -74,7 +74,7 @@ def step(key_B, path, posterior, x_BL, i, steps, given_BL, fixed_BL, cfg):
 
 
 def start(key_B, path, given_BL, fixed_BL):
-    """x_0 with the given symbols in place, and the key of the steps that follow."""
+    """x_0 with the given tokens in place, and the key of the steps that follow."""
     source_B, steps_B = paths.split(key_B)
     x_0_BL = paths.sample_source(source_B, path, given_BL.shape[1])
     return jnp.where(fixed_BL, given_BL, x_0_BL), steps_B

@@ -22,13 +22,13 @@ class ShapingConfig:
 
     Attributes:
       candidates: K; 1 is the blind jump.
-      policy: `sequence` (one candidate wins whole), `token` (the best symbol of each position) or
-        `sequence_to_token` (the winner, mended where another candidate's symbol is better by `margin`).
+      policy: `sequence` (one candidate wins whole), `token` (the best token of each position) or
+        `sequence_to_token` (the winner, mended where another candidate's token is better by `margin`).
       selection: `argmin`, `boltzmann`, and the controls `random` and `worst`.
       temperature: of `boltzmann`.
       tau: shape only where the jump arrives at this time or later.
-      span: how many neighbouring symbols are chosen together by the last two, by the mean of their scores.
-      margin: by how much a symbol's score must be lower to be taken over (`sequence_to_token`).
+      span: how many neighbouring tokens are chosen together by the last two, by the mean of their scores.
+      margin: by how much a token's score must be lower to be taken over (`sequence_to_token`).
       coins: `own` (each candidate leaves where its own coins say) or `shared` (all leave where the first one does and
         differ in where they land: under the mask source they then have equally many masks, and energies that compare).
       chunk: candidates scored at once, 0 for all K; peak memory grows with it.
@@ -48,7 +48,7 @@ class ShapingConfig:
         if self.candidates < 1:
             raise ValueError(f"shaping.candidates {self.candidates} must be at least 1 (1 is the blind jump)")
         if self.span < 1:
-            raise ValueError(f"shaping.span {self.span} must be at least 1 (1 chooses every symbol by itself)")
+            raise ValueError(f"shaping.span {self.span} must be at least 1 (1 chooses every token by itself)")
         if self.policy not in POLICIES:
             raise ValueError(f"shaping.policy '{self.policy}' is not one of {', '.join(POLICIES)}")
         if self.selection not in SELECTIONS:
@@ -76,7 +76,7 @@ class Choice(NamedTuple):
 def _argmin(key_B, energy_BK, cfg):
     """The lowest energy, the first one of a tie.
 
-    Ties are common: among masks a lone symbol costs the same wherever it stands. What rounding makes of equal energies
+    Ties are common: among masks a lone token costs the same wherever it stands. What rounding makes of equal energies
     differs from machine to machine, so energies closer than TIE are equal.
     """
     del key_B, cfg
@@ -122,8 +122,8 @@ def _spans(score_BKL, span):
     return filled.reshape(*score_BKL.shape[:2], -1, span).sum(axis=-1) / sizes_N[None, None]
 
 
-def _symbols(of_span_BN, span, length):
-    """What each symbol has of its span: [B, L]."""
+def _tokens(of_span_BN, span, length):
+    """What each token has of its span: [B, L]."""
     return jnp.repeat(of_span_BN, span, axis=-1)[..., :length]
 
 
@@ -138,7 +138,7 @@ def _token(key_B, cand_BKL, energy_BK, score_BKL, rescore, cfg):
     spans = score_BKN.shape[-1]
     key_X = jax.vmap(lambda key: jax.random.split(key, spans))(key_B).reshape(-1)
     index_X = SELECTIONS[cfg.selection](key_X, score_BKN.transpose(0, 2, 1).reshape(-1, k), cfg)
-    index_BL = _symbols(index_X.reshape(b, spans), cfg.span, length)
+    index_BL = _tokens(index_X.reshape(b, spans), cfg.span, length)
     votes_BK = (index_BL[:, None, :] == jnp.arange(k)[None, :, None]).sum(axis=-1)
     return _at(cand_BKL, index_BL), jnp.argmax(votes_BK, axis=1)
 
@@ -152,9 +152,9 @@ def _sequence_to_token(key_B, cand_BKL, energy_BK, score_BKL, rescore, cfg):
     if cfg.selection in CONTROLS:
         return x_BL, index_B
     length, score_BKN = x_BL.shape[1], _spans(score_BKL, cfg.span)
-    best_x_BL = _at(cand_BKL, _symbols(jnp.argmin(score_BKN, axis=1), cfg.span, length))
+    best_x_BL = _at(cand_BKL, _tokens(jnp.argmin(score_BKN, axis=1), cfg.span, length))
     better_BN = score_BKN.min(axis=1) < _take(score_BKN, index_B) - cfg.margin
-    mended_BL = jnp.where(_symbols(better_BN, cfg.span, length), best_x_BL, x_BL)
+    mended_BL = jnp.where(_tokens(better_BN, cfg.span, length), best_x_BL, x_BL)
     before_B = jnp.take_along_axis(energy_BK, index_B[:, None], axis=1)[:, 0]
     return jnp.where((rescore(mended_BL) < before_B)[:, None], mended_BL, x_BL), index_B
 

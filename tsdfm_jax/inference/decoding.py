@@ -1,4 +1,4 @@
-"""Text from a causal network, symbol by symbol from left to right, with the keys and values of what was read kept."""
+"""Text from a causal network, token by token from left to right, with the keys and values of what was read kept."""
 
 from typing import NamedTuple
 
@@ -10,22 +10,22 @@ from tsdfm_jax.models import causal
 
 
 class State(NamedTuple):
-    """Texts on the way: `x_BL`, of which the first symbols are written, and the network's Cache of them."""
+    """Texts on the way: `x_BL`, of which the first tokens are written, and the network's Cache of them."""
 
     x_BL: jax.Array
     cache: causal.Cache
 
 
 def start(key_B, cfg, given_BL):
-    """Nothing written yet, and the keys of the symbols that follow: (State, key_B)."""
+    """Nothing written yet, and the keys of the tokens that follow: (State, key_B)."""
     return State(jnp.zeros_like(given_BL), causal.empty_cache(cfg, given_BL.shape[0])), key_B
 
 
 def advance(key_B, decode, state, first, last, bos, given_BL, fixed_BL, cfg):
-    """Writes the symbols `first` … `last` - 1, both of which may be traced.
+    """Writes the tokens `first` … `last` - 1, both of which may be traced.
 
     `decode(cache, x_B) -> (logits_BV, cache)` is the network, which has read what stands before `first`; `bos` is what it
-    reads before the first symbol. Positions of `fixed_BL` get what `given_BL` says. Each draw is exact (flow/draw) and
+    reads before the first token. Positions of `fixed_BL` get what `given_BL` says. Each draw is exact (flow/draw) and
     comes from its text's key and its position alone. `cfg` is a sampler.SamplerConfig: temperature and top_p.
     """
 

@@ -16,7 +16,7 @@ class Model:
 
     Attributes:
       name: which one, and of which run or directory.
-      length: symbols of its longest text.
+      length: tokens of its longest text.
       tokenizer: its tokenizer, None where it came without one.
       hash: content hash of its weights.
       network: the static shape of its network; `network.vocab` is V.
@@ -31,14 +31,14 @@ class Model:
         self._logits = meshes.jit(mesh, functools.partial(transformer.apply, exact))
 
     def __repr__(self):
-        return f"Model({self.name}: up to {self.length} symbols)"
+        return f"Model({self.name}: up to {self.length} tokens)"
 
     def logits(self, x_BL, t_B, h_B=None):
-        """The network's raw logits of the data's symbol at every position, float32 numpy [B, L, V], computed in float32.
+        """The network's raw logits of the data's token at every position, float32 numpy [B, L, V], computed in float32.
 
-        `x_BL` are symbols from 0 to V - 1, of any number L of positions; `t_B` the times, in [0, 1]; `h_B` the step sizes
+        `x_BL` are tokens from 0 to V - 1, of any number L of positions; `t_B` the times, in [0, 1]; `h_B` the step sizes
         that a student is told, in [0, 1], or None: it then goes by the time alone. A teacher takes no notice of `h_B`.
-        Under the mask source V counts the mask symbol, which is the last one, V - 1: its logit is here as the network
+        Under the mask source V counts the mask token, which is the last one, V - 1: its logit is here as the network
         gives it, and only the sampler takes its mass away. No tokenizer is needed. Raises ValueError, in one line, for
         what is out of bounds, and for an autoregressive model, which has no times.
         """
@@ -48,7 +48,7 @@ class Model:
         if x_BL.ndim != 2 or not x_BL.size or x_BL.dtype.kind not in "iu":
             raise ValueError(f"x_BL of shape {x_BL.shape} and type {x_BL.dtype} must be whole numbers [B, L]")
         if x_BL.min() < 0 or x_BL.max() >= self.network.vocab:
-            raise ValueError(f"x_BL has symbols from {x_BL.min()} to {x_BL.max()}: the model has 0 to {self.network.vocab - 1}")
+            raise ValueError(f"x_BL has tokens from {x_BL.min()} to {x_BL.max()}: the model has 0 to {self.network.vocab - 1}")
         h_B = np.asarray(h_B, np.float32) if h_B is not None and self.network.step_conditioned else None
         for name, value_B in {"t_B": t_B, "h_B": h_B}.items():
             if value_B is not None and (value_B.shape != x_BL.shape[:1] or not ((0 <= value_B) & (value_B <= 1)).all()):
@@ -79,9 +79,9 @@ class Model:
         """Texts, as a list of `number` sampling.Sample, each of which prints as its text.
 
         Given text stays as it is: `prompt` at the beginning, `suffix` at the end, or `infill` with a marker `span` for every
-        `span_length` symbols to be written. `length` counts symbols (None: as many as the model writes). Text i is a function
+        `span_length` tokens to be written. `length` counts tokens (None: as many as the model writes). Text i is a function
         of (seed, i): not of `number`, nor of `batch`, the texts computed at once. With `states` each Sample keeps its text
-        of every step. An autoregressive model takes a prompt alone, and one step a symbol. A call compiles only where
+        of every step. An autoregressive model takes a prompt alone, and one step a token. A call compiles only where
         temperature, top_p or the batch's size are new.
         Raises ValueError, in one line, for what cannot be written.
         """

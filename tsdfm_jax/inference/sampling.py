@@ -16,7 +16,7 @@ from tsdfm_jax.runtime import hosts, mesh as meshes, signals
 from tsdfm_jax.workspace import trained
 
 STEPS_A_CALL = 64
-SHORTEST = 16  # symbols of the least window that a text is written in
+SHORTEST = 16  # tokens of the least window that a text is written in
 
 
 class Sampler:
@@ -44,7 +44,7 @@ class Sampler:
         self.advance = meshes.jit(mesh, advance, in_shardings=shardings, out_shardings=held, donate_argnums=2)
 
     def _texts(self, state, step):
-        """The symbols of a state, as far as they are written after `step` steps, as numpy."""
+        """The tokens of a state, as far as they are written after `step` steps, as numpy."""
         del step
         return np.array(hosts.gather(state))  # a copy: the next call takes the state's memory
 
@@ -53,7 +53,7 @@ class Sampler:
 
         `seed` is one for all or one a text, `index_N` the texts' own numbers, 0 … N - 1 unless given. A text is a function
         of its seed, its number and its row of `given_NL` alone: not of `number`, the batch or the devices. `given_NL`
-        holds symbols that stay as they are, -1 where free. `advanced` hears of finished jumps; `seen(first, step, x_BL)`,
+        holds tokens that stay as they are, -1 where free. `advanced` hears of finished jumps; `seen(first, step, x_BL)`,
         where there is one, of every state of the texts `first` …, x_0 (step 0) included, as numpy.
         Raises signals.Interrupted when asked to stop.
         """
@@ -96,10 +96,10 @@ class Sampler:
 
 
 class Decoder(Sampler):
-    """The same of a causal network: a step writes the next symbol of every text, so that a text takes `length` of them.
+    """The same of a causal network: a step writes the next token of every text, so that a text takes `length` of them.
 
     `decode(params, cache, x_B) -> (logits_BV, cache)` is the network of the CausalConfig `shape`, `bos` what it reads
-    before the first symbol. Given symbols may stand anywhere, but none is known before its turn.
+    before the first token. Given tokens may stand anywhere, but none is known before its turn.
     """
 
     def __init__(self, decode, shape, bos, mesh, batch, cfg):
@@ -130,8 +130,8 @@ class Sample:
     """One text; `str` of it is the text alone.
 
     Attributes:
-      text: what the symbols say, a document's end as an empty line.
-      tokens: the symbols.
+      text: what the tokens say, a document's end as an empty line.
+      tokens: the tokens.
       given: positions of those that were given.
       states: the text after every step, beginning with the noise; empty unless they were asked for.
       ask: what was asked for.
@@ -162,7 +162,7 @@ class Writer:
 
     Attributes:
       tokenizer: of the texts.
-      length: L, symbols that the network writes at most.
+      length: L, tokens that the network writes at most.
       hash: content hash of its weights.
       network: the workspace.Network itself.
     """
@@ -176,7 +176,7 @@ class Writer:
 
         `states` keeps the text of every step; `seen(places, step, x_BL)` hears of every state of the texts of those places
         in that order, x_0 (step 0) included. A text is written in the least window that holds it (`windows`), the
-        autoregressive model's in the whole one, a step a symbol, whatever `steps` says. Raises ValueError for bad numbers,
+        autoregressive model's in the whole one, a step a token, whatever `steps` says. Raises ValueError for bad numbers,
         and where that model is given text behind what it is to write.
         """
         steps = networks.evaluations(self._config, self._model, steps)
@@ -193,7 +193,7 @@ class Writer:
         return samples
 
     def windows(self, wanted):
-        """{symbols: places} of the texts: the least window that holds a text, of L, L/2, L/4, … down to SHORTEST.
+        """{tokens: places} of the texts: the least window that holds a text, of L, L/2, L/4, … down to SHORTEST.
 
         A network's cost goes with its window, and so few windows ask for few programs. The window is a text's own, so that
         the text does not depend on the others; nor on the devices, while their tensor axis divides SHORTEST.
@@ -228,7 +228,7 @@ class Writer:
         return [self.sample(row, x_NL[n], [kept[step][n] for step in sorted(kept)]) for n, row in enumerate(here)]
 
     def sample(self, row, x_L, states=()):
-        """The Sample of a (request, index) and its symbols."""
+        """The Sample of a (request, index) and its tokens."""
         request, index = row
         text = lambda x_L: self.tokenizer.decode_pretty(x_L[: request.length])
         told = dict(ask=request.ask, index=index, given=request.given, states=[text(x_L) for x_L in states])

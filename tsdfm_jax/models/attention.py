@@ -146,7 +146,7 @@ def check_devices(name, platform, length):
     """Raise ValueError for a choice that devices of a platform cannot run, or not on windows of this length."""
     check(name, device_lacks(name, of_platform(platform)))
     if name == "splash" and length % TILE:
-        check(name, f"takes windows of a multiple of {TILE} symbols, not of {length}: change data.length")
+        check(name, f"takes windows of a multiple of {TILE} tokens, not of {length}: change data.length")
 
 
 def resolve(name, where, dtype, head_size, length):

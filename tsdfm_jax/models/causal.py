@@ -12,10 +12,10 @@ from tsdfm_jax.models import attention, llama, transformer
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CausalConfig:
-    """Shape of a judge: `vocab` symbols, `length` positions at most, and GPT-2's blocks, width and heads.
+    """Shape of a judge: `vocab` tokens, `length` positions at most, and GPT-2's blocks, width and heads.
 
     `mlp_width` is the hidden width of the MLP, four times the width where it is 0; `epsilon` is that of the norms;
-    `attention` says who computes it over whole windows (attention.CHOICES), the symbol-by-symbol decoding being XLA's.
+    `attention` says who computes it over whole windows (attention.CHOICES), the token-by-token decoding being XLA's.
     """
 
     vocab: int
@@ -105,7 +105,7 @@ class CausalBlock(nn.Module):
 class Causal(nn.Module):
     """`apply({"params": p}, x_BL)` -> float32 h_BLD after the last norm, and the head that makes logits of it, [D, V].
 
-    With a `cache` x_BL is one symbol of each sequence, at the cache's place, and the cache with it is a third result.
+    With a `cache` x_BL is one token of each sequence, at the cache's place, and the cache with it is a third result.
     """
 
     cfg: CausalConfig
@@ -148,7 +148,7 @@ def hidden(cfg, params, x_BL):
 
 
 def logits(cfg, params, x_BL, dropout_key=None):
-    """Logits of the symbol after each position, given all up to it: float32 logits_BLV."""
+    """Logits of the token after each position, given all up to it: float32 logits_BLV."""
     return _head(cfg, *_apply(cfg, params, x_BL, dropout_key))
 
 
@@ -158,15 +158,15 @@ def _head(cfg, h_BLD, head_DV):
 
 
 def empty_cache(cfg, batch):
-    """The Cache of a CausalConfig before the first of `cfg.length` symbols of `batch` sequences."""
+    """The Cache of a CausalConfig before the first of `cfg.length` tokens of `batch` sequences."""
     nothing = jnp.zeros((cfg.blocks, batch, cfg.length, cfg.heads, cfg.width // cfg.heads), jnp.dtype(cfg.dtype))
     return Cache(nothing, nothing, jnp.zeros(cfg.blocks, jnp.int32))
 
 
 def decode(cfg, params, cache, x_B):
-    """Reads one further symbol of each sequence, in the work of one position: (logits_BV of the next one, the Cache with it).
+    """Reads one further token of each sequence, in the work of one position: (logits_BV of the next one, the Cache with it).
 
-    The logits are those of `logits` for the whole beginning. `cfg` is a CausalConfig, and its `length` symbols are all
+    The logits are those of `logits` for the whole beginning. `cfg` is a CausalConfig, and its `length` tokens are all
     that a cache holds: what is read beyond them is wrong.
     """
     h_B1D, head_DV, cache = Causal(cfg).apply({"params": params}, x_B[:, None], True, cache)
@@ -184,6 +184,6 @@ def token_nll(cfg, params, x_BL, bos, dropout_key=None):
 
 def _apply(cfg, params, x_BL, dropout_key):
     if x_BL.shape[1] > cfg.length:
-        raise ValueError(f"{x_BL.shape[1]} symbols are more than the {cfg.length} of the judge's context: cut the text shorter")
+        raise ValueError(f"{x_BL.shape[1]} tokens are more than the {cfg.length} of the judge's context: cut the text shorter")
     rngs = None if dropout_key is None else {"dropout": dropout_key}
     return NETWORKS[type(cfg)](cfg).apply({"params": params}, x_BL, dropout_key is None, rngs=rngs)

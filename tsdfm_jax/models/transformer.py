@@ -1,6 +1,6 @@
 """The DiT of teacher and student.
 
-Letters used in names throughout the project: B batch, L positions, V vocabulary (the mask symbol included where
+Letters used in names throughout the project: B batch, L positions, V vocabulary (the mask token included where
 the source is `mask`), K candidates, D width, H heads, C conditioning width, S midpoints of a trajectory.
 """
 
@@ -242,20 +242,20 @@ def stack(block, cfg, own=nn.broadcast, **kwargs):
 
 
 def embedding(cfg, name="vocab_embed"):
-    """The table of symbols, [V, D]."""
+    """The table of tokens, [V, D]."""
     init = nn.initializers.normal(cfg.width**-0.5)
     return nn.Embed(cfg.vocab, cfg.width, name=name, embedding_init=nn.with_logical_partitioning(init, ("vocab", "table")))
 
 
 def look_up(table, x_BL):
-    """The rows of an `nn.Embed` for each symbol, [B, L, D]; the table is gathered whole, not the whole batch's rows."""
+    """The rows of an `nn.Embed` for each token, [B, L, D]; the table is gathered whole, not the whole batch's rows."""
     return pin(jnp.take(nn.with_logical_constraint(table.embedding, ("vocab", None)), x_BL, axis=0))
 
 
 class Transformer(nn.Module):
-    """Logits of the data's symbol at every position, given a noised sequence and its time.
+    """Logits of the data's token at every position, given a noised sequence and its time.
 
-    `apply({"params": p}, x_BL, t_B, h_B)`: x_BL int32 symbols, t_B in [0, 1], h_B the step size, ignored unless
+    `apply({"params": p}, x_BL, t_B, h_B)`: x_BL int32 tokens, t_B in [0, 1], h_B the step size, ignored unless
     `cfg.step_conditioned`; a student that is told none (None) goes by the time alone. Returns float32 logits_BLV.
     """
 

@@ -38,7 +38,7 @@ class Cell:
 
     Attributes:
       model, steps: what it is of; steps are 0 for text that no network here wrote.
-      seeds, samples, length: how many seeds, how many texts in each, of how many symbols.
+      seeds, samples, length: how many seeds, how many texts in each, of how many tokens.
       fields: name → Mean, of those FIELDS that its rows have.
       ppl: judge → Mean of `ppl_token`.
     """

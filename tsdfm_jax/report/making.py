@@ -44,7 +44,7 @@ def stages(report):
             f"{memory / 2**30:.1f} GiB" if cells.number(memory) else "–",
         )
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{v}</td>" for v in found)}</tr>')
-    return folded("Stages", grid("Stages", ("stage", "time", "share", "symbols/s", "most memory"), lines))
+    return folded("Stages", grid("Stages", ("stage", "time", "share", "tokens/s", "most memory"), lines))
 
 
 def judges(report):

@@ -1,4 +1,4 @@
-"""The traces as the viewer reads them: of each state and candidate only the symbols that changed, with their energies."""
+"""The traces as the viewer reads them: of each state and candidate only the tokens that changed, with their energies."""
 
 import json
 import math
@@ -7,12 +7,12 @@ import math
 def pack(traces):
     """Traces with every state and candidate as a difference from the state before it.
 
-    A difference is {"at": positions, "to": symbols, "energy": their token energies or null}. A state's energies are those
-    of the candidate that it took each symbol from: the kept one where that has it, else the lowest of those that have it.
+    A difference is {"at": positions, "to": tokens, "energy": their token energies or null}. A state's energies are those
+    of the candidate that it took each token from: the kept one where that has it, else the lowest of those that have it.
     Raises ValueError where a state or a candidate is not as long as the noise that its trajectory starts from.
     """
     out = {key: traces.get(key) for key in ("tau", "policy")}
-    out["vocabulary"] = {str(symbol): shown for symbol, shown in traces["vocabulary"].items()}
+    out["vocabulary"] = {str(token): shown for token, shown in traces["vocabulary"].items()}
     out["trajectories"] = [trajectory(t) for t in traces.get("trajectories") or [] if t["midpoints"]]
     out["students"] = [student(s) for s in traces.get("students") or [] if len(s["states"]) > 1]
     return out
@@ -21,7 +21,7 @@ def pack(traces):
 def changes(before, after, energy=None):
     """Where two states of one length differ, what then stands there, and its energy."""
     if len(before) != len(after):
-        raise ValueError(f"a state of {len(after)} symbols follows one of {len(before)}: write the traces of one run again, whole")
+        raise ValueError(f"a state of {len(after)} tokens follows one of {len(before)}: write the traces of one run again, whole")
     at = [i for i, (a, b) in enumerate(zip(before, after)) if a != b]
     return {"at": at, "to": [after[i] for i in at], "energy": [energy[i] for i in at] if energy else None}
 
@@ -40,14 +40,14 @@ def trajectory(t):
 
 
 def taken(m, candidates, energies):
-    """Token energies of a state, each from the candidate that has the symbol; None where nothing is known of them."""
+    """Token energies of a state, each from the candidate that has the token; None where nothing is known of them."""
     if not energies:
         return None
     kept = m.get("kept") or 0
     out = []
-    for i, symbol in enumerate(m["state"]):
-        having = [energies[k][i] for k, c in enumerate(candidates) if c[i] == symbol and energies[k][i] is not None]
-        own = candidates[kept][i] == symbol
+    for i, token in enumerate(m["state"]):
+        having = [energies[k][i] for k, c in enumerate(candidates) if c[i] == token and energies[k][i] is not None]
+        own = candidates[kept][i] == token
         out.append(energies[kept][i] if own else min(having, default=None))
     return out
 

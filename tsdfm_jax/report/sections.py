@@ -6,15 +6,15 @@ from html import escape
 from tsdfm_jax.report import cells, figures, svg
 
 COLUMNS = {  # field → heading, decimals, what it is
-    "entropy_nats": ("entropy, nats", 2, "mean over texts of the entropy of each one's own histogram of symbols"),
-    "distinct_1": ("distinct-1", 2, "different symbols over all symbols"),
+    "entropy_nats": ("entropy, nats", 2, "mean over texts of the entropy of each one's own histogram of tokens"),
+    "distinct_1": ("distinct-1", 2, "different tokens over all tokens"),
     "distinct_2": ("distinct-2", 2, "different pairs over all pairs"),
     "distinct_3": ("distinct-3", 2, "different triples over all triples"),
     "repetition_4": ("repetition-4", 3, "share of 4-grams that stood in the same text before"),
     "lexical": ("lexical", 2, "share of words that the training text has"),
     "mauve": ("mauve", 3, "area under the divergence frontier against held-out text; 1 is best"),
     "frechet": ("Fréchet", 3, "distance of a judge's features to held-out text; 0 is best"),
-    "tokens_per_second": ("symbols/s", 0, "symbols a second, compilation left out"),
+    "tokens_per_second": ("tokens/s", 0, "tokens a second, compilation left out"),
 }
 
 
@@ -38,7 +38,7 @@ def caveat(report):
     beside = [c for c in table if c.model in models[1:] and c.steps == one.steps] + [c for c in table if c.model == "data"]
     seeds = "one seed" if one.seeds == 1 else f"{one.seeds} seeds"
     each = "each" if one.seeds == 1 else "each seed,"
-    said = f"It stands on {seeds}: {one.samples:,} texts of {one.length} symbols for {each} model and number of steps."
+    said = f"It stands on {seeds}: {one.samples:,} texts of {one.length} tokens for {each} model and number of steps."
     known = [c for c in (one, *beside) if "entropy_nats" in c.fields]
     if len(known) > 1 and known[0] is one:
         told = ", ".join(f"{c.fields['entropy_nats'].value:.2f} nats ({cells.label(c.model)})" for c in known)
@@ -168,7 +168,7 @@ def training(report):
             f'<div class="bar" style="--c: {svg.variable(m)}; --w: {100 * v / most:.1f}%"><dt>{escape(cells.label(m))}</dt><dd>{v:.3f}</dd></div>'
             for m, v in bounds.items()
         )
-        out += f"<h3>held-out bound, bits per byte</h3><dl class='bars'>{bars}</dl>"
+        out += f"<h3>held-out ELBO, bits per byte</h3><dl class='bars'>{bars}</dl>"
         for m, said in (report.get("bounds_exact") or {}).items():
             out += f'<p class="note">{escape(cells.label(m))}: {escape(said)}.</p>'
     if drawn:

@@ -6,7 +6,7 @@
   const SVG = "http://www.w3.org/2000/svg";
 
   const known = (value) => typeof value === "number";
-  const shown = (symbol) => data.vocabulary[symbol] ?? "⟨" + symbol + "⟩";
+  const shown = (token) => data.vocabulary[token] ?? "⟨" + token + "⟩";
   const plural = (n, what) => n + " " + what + (n === 1 ? "" : "s");
   const time = (t) => String(Math.round(t * 1e4) / 1e4);
 
@@ -36,7 +36,7 @@
     return { states, touched };
   }
 
-  /* Text into a node: symbols that changed are each a mark, runs of others are one node, those still noise look raw. */
+  /* Text into a node: tokens that changed are each a mark, runs of others are one node, those still noise look raw. */
   function write(node, before, touched, difference, mark) {
     const changed = new Map(difference.at.map((position, n) => [position, n]));
     const out = document.createDocumentFragment();
@@ -128,7 +128,7 @@
 
   const place = (value, { low, high }) => (high > low ? Math.min(Math.max((value - low) / (high - low), 0), 1) : 0.5);
 
-  /* A mark in the colour of a symbol's energy, where the scale of energies is known. */
+  /* A mark in the colour of a token's energy, where the scale of energies is known. */
   const energyMark = (scale) => (text, energy) => {
     const node = element("mark", "changed", text);
     if (known(energy) && scale) {
@@ -163,7 +163,7 @@
   function told(midpoints, step) {
     if (!step) return ["time 0", "the noise it starts from", plural(midpoints.length, "midpoint") + " to come"];
     const m = midpoints[step - 1];
-    const out = ["time " + time(m.time), "midpoint " + step + " of " + midpoints.length, plural(m.state.at.length, "symbol") + " changed"];
+    const out = ["time " + time(m.time), "midpoint " + step + " of " + midpoints.length, plural(m.state.at.length, "token") + " changed"];
     if (m.candidates.length > 1) {
       const energy = m.energy && known(m.energy[m.kept]) ? " with energy " + m.energy[m.kept] : "";
       out.push(m.shaped ? "candidate " + (m.kept + 1) + " of " + m.candidates.length + " kept" + energy : "the candidates are not compared here");
@@ -268,7 +268,7 @@
       const changed = texts.map((s) => {
         const n = Math.min(step, s.steps.length), difference = n ? s.steps[n - 1] : NOTHING;
         write(s.text, s.states[Math.max(n - 1, 0)], s.touched[Math.max(n - 1, 0)], difference, newMark);
-        return (NAMES[s.model] ?? s.model) + " changed " + plural(difference.at.length, "symbol");
+        return (NAMES[s.model] ?? s.model) + " changed " + plural(difference.at.length, "token");
       });
       const last = Math.max(...texts.map((s) => s.steps.length));
       const longest = texts.find((s) => s.steps.length === last);

@@ -90,7 +90,7 @@ def title(c, sample):
 
 
 def styled(tok, sample):
-    """A text whose given symbols stand out."""
+    """A text whose given tokens stand out."""
     parts = ((piece.translate(VISIBLE), GIVEN if given else "") for piece, given in pieces(tok, sample))
     return rich.text.Text.assemble(*parts)
 
@@ -98,7 +98,7 @@ def styled(tok, sample):
 def pieces(tok, sample):
     """A text cut into (characters, whether they were given).
 
-    Each piece is what its symbols add to the text before them: decoded alone, they could begin with another space.
+    Each piece is what its tokens add to the text before them: decoded alone, they could begin with another space.
     """
     given, found, before, first = set(sample.given), [], "", 0
     for end in range(1, len(sample.tokens) + 1):

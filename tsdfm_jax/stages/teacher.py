@@ -11,14 +11,14 @@ from tsdfm_jax.workspace import jobs, trained
 
 
 def run(config, workdir):
-    """Leave `teacher/model`, its curve and its held-out bound."""
+    """Leave `teacher/model`, its curve and its held-out ELBO."""
     with jobs.job(config, workdir, "teacher") as job:
         if job.finished is not None:
             return
         data, tok, mesh = jobs.require(config, workdir, "data"), trained.tokenizer(config, workdir), settings.mesh(config)
         path, c = settings.path(config, tok.vocab_size), config.teacher
         apply = trained.network(config, tok.vocab_size, mesh, step_conditioned=False).apply
-        measure = elbo.bound(apply, path, mesh, windows.heldout(data, c.heldout), c.batch)
+        measure = elbo.heldout(apply, path, mesh, windows.heldout(data, c.heldout), c.batch)
         bits = elbo.bits_per_byte(data)
         if c.path:
             params, figures = take(config, job, tok, mesh)

@@ -23,5 +23,5 @@ def make(config, job):
         tokenizers.require_end_apart(tokenizers.given(c.path), c.path)
         tokenizers.adopt(c.path, job.directory)
     else:
-        job.metrics.line(f"training {c.vocab_size} symbols on {source.files or source.package}")
+        job.metrics.line(f"training {c.vocab_size} tokens on {source.files or source.package}")
         tokenizers.train(corpus.documents(source), job.directory, c.vocab_size, c.train_bytes, config.seed)

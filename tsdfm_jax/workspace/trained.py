@@ -36,9 +36,9 @@ class Network:
     hash: str
 
 
-def network(config, symbols, mesh, *, step_conditioned):
+def network(config, text_vocab, mesh, *, step_conditioned):
     """The teacher's or the student's network over a text vocabulary, its weights abstract: what to load or to compile for."""
-    cfg = settings.network(config, settings.path(config, symbols).vocab, step_conditioned=step_conditioned)
+    cfg = settings.network(config, settings.path(config, text_vocab).vocab, step_conditioned=step_conditioned)
     init = lambda: transformer.init(jax.random.key(0), cfg, config.data.length)
     return Network(apply=functools.partial(transformer.apply, cfg), params=meshes.abstract(mesh, init), hash="")
 

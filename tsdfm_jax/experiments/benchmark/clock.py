@@ -18,7 +18,7 @@ class Program(NamedTuple):
       run: one run of it; what it returns is waited for.
       lower: its lowering, to be compiled and weighed; None for what is no program of a device.
       bare: {name of another program: how many runs of it this one is made of}; empty for what is compared with nothing.
-      symbols: that one run reads or writes.
+      tokens: that one run reads or writes.
       flops: of its matrix products, by arithmetic on the shapes; 0 where that says nothing.
       also: further figures of the last run, {name: number}.
     """
@@ -27,7 +27,7 @@ class Program(NamedTuple):
     run: Callable[[], Any]
     lower: Callable[[], jax.stages.Lowered] | None = None
     bare: dict[str, float] = {}
-    symbols: int = 0
+    tokens: int = 0
     flops: float = 0.0
     also: Callable[[], dict] = dict
 
@@ -35,11 +35,11 @@ class Program(NamedTuple):
 def timed(programs, rounds):
     """{name: figures} of programs that are run in turn, `rounds` times.
 
-    Figures: seconds, and `over_bare`, the ratio to the bare passes of the same round, each as median, min and max; symbols,
+    Figures: seconds, and `over_bare`, the ratio to the bare passes of the same round, each as median, min and max; tokens,
     flops; and of what was compiled xla_flops (of matrix products, each as often as its loops run), the bytes of XLA's memory
     analysis, compile_seconds, and again_seconds, a second start: tracing, and the program read from the cache on disk.
     """
-    found = {program.name: {"symbols": program.symbols, "flops": program.flops} | weighed(program) for program in programs}
+    found = {program.name: {"symbols": program.tokens, "flops": program.flops} | weighed(program) for program in programs}
     first = {program.name: seconds(program.run) for program in programs}
     taken = {program.name: [] for program in programs}
     for _ in range(rounds):

@@ -30,7 +30,7 @@ from tsdfm_jax.experiments.planning import aot_compile
 parse, fail = functools.partial(command_line.parse, "benchmark"), functools.partial(command_line.fail, "benchmark")
 GROUPS = ("teacher", "compass", "trajectories", "student", "sampler", "draws", "losses", "reading", "stage", "start")
 SHAPES = ("configs/fineweb_170m.py", "configs/quickstart.py")
-# What one sequence of 1,024 symbols takes of two cores is minutes; the matrices, and V, are those of the whole shape.
+# What one sequence of 1,024 tokens takes of two cores is minutes; the matrices, and V, are those of the whole shape.
 CPU = {"configs/fineweb_170m.py": {"batch": 2, "length": 128, "dtype": "float32"}}
 BATCH = 16  # rows, where neither a flag nor CPU says
 
@@ -110,7 +110,7 @@ def show(title, rows):
         "",
         "ms",
         "min to max",
-        "symbols/s",
+        "tokens/s",
         "over bare",
         "min to max",
         "GFLOP",
@@ -151,7 +151,7 @@ def define():
     config_flags.DEFINE_config_file("config", None, "One config to time instead of the two.")
     flags.DEFINE_list("only", [], f"What to time, comma-separated, of {', '.join(GROUPS)}; all of it by default.")
     flags.DEFINE_integer("batch", 0, f"Rows of every program; 0 is {BATCH}, or 2 of the 170M shape on a CPU.", lower_bound=0)
-    flags.DEFINE_integer("length", 0, "Symbols of a window; 0: the config's, or 128 of the 170M shape on a CPU.", lower_bound=0)
+    flags.DEFINE_integer("length", 0, "Tokens of a window; 0: the config's, or 128 of the 170M shape on a CPU.", lower_bound=0)
     flags.DEFINE_string("dtype", "", "Compute type; the config's by default, or float32 for the 170M shape on a CPU.")
     flags.DEFINE_integer("rounds", 7, "How often everything of a group is run in turn.", lower_bound=1)
     flags.DEFINE_float("longest", 60.0, "Seconds that one run of the sampler may take; beyond, it is stopped on the way.", 0.1)

@@ -32,7 +32,7 @@ def of_draws(shape):
     bare = programs.forward(shape, "teacher", apply, params)
     logits_BLV = bare.run()
     key_B = jax.jit(lambda: jax.random.split(jax.random.key(0), shape.batch), out_shardings=meshes.batch_sharding(shape.mesh))()
-    path, kind = settings.path(shape.config, shape.symbols), shape.config.flow.jump
+    path, kind = settings.path(shape.config, shape.text_vocab), shape.config.flow.jump
     x_BL, t_B, h_B = programs.inputs(shape)
 
     def by_sums(k):
@@ -60,8 +60,8 @@ def of_reading(shape):
     apply, params = programs.network(shape, "teacher")
     bare = programs.there_and_back(shape, "teacher", apply, params)
     rng, length, folder = np.random.default_rng(0), shape.config.data.length, tempfile.TemporaryDirectory()
-    path, where = settings.path(shape.config, shape.symbols), pathlib.Path(folder.name)
-    rows = rng.integers(0, shape.symbols, (ROWS, length)).astype("uint16" if path.vocab <= 65536 else "int32")
+    path, where = settings.path(shape.config, shape.text_vocab), pathlib.Path(folder.name)
+    rows = rng.integers(0, shape.text_vocab, (ROWS, length)).astype("uint16" if path.vocab <= 65536 else "int32")
     entry = shards.write(where / shards.name("windows", 0), (row.tobytes() for row in rows))
     decode = lambda found: np.frombuffer(b"".join(found), rows.dtype).reshape(-1, length).astype(np.int32)
     options = dict(batch=shape.batch, seed=0, share=((0,), 1), shuffle=True, repeat=True, what="windows", remedy="run it again")
@@ -75,7 +75,7 @@ def of_reading(shape):
     def read(batches):
         return lambda folder=folder: meshes.put_batch(shape.mesh, next(batches))  # the folder lives as long as this
 
-    told = dict(bare={bare.name: 1}, symbols=shape.read)
+    told = dict(bare={bare.name: 1}, tokens=shape.read)
     return [bare, Program("a batch of windows", read(windows), **told), Program("a batch of trajectories", read(whole), **told)]
 
 
@@ -83,7 +83,7 @@ def of_losses(shape):
     """Losses with their gradient in the logits, and scores, as they are and as one would write them first."""
     apply, params = programs.network(shape, "teacher")
     forward, both = programs.forward(shape, "teacher", apply, params), programs.there_and_back(shape, "teacher", apply, params)
-    logits_BLV, (x_BL, t_B, _), path = forward.run(), programs.inputs(shape), settings.path(shape.config, shape.symbols)
+    logits_BLV, (x_BL, t_B, _), path = forward.run(), programs.inputs(shape), settings.path(shape.config, shape.text_vocab)
     given = (logits_BLV, programs.filled(programs.abstract(logits_BLV), 3), jnp.roll(x_BL, 1, axis=1), x_BL, t_B)
     calls = {
         "generalised_kl": lambda loss, b, _, x_1, x_t, t: loss(path, b, x_1, x_t, t).mean(),
@@ -106,8 +106,8 @@ def of_stage(shape):
     shape = shape.but(trajectories__midpoints=2, trajectories__shard=2 * shape.batch)
     c, (apply, weights) = shape.config.trajectories, programs.network(shape, "teacher")
     bare = programs.walk(shape.but(shaping__candidates=1), {"generator": weights, "compass": None}, apply, "teacher", 1, {})
-    made = generation.program(shape.config, shape.symbols, shape.mesh, "whole", "blind", apply)
-    schema = trajectory_records.schema(shape.config, settings.path(shape.config, shape.symbols), "whole", 1)
+    made = generation.program(shape.config, shape.text_vocab, shape.mesh, "whole", "blind", apply)
+    schema = trajectory_records.schema(shape.config, settings.path(shape.config, shape.text_vocab), "whole", 1)
     x_BL, _, _ = programs.inputs(shape)
     bar, said, held = types.SimpleNamespace(advance=lambda n: None), {}, {"generator": weights, "compass": None}
 

@@ -41,18 +41,18 @@ class Shape:
     longest: float
 
     @property
-    def symbols(self):
+    def text_vocab(self):
         """Of the text's vocabulary."""
         return self.config.tokenizer.vocab_size
 
     @property
     def vocab(self):
         """V."""
-        return settings.path(self.config, self.symbols).vocab
+        return settings.path(self.config, self.text_vocab).vocab
 
     @property
     def read(self):
-        """Symbols of one batch."""
+        """Tokens of one batch."""
         return self.batch * self.config.data.length
 
     def but(self, **changes):
@@ -62,7 +62,7 @@ class Shape:
 
     def flops(self, network, passes=1):
         """FLOPs of forward passes over a batch by the teacher, the student or the compass."""
-        return passes * self.batch * model_flops.window(self.config, self.symbols, network)
+        return passes * self.batch * model_flops.window(self.config, self.text_vocab, network)
 
 
 def filled(abstract, seed=0):
@@ -81,7 +81,7 @@ def abstract(tree):
 def network(shape, name):
     """(apply, weights) of the teacher, the student or the compass; a compass takes no step size."""
     if name != "compass":
-        found = trained.network(shape.config, shape.symbols, shape.mesh, step_conditioned=name == "student")
+        found = trained.network(shape.config, shape.text_vocab, shape.mesh, step_conditioned=name == "student")
         return found.apply, filled(found.params)
     cfg = settings.compass_network(shape.config, shape.vocab)
     born = meshes.abstract(shape.mesh, lambda: energy.init(jax.random.key(0), cfg, shape.config.data.length))
@@ -91,7 +91,7 @@ def network(shape, name):
 def inputs(shape, rows=None):
     """Random (x_BL, t_B, h_B) over the mesh."""
     rng, rows = np.random.default_rng(0), rows or shape.batch
-    x_BL = rng.integers(0, shape.symbols, (rows, shape.config.data.length), dtype=np.int32)
+    x_BL = rng.integers(0, shape.text_vocab, (rows, shape.config.data.length), dtype=np.int32)
     t_B, h_B = rng.uniform(size=rows).astype(np.float32), np.full(rows, 0.125, np.float32)
     return meshes.put_whole(shape.mesh, (x_BL, t_B, h_B))
 
@@ -100,9 +100,9 @@ def forward(shape, name, apply, params, rows=None):
     """One bare forward pass."""
     jitted, given = meshes.jit(shape.mesh, apply), inputs(shape, rows)
     run, lower = functools.partial(jitted, params, *given), functools.partial(jitted.lower, params, *given)
-    symbols = (rows or shape.batch) * shape.config.data.length
-    flops = shape.flops(name) * symbols / shape.read
-    return Program(_forward(name, shape, rows), run, lower, symbols=symbols, flops=flops)
+    tokens = (rows or shape.batch) * shape.config.data.length
+    flops = shape.flops(name) * tokens / shape.read
+    return Program(_forward(name, shape, rows), run, lower, tokens=tokens, flops=flops)
 
 
 def _forward(name, shape, rows=None):
@@ -122,7 +122,7 @@ def there_and_back(shape, name, apply, params):
     like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=split), like)
     arguments = (params, filled(like, 1), *given)
     run, lower = functools.partial(jitted, *arguments), functools.partial(jitted.lower, *arguments)
-    return Program(f"{name} forward and backward", run, lower, symbols=shape.read, flops=shape.flops(name, 3))
+    return Program(f"{name} forward and backward", run, lower, tokens=shape.read, flops=shape.flops(name, 3))
 
 
 def update(shape, name, learner, batch, bare, flops):
@@ -155,7 +155,7 @@ def of_teacher(shape):
     """The teacher's update."""
     apply, params = network(shape, "teacher")
     bare = there_and_back(shape, "teacher", apply, params)
-    learner, (x_BL, _, _) = teacher_training.learner(shape.config, shape.symbols, shape.mesh), inputs(shape)
+    learner, (x_BL, _, _) = teacher_training.learner(shape.config, shape.text_vocab, shape.mesh), inputs(shape)
     step = update(shape, "teacher", learner, x_BL, {bare.name: 1}, bare.flops)
     return [bare, descent(shape, "teacher", shape.config.teacher), step]
 
@@ -169,7 +169,7 @@ def of_compass(shape):
     links = len(chain.CHAINS[shape.config.trajectories.chain].links)
     bare = {passes[0].name: 2, passes[1].name: links}
     learner = compass_training.learner(
-        shape.config, shape.symbols, shape.mesh, trained.Network(apply=teach, params=weights, hash="")
+        shape.config, shape.text_vocab, shape.mesh, trained.Network(apply=teach, params=weights, hash="")
     )
     x_BL, _, _ = inputs(shape)
     return [*passes, update(shape, "compass", learner, x_BL, bare, 2 * judge.flops + links * passes[1].flops)]
@@ -198,7 +198,7 @@ def of_trajectories(shape):
 
 def walk(shape, weights, apply, scorer, k, passes):
     """A batch of whole trajectories."""
-    jitted = generation.program(shape.config, shape.symbols, shape.mesh, "whole", "shaped", apply)
+    jitted = generation.program(shape.config, shape.text_vocab, shape.mesh, "whole", "shaped", apply)
     x_BL, _, _ = inputs(shape)
     arguments = (weights, np.int32(0), x_BL)
     name = (
@@ -219,7 +219,7 @@ def of_student(shape):
     programs = [*passes, descent(shape, "student", shape.config.student)]
     for target, evaluations in (("endpoint", 0), ("chain", 1 + len(chain.CHAINS[shape.config.trajectories.chain].links))):
         own = shape.but(student__target=target)
-        learner = student_training.learner(own.config, own.symbols, own.mesh, made, made.params)
+        learner = student_training.learner(own.config, own.text_vocab, own.mesh, made, made.params)
         bare = {passes[0].name: 1, passes[1].name: evaluations}
         flops = passes[0].flops + evaluations * passes[1].flops
         programs.append(update(own, f"student, {target},", learner, records(own), bare, flops))
@@ -228,14 +228,16 @@ def of_student(shape):
 
 def records(shape):
     """A batch of random records of the student's target."""
-    path, rng, found = settings.path(shape.config, shape.symbols), np.random.default_rng(0), {}
+    path, rng, found = settings.path(shape.config, shape.text_vocab), np.random.default_rng(0), {}
     for kind in settings.TARGETS[shape.config.student.target]:
         schema = trajectory_records.schema(shape.config, path, kind, shape.config.shaping.candidates)
         found[kind] = {}
         for name in student_training.learnt(schema):
             dtype, size = schema.fields[name]
             values = (
-                rng.integers(0, shape.symbols, (shape.batch, *size)) if dtype != "float32" else np.full((shape.batch, *size), 0.25)
+                rng.integers(0, shape.text_vocab, (shape.batch, *size))
+                if dtype != "float32"
+                else np.full((shape.batch, *size), 0.25)
             )
             found[kind][name] = values.astype(dtype)
     return meshes.put_whole(shape.mesh, found)
@@ -245,7 +247,7 @@ def of_sampler(shape):
     """Text in few and in many steps. Where so many would take too long, as many calls as fit are run."""
     apply, params = network(shape, "student")
     bare = forward(shape, "student", apply, params)
-    path, cfg = settings.path(shape.config, shape.symbols), sampler.SamplerConfig(jump=shape.config.flow.jump)
+    path, cfg = settings.path(shape.config, shape.text_vocab), sampler.SamplerConfig(jump=shape.config.flow.jump)
     draw = sampling.Sampler(apply, path, shape.mesh, shape.config.data.length, shape.batch, cfg)
     jax.block_until_ready(bare.run())
     each = float(np.median([seconds(bare.run) for _ in range(3)]))

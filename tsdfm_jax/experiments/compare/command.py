@@ -105,7 +105,7 @@ def main_table(runs, rows):
 def title(rows):
     """What all rows share, or all that they have."""
     shared = lambda name: " or ".join(dict.fromkeys(str(row[name]) for row in rows if row[name] is not None))
-    texts = f"{shared('samples')} texts of {shared('length')} symbols a seed"
+    texts = f"{shared('samples')} texts of {shared('length')} tokens a seed"
     return f"{texts}, temperature {shared('temperature')}, top-p {shared('top_p')}"
 
 

@@ -49,7 +49,7 @@ def with_settings(config, changes):
     return copy
 
 
-def programs(config, symbols, mesh, wanted=PROGRAMS):
+def programs(config, text_vocab, mesh, wanted=PROGRAMS):
     """{name: () -> jax.stages.Lowered}; of `trajectories` one for each kind of record, named so where there are two."""
     import jax
     import jax.numpy as jnp
@@ -60,15 +60,15 @@ def programs(config, symbols, mesh, wanted=PROGRAMS):
     from tsdfm_jax.runtime import mesh as meshes
     from tsdfm_jax.workspace import trained
 
-    split, length, path = meshes.batch_sharding(mesh), config.data.length, settings.path(config, symbols)
+    split, length, path = meshes.batch_sharding(mesh), config.data.length, settings.path(config, text_vocab)
     rows = lambda batch, shape, kind: jax.ShapeDtypeStruct((batch, *shape), jnp.dtype(kind), sharding=split)
-    network = trained.network(config, symbols, mesh, step_conditioned=False)
+    network = trained.network(config, text_vocab, mesh, step_conditioned=False)
 
     def generate(kind):
         weights, cfg = None, config.compass.kind != "lookahead" and settings.compass_network(config, path.vocab)
         if cfg:
             weights = meshes.abstract(mesh, lambda: energy.init(jax.random.key(0), cfg, length))
-        jitted = generation.program(config, symbols, mesh, kind, "shaped", network.apply)
+        jitted = generation.program(config, text_vocab, mesh, kind, "shaped", network.apply)
         first, data = jax.ShapeDtypeStruct((), jnp.int32), rows(config.trajectories.batch, (length,), jnp.int32)
         return jitted.lower({"generator": network.params, "compass": weights}, first, data)
 
@@ -79,10 +79,12 @@ def programs(config, symbols, mesh, wanted=PROGRAMS):
             batch[kind] = {name: rows(config.student.batch, *schema.fields[name][::-1]) for name in student_training.learnt(schema)}
         if config.student.target == "mixed":
             batch["data"] = rows(config.student.batch, (length,), jnp.int32)
-        return student_training.learner(config, symbols, mesh, network, network.params).lower(batch)
+        return student_training.learner(config, text_vocab, mesh, network, network.params).lower(batch)
 
     found = {
-        "teacher": lambda: teacher_training.learner(config, symbols, mesh).lower(rows(config.teacher.batch, (length,), jnp.int32))
+        "teacher": lambda: teacher_training.learner(config, text_vocab, mesh).lower(
+            rows(config.teacher.batch, (length,), jnp.int32)
+        )
     }
     for kind in model_flops.kinds(config):
         found["trajectories" if len(model_flops.kinds(config)) == 1 else f"trajectories/{kind}"] = functools.partial(generate, kind)
@@ -131,20 +133,20 @@ def as_flags(way):
     return " ".join(f"--config.{key}={value}" for key, value in way.items())
 
 
-def examine(config, symbols, devices, chip, name):
+def examine(config, text_vocab, devices, chip, name):
     """The `chips.Outcome` of one program of a config on a slice."""
     import jax
 
     mesh = mesh_of(config, devices)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # attention is chosen by the devices of the mesh at hand
         outcome = chips.examine(
-            programs(config, symbols, mesh)[name], chip, model_flops.program(config, symbols, name) / len(devices)
+            programs(config, text_vocab, mesh)[name], chip, model_flops.program(config, text_vocab, name) / len(devices)
         )
     about = {"devices": len(devices), "mesh": dict(mesh.shape), "batch": config[name.split("/")[0]].batch}
     return outcome._replace(found=about | outcome.found) if outcome.found else outcome
 
 
-def run(config, where, symbols, wanted, search, say):
+def run(config, where, text_vocab, wanted, search, say):
     """Compile what is wanted for the slice `where`, and `say(program, outcome, way)` of each: first as it is, way {}.
 
     Where that does not fit, a second time with the settings that made it fit, or that came nearest.
@@ -158,12 +160,12 @@ def run(config, where, symbols, wanted, search, say):
     mesh = mesh_of(config, devices)
     attention.check_devices(config.model.attention, devices[0].platform, config.data.length)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        names = list(programs(config, symbols, mesh, wanted))
+        names = list(programs(config, text_vocab, mesh, wanted))
     for program in names:
-        outcome = examine(config, symbols, devices, chip, program)
+        outcome = examine(config, text_vocab, devices, chip, program)
         say(program, outcome, {})
         if search and not outcome.fits:
-            attempt = lambda way: examine(with_settings(config, way), symbols, devices, chip, program)
+            attempt = lambda way: examine(with_settings(config, way), text_vocab, devices, chip, program)
             way, outcome = first_that_fits(remedies(config, program, meshes.batch_devices(mesh)), attempt) or ({}, outcome)
             say(program, outcome, way)
 
@@ -193,7 +195,8 @@ def define():
     """The flags; not on import, as another command's of the same names may be there."""
     config_flags.DEFINE_config_file("config", None, "A configuration file, such as configs/fineweb_170m.py.")
     flags.DEFINE_string("topology", "v5e:4x4", "The slice: v5e:4x4 is 16 chips of v5e, v5p:2x2x4 what is called v5p-32.")
-    flags.DEFINE_integer("symbols", 0, "Symbols of the tokenizer; 0 takes tokenizer.vocab_size.", lower_bound=0)
+    flags.DEFINE_integer("vocab_size", 0, "Tokens of the tokenizer; 0 takes tokenizer.vocab_size.", lower_bound=0)
+    flags.DEFINE_alias("symbols", "vocab_size")  # its name until 0.1.0
     flags.DEFINE_list("program", list(PROGRAMS), f"Which to compile, comma-separated: {', '.join(PROGRAMS)}.")
     flags.DEFINE_string("json", "", "A file to add the results to, by config, topology and program.")
     flags.DEFINE_bool("search", True, "Where a program does not fit, look for settings that make it; --nosearch only says so.")
@@ -218,7 +221,7 @@ def main(argv):
             note(given.json, key(program), kept[program])
 
     try:
-        run(given.config, given.topology, given.symbols or given.config.tokenizer.vocab_size, given.program, given.search, say)
+        run(given.config, given.topology, given.vocab_size or given.config.tokenizer.vocab_size, given.program, given.search, say)
     except (ValueError, FileNotFoundError) as error:
         return fail(error)
     return 0 if all(one["fits"] for one in kept.values()) else 1

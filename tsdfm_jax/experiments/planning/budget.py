@@ -28,8 +28,8 @@ RESULTS = pathlib.Path(__file__).parents[3] / "results/aot.json"
 PEAKS = {name: chip.flops for name, chip in chips.CHIPS.items()} | {"a100": 312e12, "h100": 989e12}
 CORES = {"v5p": 2}
 BOUND, ESTIMATE = "ahead-of-time bound", "FLOP estimate"
-SAMPLE_10BT = 10_000_000_000  # symbols of GPT-2's tokenizer in FineWeb-Edu's sample-10BT, as its card says, rounded
-SYMBOL_TEXT = 4.5  # bytes of English text a symbol
+SAMPLE_10BT = 10_000_000_000  # tokens of GPT-2's tokenizer in FineWeb-Edu's sample-10BT, as its card says, rounded
+TOKEN_TEXT = 4.5  # bytes of English text a token
 # Bytes a parameter: weight, average and two moments; the average again, as what is used; a model alone. All float32.
 STATE, USED, MODEL = 16, 4, 4
 # ArrayRecord as it is written here: what a record takes beside its bytes, and the blocks that a file is made of, the last for
@@ -37,7 +37,7 @@ STATE, USED, MODEL = 16, 4, 4
 MARGIN, BLOCK, CHECKSUM = 53, 65536, 4
 LINE = 130  # bytes about a text: who wrote it, and how
 KEPT = 2  # checkpoints of a network
-# What a compiled program depends on, beside the symbols; flow.source only where FLOPs tell.
+# What a compiled program depends on, beside the tokens; flow.source only where FLOPs tell.
 SHAPED = ("model", "mesh", "data.length", "flow.exponent", "flow.jump")
 DEPENDS = {
     "teacher": (*SHAPED, "teacher.batch", "teacher.loss", "teacher.optimiser.accumulate"),
@@ -80,7 +80,7 @@ def bound_of(config, part, chip, count):
         same = one["fits"] and key.split()[-1] == part.program
         same = same and (one["chip"], one["devices"]) == (chips.CHIPS[chip].name, count)
         if same and all(value(made, depends) == value(config, depends) for depends in DEPENDS[part.program]):
-            if math.isclose(one["flops"]["model"] * count, part.flops, rel_tol=1e-3):  # the other source has a symbol more
+            if math.isclose(one["flops"]["model"] * count, part.flops, rel_tol=1e-3):  # the other source has a token more
                 return one
     return None
 
@@ -95,19 +95,19 @@ def cost(config, part, where, utilisation):
     return {"hours": part.runs * part.flops / (PEAKS[chip] * count * utilisation) / 3600, "what": ESTIMATE}
 
 
-def networks(config, symbols):
+def trained(config, text_vocab):
     """{name: (parameters, updates)} of every network that a run trains and keeps."""
     from tsdfm_jax.config import networks, settings
     from tsdfm_jax.models import causal, energy, transformer
 
-    vocab, length = settings.path(config, symbols).vocab, config.data.length
+    vocab, length = settings.path(config, text_vocab).vocab, config.data.length
     flow = lambda told: parameters(transformer.init, settings.network(config, vocab, step_conditioned=told), length)
     found = {"teacher": (flow(False), 0 if config.teacher.path else config.teacher.optimiser.steps)}
     found = found if networks.needs(config, "teacher") else {}
     for name in budget_parts.judge_names(config):
-        found[f"judge {name}"] = parameters(causal.init, settings.judge(config, name, symbols)), config.judges.optimiser.steps
+        found[f"judge {name}"] = parameters(causal.init, settings.judge(config, name, text_vocab)), config.judges.optimiser.steps
     if networks.needs(config, "autoregressive"):
-        causal_like = parameters(causal.init, settings.autoregressive(config, symbols))
+        causal_like = parameters(causal.init, settings.autoregressive(config, text_vocab))
         found["autoregressive"] = causal_like, config.autoregressive.optimiser.steps
     if config.compass.kind != "lookahead" and networks.needs(config, "compass"):
         light = parameters(energy.init, settings.compass_network(config, vocab), length)
@@ -127,8 +127,8 @@ def parameters(init, cfg, *length):
 
 
 def corpus_tokens(config, tokens=0):
-    """Symbols of the text: `tokens` where they are known, else what data.limit_bytes lets in, else those of sample-10BT."""
-    return tokens or (int(config.data.limit_bytes / SYMBOL_TEXT) if config.data.limit_bytes else SAMPLE_10BT)
+    """Tokens of the text: `tokens` where they are known, else what data.limit_bytes lets in, else those of sample-10BT."""
+    return tokens or (int(config.data.limit_bytes / TOKEN_TEXT) if config.data.limit_bytes else SAMPLE_10BT)
 
 
 def shards_bytes(records, per_shard, size):
@@ -138,18 +138,18 @@ def shards_bytes(records, per_shard, size):
     return whole * of(per_shard) + of(rest)
 
 
-def trajectory_bytes(config, symbols, variant):
+def trajectory_bytes(config, text_vocab, variant):
     """Bytes of one set of trajectories, all rounds and kinds of record."""
     from tsdfm_jax.config import settings
     from tsdfm_jax.distillation import generation, trajectory_records
 
-    c, path, candidates = config.trajectories, settings.path(config, symbols), generation.shaped(config, variant).candidates
+    c, path, candidates = config.trajectories, settings.path(config, text_vocab), generation.shaped(config, variant).candidates
     records = -(-c.count // c.shard) * c.shard
     size = lambda kind: trajectory_records.schema(config, path, kind, candidates).dtype.itemsize + CHECKSUM
     return config.rounds * sum(shards_bytes(records, c.shard, size(kind)) for kind in model_flops.kinds(config))
 
 
-def disk(config, symbols, tokens=0):
+def disk(config, text_vocab, tokens=0):
     """{what: bytes} that a finished run leaves, to a few percent; while a checkpoint is written, there is one of that network more.
 
     Checkpoints are counted whole: Orbax compresses them, which helps where weights or moments are still zero, and adds its
@@ -158,21 +158,21 @@ def disk(config, symbols, tokens=0):
     from tsdfm_jax.config import networks
     from tsdfm_jax.evaluation import text_sets
 
-    windows, size = corpus_tokens(config, tokens) // config.data.length, config.data.length * (2 if symbols <= 65535 else 4)
+    windows, size = corpus_tokens(config, tokens) // config.data.length, config.data.length * (2 if text_vocab <= 65535 else 4)
     held = round(windows * config.data.holdout)
     found = {"corpus": sum(shards_bytes(n, config.data.windows_per_shard, size) for n in (held, windows - held))}
     for variant in networks.variants(config):
-        found[f"{variant} trajectories"] = trajectory_bytes(config, symbols, variant)
+        found[f"{variant} trajectories"] = trajectory_bytes(config, text_vocab, variant)
     kept = lambda updates: min(KEPT, -(-updates // config.save_every)) * (STATE + USED) + MODEL
-    for name, (count, updates) in networks(config, symbols).items():
+    for name, (count, updates) in trained(config, text_vocab).items():
         group = "students" if name.startswith("student") else "judges" if name.startswith("judge") else name
         found[group] = found.get(group, 0) + count * kept(updates)
-    text = config.data.length * (SYMBOL_TEXT + len(str(symbols)) + 2)  # and the symbols' numbers in JSON
+    text = config.data.length * (TOKEN_TEXT + len(str(text_vocab)) + 2)  # and the tokens' numbers in JSON
     return found | {"samples": int(len(text_sets.wanted(config)) * config.evaluate.samples * (text + LINE))}
 
 
 def read(config):
-    """{who: symbols of the corpus that its training reads}."""
+    """{who: tokens of the corpus that its training reads}."""
     from tsdfm_jax.config import networks
 
     each = lambda section: section.optimiser.steps * section.batch * config.data.length
@@ -180,10 +180,10 @@ def read(config):
     found["the autoregressive model"] = each(config.autoregressive)
     needed = {"the teacher": networks.needs(config, "teacher") and not config.teacher.path}
     needed["the autoregressive model"] = networks.needs(config, "autoregressive")
-    return {who: symbols for who, symbols in found.items() if needed.get(who, True)}
+    return {who: tokens for who, tokens in found.items() if needed.get(who, True)}
 
 
-def budget(config, symbols, slices, utilisation, tokens=0):
+def budget(config, text_vocab, slices, utilisation, tokens=0):
     """All of it as plain JSON: parts of every stage with their costs on each slice, state, disk, what is read. ValueError."""
     from tsdfm_jax.config import networks
 
@@ -194,14 +194,14 @@ def budget(config, symbols, slices, utilisation, tokens=0):
         stages[stage] = [
             {"part": part.name, "runs": part.runs, "flops": part.runs * part.flops}
             | {"on": {where: cost(config, part, where, utilisation) for where in slices}}
-            for part in parts_of(config, symbols)
+            for part in parts_of(config, text_vocab)
         ]
     parts = [part for rows in stages.values() for part in rows]
     total = {where: sum(part["on"][where]["hours"] for part in parts) for where in slices}
-    params = {name: count for name, (count, _) in networks(config, symbols).items()}
+    params = {name: count for name, (count, _) in trained(config, text_vocab).items()}
     about = {"stages": stages, "hours": total, "utilisation": utilisation, "parameters": params}
     about |= {"state_bytes": {where: state_bytes(config, max(params.values()), where) for where in slices}}
-    return about | {"disk": disk(config, symbols, tokens), "tokens": corpus_tokens(config, tokens), "read": read(config)}
+    return about | {"disk": disk(config, text_vocab, tokens), "tokens": corpus_tokens(config, tokens), "read": read(config)}
 
 
 def state_bytes(config, params, where):
@@ -214,7 +214,7 @@ def state_bytes(config, params, where):
 
 
 def quantity(size, unit="B"):
-    """A number of bytes or symbols in three digits, such as 18.4 GB."""
+    """A number of bytes or tokens in three digits, such as 18.4 GB."""
     for prefix, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if size >= scale:
             return f"{size / scale:.3g} {prefix}{unit}"
@@ -253,9 +253,9 @@ def table(found):
         f"Disk: {', '.join(f'{what} {quantity(size)}' for what, size in found['disk'].items())}; in all {quantity(sum(found['disk'].values()))}."
     )
     passes = ", ".join(
-        f"{who} {quantity(n, 'symbols')} ({n / found['tokens']:.3g} times all of it)" for who, n in found["read"].items()
+        f"{who} {quantity(n, 'text_vocab')} ({n / found['tokens']:.3g} times all of it)" for who, n in found["read"].items()
     )
-    lines.append(f"Of a corpus of {quantity(found['tokens'], 'symbols')}, training reads: {passes}.")
+    lines.append(f"Of a corpus of {quantity(found['tokens'], 'text_vocab')}, training reads: {passes}.")
     return "\n".join(lines)
 
 
@@ -266,9 +266,10 @@ def define():
     flags.DEFINE_float(
         "utilisation", 0.3, "Share of the chips' peak behind the FLOP estimates.", lower_bound=0.001, upper_bound=1.0
     )
-    flags.DEFINE_integer("symbols", 0, "Symbols of the tokenizer; 0 takes tokenizer.vocab_size.", lower_bound=0)
+    flags.DEFINE_integer("vocab_size", 0, "Tokens of the tokenizer; 0 takes tokenizer.vocab_size.", lower_bound=0)
+    flags.DEFINE_alias("symbols", "vocab_size")  # its name until 0.1.0
     flags.DEFINE_integer(
-        "tokens", 0, "Symbols of the corpus; 0 takes FineWeb-Edu's sample-10BT, or data.limit_bytes.", lower_bound=0
+        "tokens", 0, "Tokens of the corpus; 0 takes FineWeb-Edu's sample-10BT, or data.limit_bytes.", lower_bound=0
     )
     flags.DEFINE_bool("json", False, "Print all of it as JSON.")
 
@@ -284,8 +285,8 @@ def main(argv):
 
         one_device = {"mesh.data": 1, "mesh.fsdp": 1, "mesh.tensor": -1}
         validation.validate(aot_compile.with_settings(given.config, one_device))
-        symbols = given.symbols or given.config.tokenizer.vocab_size
-        found = budget(given.config, symbols, given.slice, given.utilisation, given.tokens)
+        text_vocab = given.vocab_size or given.config.tokenizer.vocab_size
+        found = budget(given.config, text_vocab, given.slice, given.utilisation, given.tokens)
     except (ValueError, FileNotFoundError) as error:
         return fail(error)
     print(json.dumps(found, indent=1) if given.json else table(found))

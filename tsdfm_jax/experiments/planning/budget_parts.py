@@ -24,11 +24,11 @@ class Part(NamedTuple):
     program: str = ""
 
 
-def judge_flops(config, symbols, name):
+def judge_flops(config, text_vocab, name):
     """FLOPs of one pass of a judge over one window; its head is the embedding, and counts."""
     from tsdfm_jax.config import settings
 
-    return _causal_flops(settings.judge(config, name, symbols), config.data.length)
+    return _causal_flops(settings.judge(config, name, text_vocab), config.data.length)
 
 
 @functools.cache
@@ -48,58 +48,58 @@ def judge_names(config):
 
 
 def measured(config):
-    """Windows under a network's held-out bound, every round of it counted."""
+    """Windows under a network's held-out ELBO, every round of it counted."""
     from tsdfm_jax.evaluation import elbo
 
     return elbo.ROUNDS * (config.teacher.heldout // config.teacher.batch) * config.teacher.batch
 
 
-def judges(config, symbols):
+def judges(config, text_vocab):
     """Every judge's training, forward and backward."""
-    each = {name: judge_flops(config, symbols, name) for name in judge_names(config)}
+    each = {name: judge_flops(config, text_vocab, name) for name in judge_names(config)}
     updates = config.judges.optimiser.steps
     return [Part(f"judge {name}", updates, 3 * config.judges.batch * flops) for name, flops in each.items()]
 
 
-def teacher(config, symbols):
-    """Its updates, and the held-out bound every evaluate_every of them; of a teacher that is taken the bound alone."""
-    steps, forward = config.teacher.optimiser.steps, model_flops.window(config, symbols, "teacher")
+def teacher(config, text_vocab):
+    """Its updates, and the held-out ELBO every evaluate_every of them; of a teacher that is taken the ELBO alone."""
+    steps, forward = config.teacher.optimiser.steps, model_flops.window(config, text_vocab, "teacher")
     times = 1 if config.teacher.path else -(-steps // config.evaluate_every)
-    bound = Part("teacher's held-out bound", times, measured(config) * forward)
+    elbo = Part("teacher's held-out ELBO", times, measured(config) * forward)
     if config.teacher.path:
-        return [bound]
-    return [Part("teacher", steps, model_flops.program(config, symbols, "teacher"), "teacher"), bound]
+        return [elbo]
+    return [Part("teacher", steps, model_flops.program(config, text_vocab, "teacher"), "teacher"), elbo]
 
 
-def autoregressive(config, symbols):
+def autoregressive(config, text_vocab):
     """The autoregressive model's updates."""
     from tsdfm_jax.config import settings
 
     c = config.autoregressive
-    forward = _causal_flops(settings.autoregressive(config, symbols), config.data.length)
+    forward = _causal_flops(settings.autoregressive(config, text_vocab), config.data.length)
     return [Part("autoregressive", c.optimiser.steps, 3 * c.batch * forward)]
 
 
-def walk_flops(config, symbols, jumps, **more):
+def walk_flops(config, text_vocab, jumps, **more):
     """FLOPs of one whole trajectory of so many jumps, chosen as `shaping` says, with further settings."""
     changes = {"trajectories.midpoints": jumps, "student.target": "endpoint", **more}
     changed = aot_compile.with_settings(config, changes)
-    return model_flops.program(changed, symbols, "trajectories") / changed.trajectories.batch
+    return model_flops.program(changed, text_vocab, "trajectories") / changed.trajectories.batch
 
 
-def compass(config, symbols):
+def compass(config, text_vocab):
     """Training where its kind is trained; the account over every step size; the steered texts, blind and chosen three ways."""
     from tsdfm_jax.config import settings
     from tsdfm_jax.flow import chain, lookahead
 
     c, links = config.compass, len(chain.CHAINS[config.trajectories.chain].links)
-    forward = model_flops.window(config, symbols, "teacher")
+    forward = model_flops.window(config, text_vocab, "teacher")
     ahead = (1 + lookahead.hides(config.flow.source == "mask", c.score)) * forward
-    light = model_flops.window(config, symbols, "compass") if c.kind != "lookahead" else 0
+    light = model_flops.window(config, text_vocab, "compass") if c.kind != "lookahead" else 0
     score = light or ahead
     pair = links * (forward + 2 * score + (ahead if c.kind == "distilled" else 0))
     parts = [Part("compass's account", len(settings.STEP_SIZES) * (c.heldout // c.batch), c.batch * pair)]
-    steered = 3 * walk_flops(config, symbols, c.steered_steps) + walk_flops(config, symbols, c.steered_steps, **BLIND)
+    steered = 3 * walk_flops(config, text_vocab, c.steered_steps) + walk_flops(config, text_vocab, c.steered_steps, **BLIND)
     parts.append(Part("compass's steered texts", -(-c.steered_samples // c.batch), c.batch * steered))
     if c.kind == "lookahead":
         return parts
@@ -107,7 +107,7 @@ def compass(config, symbols):
     return [Part("compass", c.optimiser.steps, c.batch * (links * forward + trained)), *parts]
 
 
-def trajectories(config, symbols):
+def trajectories(config, text_vocab):
     """The sets that the students need, in every round, whole shards."""
     from tsdfm_jax.config import networks
 
@@ -116,38 +116,38 @@ def trajectories(config, symbols):
     names = [name for name in model_flops.passes(config) if name.startswith("trajectories")]
     for name in names:
         kind = name.removeprefix("trajectories").replace("/", ", ")
-        shaped = Part(f"shaped trajectories{kind}", runs, model_flops.program(config, symbols, name), name)
-        blind = model_flops.program(aot_compile.with_settings(config, BLIND), symbols, name)
+        shaped = Part(f"shaped trajectories{kind}", runs, model_flops.program(config, text_vocab, name), name)
+        blind = model_flops.program(aot_compile.with_settings(config, BLIND), text_vocab, name)
         found = {"shaped": shaped, "blind": Part(f"blind trajectories{kind}", runs, blind)}
         parts += [found[variant] for variant in networks.variants(config)]
     return parts
 
 
-def student(config, symbols):
+def student(config, text_vocab):
     """A student of each set, in every round."""
     from tsdfm_jax.config import networks
 
-    steps, flops = config.rounds * config.student.optimiser.steps, model_flops.program(config, symbols, "student")
+    steps, flops = config.rounds * config.student.optimiser.steps, model_flops.program(config, text_vocab, "student")
     return [Part(f"student, {variant}", steps, flops, "student") for variant in networks.variants(config)]
 
 
-def evaluate(config, symbols):
-    """Sampling of every set; all judges on all sets, the last one twice; the bounds. Pretrained judges do not count."""
+def evaluate(config, text_vocab):
+    """Sampling of every set; all judges on all sets, the last one twice; the ELBO. Pretrained judges do not count."""
     from tsdfm_jax.config import networks, settings
     from tsdfm_jax.evaluation import text_sets
 
     c, sets, made = config.evaluate, text_sets.wanted(config), networks.models(config)
-    forward = {name: model_flops.window(config, symbols, name) for name in ("teacher", "student")}
+    forward = {name: model_flops.window(config, text_vocab, name) for name in ("teacher", "student")}
     parts, calls = [], -(-c.samples // c.batch)
     for name, flops in forward.items():
         steps = sum(one.steps for one in sets if one.model.split("_")[0] == name)
         parts.append(Part(f"sampling, {name}", calls * steps, c.batch * flops))
-    causal = _causal_flops(settings.autoregressive(config, symbols), config.data.length)
+    causal = _causal_flops(settings.autoregressive(config, text_vocab), config.data.length)
     texts = sum(one.model == "autoregressive" for one in sets)  # with its cache, a text costs one pass over it
     parts.append(Part("sampling, autoregressive", calls * texts, c.batch * causal))
-    judged = [judge_flops(config, symbols, name) for name in judge_names(config)[:-1]]
+    judged = [judge_flops(config, text_vocab, name) for name in judge_names(config)[:-1]]
     parts.append(Part("judging", len(sets) * calls, c.batch * (sum(judged) + judged[-1])))
-    parts.append(Part("students' bounds", len(networks.variants(config)), measured(config) * forward["student"]))
+    parts.append(Part("students' ELBO", len(networks.variants(config)), measured(config) * forward["student"]))
     parts.append(Part("autoregressive model's likelihood", "autoregressive" in made, config.teacher.heldout * causal))
     return [part for part in parts if part.runs]
 

@@ -6,7 +6,7 @@ From the config alone: what the compiler makes of it is no part of the count, so
 import functools
 import math
 
-ONCE_A_WINDOW = {"conditioning", "adaLN_modulation", "condition_fuser"}  # matrices that see a window's time, not its symbols
+ONCE_A_WINDOW = {"conditioning", "adaLN_modulation", "condition_fuser"}  # matrices that see a window's time, not its tokens
 
 
 def kinds(config):
@@ -58,12 +58,12 @@ def passes(config):
     return found
 
 
-def window(config, symbols, name):
+def window(config, text_vocab, name):
     """FLOPs of one forward pass over one window of the teacher, the student or the compass's light network."""
     from tsdfm_jax.config import settings
     from tsdfm_jax.models import energy, transformer
 
-    vocab = settings.path(config, symbols).vocab
+    vocab = settings.path(config, text_vocab).vocab
     if name == "compass":
         return _network(energy.init, settings.compass_network(config, vocab), config.data.length)
     return _network(transformer.init, settings.network(config, vocab, step_conditioned=name == "student"), config.data.length)
@@ -78,7 +78,7 @@ def _network(init, cfg, length):
     return forward(meshes.unbox(jax.eval_shape(lambda: init(jax.random.key(0), cfg, length))), cfg.width, length)
 
 
-def program(config, symbols, name):
+def program(config, text_vocab, name):
     """FLOPs of the matrix products that the model is made of, in one run of that program, of all devices together."""
-    total = sum(n * window(config, symbols, network) for network, n in passes(config)[name].items() if n)
+    total = sum(n * window(config, text_vocab, network) for network, n in passes(config)[name].items() if n)
     return config[name.split("/")[0]].batch * total

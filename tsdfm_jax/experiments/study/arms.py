@@ -21,9 +21,9 @@ SCALED = {"records": "trajectories.count", "updates": "student.optimiser.steps"}
 LOSSES = ("chain", "mixed")
 # What the compass stage's account of itself is made of; no student depends on it.
 ACCOUNT = ("compass.heldout", "compass.steered_samples", "compass.steered_steps")
-# What a source has of its own. Among masks an unmasked symbol has no entropy: candidates are compared by how likely their
-# symbols are, each one hidden in turn, and have their masks at the same places. That takes two passes a candidate; of half as
-# many it costs what the other source's does. Under uniform noise students follow little of a shaping that has the symbols'
+# What a source has of its own. Among masks an unmasked token has no entropy: candidates are compared by how likely their
+# tokens are, each one hidden in turn, and have their masks at the same places. That takes two passes a candidate; of half as
+# many it costs what the other source's does. Under uniform noise students follow little of a shaping that has the tokens'
 # frequency taken out; there a twentieth is (results/STUDY.md).
 OF_SOURCE = {
     "uniform": {},
@@ -72,7 +72,7 @@ def _factors(config):
     """{factor: {name: overrides}}; values that the config has already are the reference, and none of these."""
     midpoints, length = config.trajectories.midpoints, config.data.length
     nce, cumulative = {"compass.kind": "nce"}, {"flow.jump": "cumulative"}
-    symbols_leave = config.flow.source != "mask"  # among masks none does, and the cumulative jump is the bridge's
+    tokens_leave = config.flow.source != "mask"  # among masks none does, and the cumulative jump is the bridge's
     return {
         "candidates": {f"K={k}": {"shaping.candidates": k} for k in (2, 4, 8, 16)},
         "tau": {f"tau={t}": {"shaping.tau": t} for t in (0.0, 0.25, 0.5, 0.75)},
@@ -96,7 +96,7 @@ def _factors(config):
         "target": {name: {"student.target": name} for name in LOSSES}
         | {f"{name},blind": {"student.target": name, **BLIND} for name in LOSSES},
         "chain": {f"chain={c}": {"student.target": "chain", "trajectories.chain": c} for c in ("classical", "heun")},
-        "jump": {"jump=cumulative": cumulative, "jump=cumulative,blind": cumulative | BLIND} if symbols_leave else {},
+        "jump": {"jump=cumulative": cumulative, "jump=cumulative,blind": cumulative | BLIND} if tokens_leave else {},
         "fresh": {f"fresh={share}": {"student.fresh": share} for share in (0.0, 0.5, 1.0)},
         "midpoints": {f"midpoints={s}": {"trajectories.midpoints": s} for s in (midpoints // 2, midpoints * 2)},
         "rounds": {f"rounds={r}": {"rounds": r} for r in (2, 3)} | {f"rounds={r},blind": {"rounds": r, **BLIND} for r in (2,)},

@@ -102,8 +102,8 @@ def _program(study, source, name, k, teacher, mesh):
     config.compass.steered_steps = study.base(source).config.compass.steered_steps
     learnt = config.compass.kind in TRAINED
     params = trained.compass(run.config, run.workdir, mesh)[0] if learnt else None
-    symbols = trained.tokenizer(config, study.base(source).workdir).vocab_size
-    path, build = settings.path(config, symbols), compasses.make(config, settings.path(config, symbols))
+    text_vocab = trained.tokenizer(config, study.base(source).workdir).vocab_size
+    path, build = settings.path(config, text_vocab), compasses.make(config, settings.path(config, text_vocab))
     walk = lambda *given: picked(config, path, teacher.apply, build, *given, k)
     places = dict(in_shardings=(None, None, None), out_shardings=meshes.batch_sharding(mesh))
     jitted = meshes.seeded(mesh, walk, config.seed + SEED, **places)

@@ -47,14 +47,15 @@ def sampled(run):
 
 def training_flops(study, runs):
     """FLOPs of a student's way: its trajectories and its updates, and of its teacher's training, as the method has them."""
-    symbols = study.config.tokenizer.vocab_size
+    text_vocab = study.config.tokenizer.vocab_size
     parts = {
-        name: sum(part.runs * part.flops for part in budget_parts.trajectories(run.config, symbols)) for name, run in runs.items()
+        name: sum(part.runs * part.flops for part in budget_parts.trajectories(run.config, text_vocab))
+        for name, run in runs.items()
     }
     updates = {
-        name: sum(part.runs * part.flops for part in budget_parts.student(run.config, symbols)) for name, run in runs.items()
+        name: sum(part.runs * part.flops for part in budget_parts.student(run.config, text_vocab)) for name, run in runs.items()
     }
-    teacher = sum(part.runs * part.flops for part in budget_parts.teacher(study.config, symbols)[:1])
+    teacher = sum(part.runs * part.flops for part in budget_parts.teacher(study.config, text_vocab)[:1])
     return {"teacher": teacher} | {name: {"trajectories": parts[name], "updates": updates[name]} for name in runs}
 
 

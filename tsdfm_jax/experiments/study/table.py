@@ -73,7 +73,7 @@ def headline_table(sources):
     arm = lambda told, name: told["arms"].get(name, {"steps": {}})
     at = {name: lambda told, name=name: _over_teacher(told, arm(told, name)["steps"].get(steps)) for name in names}
     only = lambda told: next(iter(told["references"].get(one_each, {}).values()), None)
-    at[f"{one_each}, one step a symbol"] = lambda told: _over_teacher(told, only(told))
+    at[f"{one_each}, one step a token"] = lambda told: _over_teacher(told, only(told))
     at[f"shaped, {fewer} steps"] = lambda told: _over_teacher(told, arm(told, "shaped")["steps"].get(fewer))
     at["blind, at the teacher's entropy"] = lambda told: _at_its_entropy(arm(told, "shaped"), "blind_matched", steps)
     at["shaped, at the teacher's entropy"] = lambda told: _at_its_entropy(arm(told, "shaped"), "matched", steps)

@@ -62,8 +62,8 @@ def arms_of(config):
 
 def texts(config, base, teacher, mesh):
     """Final texts of `compass.steered_samples` trajectories."""
-    symbols, batch = trained.tokenizer(base.config, base.workdir).vocab_size, config.trajectories.batch
-    program = generation.program(config, symbols, mesh, "whole", "shaped", teacher.apply)
+    text_vocab, batch = trained.tokenizer(base.config, base.workdir).vocab_size, config.trajectories.batch
+    program = generation.program(config, text_vocab, mesh, "whole", "shaped", teacher.apply)
     nothing = meshes.put_whole(mesh, np.zeros((batch, config.data.length), np.int32))  # whole trajectories start from noise
     number = base.config.compass.steered_samples
     parts = [
@@ -76,7 +76,7 @@ def texts(config, base, teacher, mesh):
 def targets(study, runs):
     """Leave `targets.json` in every finished run that has none and learnt from whole trajectories.
 
-    `noise_left` is the share of positions that hold the source's symbol yet, at each of the S + 1 states: a chain that is picked for
+    `noise_left` is the share of positions that hold the source's token yet, at each of the S + 1 states: a chain that is picked for
     jumping early runs ahead of its time, and no student meets such states when it samples.
     """
     opened = {}

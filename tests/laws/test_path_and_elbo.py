@@ -1,4 +1,4 @@
-"""The path's joint law, and the bound on -log p(x_1) that the teacher trains on and the report tells."""
+"""The path's joint law, and the ELBO, the bound on -log p(x_1) that the teacher trains on and the report tells."""
 
 import jax
 import jax.numpy as jnp
@@ -38,8 +38,8 @@ def integrand_ND(system, kappa):
     n, d = len(system.states), len(system.texts)
     place = np.arange(system.length)[None, None]
     at_data = p[np.arange(n)[:, None, None], place, np.broadcast_to(x_1, (n, d, system.length))]
-    here = np.broadcast_to(np.minimum(x, system.symbols - 1), (n, d, system.length))
-    at_here = p[np.arange(n)[:, None, None], place, here] * (x < system.symbols)
+    here = np.broadcast_to(np.minimum(x, system.text_vocab - 1), (n, d, system.length))
+    at_here = p[np.arange(n)[:, None, None], place, here] * (x < system.text_vocab)
     log = np.log(np.maximum(at_data, 1e-300))
     reached = system.path_ND(kappa) > 0
     total = -(at_here - same + np.where(same, 0.0, log)).sum(axis=-1) / (1 - kappa)
@@ -121,11 +121,11 @@ def test_the_code_s_integrand(system, t):
 @pytest.mark.parametrize("source", paths.SOURCES)
 @pytest.mark.parametrize("exponent", [1.0, 2.0, 3.0])
 def test_the_estimator_has_no_bias(source, exponent, figures):
-    """losses.bound, the estimator behind the reported bits per byte, agrees with the quadrature within its standard error."""
+    """losses.elbo, the estimator behind the reported bits per byte, agrees with the quadrature within its standard error."""
     system = enumerable.draw(source, exponent, 3, 2, seed=0)
     path, posterior, repeats = systems.path_of(system), systems.posterior_of(system), 512
     x_1_BL = jnp.asarray(np.tile(system.texts, (repeats, 1)))
-    nats = jax.jit(lambda key: losses.bound(key, path, posterior, x_1_BL).sum(axis=1).reshape(repeats, -1).mean(axis=0))
+    nats = jax.jit(lambda key: losses.elbo(key, path, posterior, x_1_BL).sum(axis=1).reshape(repeats, -1).mean(axis=0))
     found = np.array([nats(jax.random.key(i)) for i in range(100)])
     exact = bound_D(system)
     chance.assert_mean(found, exact)
