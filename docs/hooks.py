@@ -57,10 +57,11 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Links out of docs/ become links to the pages of the site; the marker of the config page becomes its tables."""
+    """Links out of docs/ become links to pages of the site; the config page gets its tables."""
     markdown = re.sub(r"\]\(\.\./(CONTRIBUTING\.md|CHANGELOG\.md|results/)", r"](\1", markdown)
     if page.file.src_uri in ("CONTRIBUTING.md", "CHANGELOG.md"):
         markdown = markdown.replace("](docs/", "](")
+    markdown = re.sub(r"^\|.*$", lambda row: row[0].replace(", ×", ",&nbsp;×"), markdown, flags=re.M)  # one judge beside the other
     if KEYS in markdown:
         markdown = markdown.replace(KEYS, config_keys(ROOT / "configs/base.py"))
     return markdown
