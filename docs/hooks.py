@@ -16,7 +16,7 @@ KEYS = "<!-- config keys -->"
 PLAIN = {
     "mesh.data": "devices along which batches are split",
     "mesh.fsdp": "devices along which batches, weights and optimiser state are split",
-    "mesh.tensor": "devices along which widths, heads and what is as wide as the vocabulary are split",
+    "mesh.tensor": "devices along which heads, MLP widths, and the positions of what is as wide as the vocabulary are split",
     "blocks": "transformer blocks",
     "heads": "attention heads",
     "width": "width of the residual stream",
