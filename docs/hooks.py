@@ -1,0 +1,138 @@
+"""MkDocs hooks: pages that live at the root of the repository, and the table of config keys, made from configs/base.py."""
+
+import ast
+import io
+import pathlib
+import re
+import tokenize
+
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "results/README.md", "results/STUDY.md", "results/speed.md")
+KEYS = "<!-- config keys -->"
+# What a key without a comment of its own means, by its full name or its last part. A comment in base.py goes before.
+PLAIN = {
+    "mesh.data": "devices along which batches are split",
+    "mesh.fsdp": "devices along which batches, weights and optimiser state are split",
+    "mesh.tensor": "devices along which heads, MLP widths, and the positions of what is as wide as the vocabulary are split",
+    "blocks": "transformer blocks",
+    "heads": "attention heads",
+    "width": "width of the residual stream",
+    "mlp_ratio": "hidden width of a block's MLP over its width",
+    "dropout": "dropout rate while training",
+    "batch": "sequences computed at once",
+    "temperature": "temperature of the posterior when text is sampled",
+    "top_p": "share of the posterior's mass that sampling keeps; 1 keeps all",
+    "judges.widths": "width of each judge",
+    "judges.blocks": "transformer blocks of each judge",
+    "judges.heads": "attention heads of each judge",
+    "evaluate.teacher_steps": "numbers of steps at which the teacher is sampled",
+    "evaluate.student_steps": "numbers of steps at which each student is sampled",
+    "compass.steered_steps": "steps from noise to text in the steered table",
+}
+SECTIONS = {
+    "": "The whole run",
+    "optimiser": "AdamW and its schedule. Every network that is trained has these keys, as `SECTION.optimiser.KEY`.",
+    "data": "The text and how it is cut",
+    "tokenizer": "The tokenizer",
+    "flow": "The path from noise to text, and the jump along it",
+    "teacher": "The teacher's training",
+    "compass": "The energy model that scores candidates",
+    "shaping": "How one of K candidates is chosen",
+    "trajectories": "The offline generation of trajectories",
+    "student": "The students' training",
+    "evaluate": "What is sampled and judged",
+    "report": "The report page",
+    "sample": "Text on the terminal",
+}
+
+
+def on_files(files, config):
+    """Add the pages and figures that live outside docs/."""
+    for name in [*PAGES, *(str(f.relative_to(ROOT)) for f in sorted(ROOT.glob("results/study/*.svg")))]:
+        files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Links out of docs/ become links to pages of the site; the config page gets its tables."""
+    markdown = re.sub(r"\]\(\.\./(CONTRIBUTING\.md|CHANGELOG\.md|results/)", r"](\1", markdown)
+    if page.file.src_uri in ("CONTRIBUTING.md", "CHANGELOG.md"):
+        markdown = markdown.replace("](docs/", "](")
+    markdown = re.sub(r"^\|.*$", lambda row: row[0].replace(", ×", ",&nbsp;×"), markdown, flags=re.M)  # one judge beside the other
+    if KEYS in markdown:
+        markdown = markdown.replace(KEYS, config_keys(ROOT / "configs/base.py"))
+    return markdown
+
+
+def config_keys(file):
+    """A table for each section of base.py: key, default, meaning. Raises PluginError for a key or section without a meaning."""
+    source = file.read_text()
+    said, above = comments(source)
+    tree = ast.parse(source)
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    rows, meanings = {}, dict(SECTIONS)
+    for prefix, function in (("", functions["get_config"]), ("optimiser.", functions["optimiser"])):
+        for node in function.body:
+            target = node.targets[0] if isinstance(node, ast.Assign) else None
+            if not isinstance(target, ast.Attribute):
+                continue
+            key = prefix + ast.unparse(target).removeprefix("c.")
+            comment = " ".join([*above.get(node.lineno, ()), *said.get(node.end_lineno, ())])
+            if ast.unparse(node.value) == "ConfigDict()":
+                if comment:
+                    meanings[key] = comment
+                rows.setdefault(key, [])
+                continue
+            section, _, leaf = key.rpartition(".")
+            meaning = comment or PLAIN.get(key) or PLAIN.get(leaf)
+            value = ast.unparse(node.value)
+            if value.startswith("optimiser("):
+                changes = value.removeprefix("optimiser(").removesuffix(")")
+                value, meaning = "see [optimiser](#optimiser)", f"as there, with `{changes}`" if changes else "as there"
+            else:
+                value = f"`{ast.get_source_segment(source, node.value)}`"
+            if not meaning:
+                raise PluginError(f"{file}:{node.lineno}: {key} has no comment that says what it means")
+            rows.setdefault(section, []).append((key if section != "optimiser" else leaf, value, meaning))
+    parts = []
+    for section, found in rows.items():
+        if not found:
+            raise PluginError(f"{file}: section {section} has no keys")
+        if section not in meanings:
+            raise PluginError(f"{file}: section {section} has no comment that says what it is")
+        meaning = meanings[section]
+        table = [f"| `{key}` | {value} | {cell(meaning)} |" for key, value, meaning in found]
+        head = f"## {section or 'The run'} {{ #{section or 'run'} }}\n\n{sentence(meaning)}\n\n" if section else "## The run { #run }\n\n"
+        parts.append(head + "\n".join(["| key | default | meaning |", "|---|---|---|", *table]))
+    return "\n\n".join(parts)
+
+
+def comments(source):
+    """({line: (comment,)} of comments behind code, {line: (comments,)} of comment lines right above a line of code)."""
+    behind, alone = {}, {}
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            where, text = token.start[0], token.string.lstrip("# ").strip()
+            (alone if lines[where - 1].lstrip().startswith("#") else behind)[where] = (text,)
+    above = {}
+    for where in sorted(alone):
+        line = where
+        while line in alone:
+            line += 1
+        if lines[line - 1].strip():
+            above[line] = above.get(line, ()) + alone[where]
+    return behind, above
+
+
+def cell(text):
+    """Text as a table cell: no bar ends it, and no marker of Markdown is read in it."""
+    return re.sub(r"([|*_<])", r"\\\1", text)
+
+
+def sentence(text):
+    """Text with a capital and a full stop."""
+    return text[0].upper() + text[1:] + ("" if text.endswith(".") else ".")
