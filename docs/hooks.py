@@ -105,7 +105,11 @@ def config_keys(file):
             raise PluginError(f"{file}: section {section} has no comment that says what it is")
         meaning = meanings[section]
         table = [f"| `{key}` | {value} | {cell(meaning)} |" for key, value, meaning in found]
-        head = f"## {section or 'The run'} {{ #{section or 'run'} }}\n\n{sentence(meaning)}\n\n" if section else "## The run { #run }\n\n"
+        head = (
+            f"## {section or 'The run'} {{ #{section or 'run'} }}\n\n{sentence(meaning)}\n\n"
+            if section
+            else "## The run { #run }\n\n"
+        )
         parts.append(head + "\n".join(["| key | default | meaning |", "|---|---|---|", *table]))
     return "\n\n".join(parts)
 

@@ -15,6 +15,7 @@ from tests import studying, tiny
 from tsdfm_jax import load
 from tsdfm_jax.config import settings
 from tsdfm_jax.distillation import compasses, generation
+from tsdfm_jax.exchange import model_directory
 from tsdfm_jax.experiments.study import arms as study_arms, compass as study_compass, figures as study_figures, runs as study_runs
 from tsdfm_jax.flow import chain, path as paths, sampler
 from tsdfm_jax.workspace import jobs
@@ -117,13 +118,15 @@ def test_a_paired_ratio():
 
 
 def test_the_models_that_are_published_here():
-    """Each opens, whole and below 10 MB, with its tokenizer; the student that the README begins with writes."""
+    """Each opens, whole (its hash is looked at), below 5 MB in bfloat16, with its tokenizer; the README's first student writes."""
     root = pathlib.Path(__file__).parent.parent / "results/sotu"
     models = [file.parent for file in sorted(root.glob("**/config.json"))]
-    assert {"student", "teacher"} <= {where.name for where in models}
+    assert {"student", "student_uniform"} <= {where.name for where in models}
     for where in models:
-        assert (where / "model.safetensors").stat().st_size <= 10_000_000
-        assert load(where).tokenizer.vocab_size == 4096
+        told, model = model_directory.about(where), load(where)
+        assert told.dtype == "bfloat16" and (where / "model.safetensors").stat().st_size <= 5_000_000
+        assert model.hash == told.hash and f"rounded to bfloat16, content hash `{told.hash}`" in (where / "README.md").read_text()
+        assert model.tokenizer.vocab_size == 4096
     (sample,) = load(root / "student").sample("The people of the United States", steps=1)
     assert sample.text.startswith("The people of the United States") and len(sample.text) > 60
 

@@ -17,7 +17,7 @@ def write(study, out, name):
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"study-{name}.json"
     found = study_read.gathered(study, json.loads(file.read_text()) if file.exists() else None)
-    atomic.overwrite(file, json.dumps(found, indent=1) + "\n")
+    atomic.overwrite(file, json.dumps(found, separators=(",", ":")) + "\n")
     figures = study_figures.write(found, out / "study")
     page = out / PAGE
     if page.exists():
