@@ -1,4 +1,4 @@
-"""The README's table of laws, from what the laws measured: `python -m tests.laws.table` puts it in its place."""
+"""The table of laws in docs/trust.md, from what the laws measured: `python -m tests.laws.table` puts it in its place."""
 
 import json
 import pathlib
@@ -71,7 +71,7 @@ def sentences(found):
         f"- A tail of 5 % of the mass, on 1,000 tokens of 5e-5 each among 50,257, is visited {100 * min(ours):.1f} to "
         f"{100 * max(ours):.1f} % of the time over 1,024 steps, by every route that draws; the usual `jax.random.categorical` (V = 1,001) visits it "
         f"{100 * usual:.1f} % of the time.",
-        f"- The bound behind the bits per byte is −log p(x) exactly under the mask source, and above it by a gap that a second "
+        f"- The ELBO behind the bits per byte is −log p(x) exactly under the mask source, and above it by a gap that a second "
         f"calculation gives under the uniform one; its estimator is within {worst:.1f} standard errors of the quadrature in all "
         f"{len(bound)} cases.",
         f"- A compass trained by the stage's own contrast finds the log density ratio: correlation {min(r['correlation'] for r in energy):.3f} "
@@ -92,7 +92,7 @@ def same_sentence(same):
 
 
 def block():
-    """Everything between the README's two marks."""
+    """Everything between the two marks of docs/trust.md."""
     found = json.loads(RESULTS.read_text())
     parts = [
         sentences(found),
@@ -111,12 +111,12 @@ def block():
     return "\n\n".join(parts) + "\n"
 
 
-def place(readme, text):
-    """The README with the block between its marks."""
-    before, rest = readme.split(BEGIN)
+def place(page, text):
+    """The page with the block between its marks."""
+    before, rest = page.split(BEGIN)
     return before + BEGIN + "\n" + text + "\n" + END + rest.split(END)[1]
 
 
 if __name__ == "__main__":
-    file = ROOT / "README.md"
+    file = ROOT / "docs/trust.md"
     file.write_text(place(file.read_text(), block()))

@@ -22,7 +22,7 @@ from tsdfm_jax.stages import data as stage
 
 CFG = windows.WindowsConfig(length=16, holdout=0.2, seed=3, windows_per_shard=40)
 BATCH = 1500  # characters: a few documents, so that a small corpus is many batches
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 # Of tokens and words of `whole`, as the code of commit 912e2f0 made it.
 GOLDEN = "0505576d297c542a15cbfb019d9df0820d5dd24226c012a4a92a8b4f96e77ab5"
 

@@ -30,7 +30,7 @@ from tsdfm_jax.runtime import mesh as meshes, metrics, signals
 from tsdfm_jax.stages import sample as stage
 from tsdfm_jax.workspace import trained
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 V, LENGTH = 6, 8
 
 

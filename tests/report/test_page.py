@@ -148,7 +148,7 @@ def test_a_part_without_data_is_left_out(tmp_path, undrawn, leave_out, gone):
 
 def test_what_earlier_reports_lack_is_no_error(tmp_path):
     """A report of schema 1 has its page; K = 1 has no energies to show, and no candidates' comparison."""
-    kept = json.loads((pathlib.Path(__file__).parent.parent / "results/quickstart.json").read_text())
+    kept = json.loads((pathlib.Path(__file__).parents[2] / "results/quickstart.json").read_text())
     later = (
         "distinct_1",
         "distinct_3",

@@ -247,7 +247,7 @@ for number in range(10_000):
 def test_a_true_kill_in_the_middle_of_writing(tmp_path):
     """After SIGKILL every shard that was reported is intact, and nothing torn counts."""
     here = pathlib.Path(__file__).parent
-    environment = os.environ | {"PYTHONPATH": str(here.parent)}
+    environment = os.environ | {"PYTHONPATH": str(here.parents[1])}
     with subprocess.Popen(
         [sys.executable, "-c", _SCRIPT, str(here), str(tmp_path)], env=environment, stdout=subprocess.PIPE
     ) as process:

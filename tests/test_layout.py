@@ -1,4 +1,4 @@
-"""The house: rooms that do not know each other, configs that build, keys that exist."""
+"""The layout of the package: floors, rooms with a purpose; configs that build, keys that exist."""
 
 import ast
 import importlib.util

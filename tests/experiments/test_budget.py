@@ -18,7 +18,7 @@ from tsdfm_jax.experiments.planning import budget, budget_parts, chips, model_fl
 from tsdfm_jax.models import causal, transformer
 from tsdfm_jax.runtime import mesh as meshes
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 COUNTS = {  # of the teacher and of the student
     ("fineweb_170m", "uniform"): (169_625_681, 170_168_529),
     ("fineweb_170m", "mask"): (169_627_218, 170_170_066),
@@ -129,7 +129,7 @@ SLICES = ("v5e-16", "v5p-32")
 
 
 def block():
-    """The README's tables: `python -c "from tests import test_fineweb; print(test_fineweb.block())"`."""
+    """The tables of docs/paper_scale.md: `python -c "from tests.experiments import test_budget; print(test_budget.block())"`."""
     parts = []
     for name, title in (("fineweb_170m", "170M"), ("fineweb_1b", "1.3B")):
         config = get_config(name)
@@ -138,9 +138,9 @@ def block():
     return "\n\n".join(["<!-- budget: begin -->", *parts, "<!-- budget: end -->"])
 
 
-def test_the_readme_shows_what_the_command_says():
-    """The README's budget is that of the configs as they are, to the character."""
-    assert block() in (ROOT / "README.md").read_text(), "put into the README what block() gives"
+def test_the_page_shows_what_the_command_says():
+    """The budget of docs/paper_scale.md is that of the configs as they are, to the character."""
+    assert block() in (ROOT / "docs/paper_scale.md").read_text(), "put into it what block() gives"
 
 
 def test_hours_come_from_the_programs_that_were_compiled():

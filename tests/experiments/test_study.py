@@ -119,7 +119,7 @@ def test_a_paired_ratio():
 
 def test_the_models_that_are_published_here():
     """Each opens, whole (its hash is looked at), below 5 MB in bfloat16, with its tokenizer; the README's first student writes."""
-    root = pathlib.Path(__file__).parent.parent / "results/sotu"
+    root = pathlib.Path(__file__).parents[2] / "results/sotu"
     models = [file.parent for file in sorted(root.glob("**/config.json"))]
     assert {"student", "student_uniform"} <= {where.name for where in models}
     for where in models:

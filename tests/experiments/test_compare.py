@@ -10,7 +10,7 @@ import pytest
 
 from tsdfm_jax.experiments.compare import command as compare, reports
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def row(model, steps, ppl, seed=0, judge=0, **more):

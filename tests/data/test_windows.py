@@ -151,7 +151,7 @@ test_windows._prepare(pathlib.Path(sys.argv[2]), test_windows._documents(), prog
 def test_a_true_kill_loses_no_closed_shard(tmp_path, prepared):
     """After SIGKILL the next run starts behind the last closed shard, and ends with the same bytes."""
     here = pathlib.Path(__file__).parent
-    environment = os.environ | {"PYTHONPATH": str(here.parent)}
+    environment = os.environ | {"PYTHONPATH": str(here.parents[1])}
     done = subprocess.run([sys.executable, "-c", _SCRIPT, str(here), str(tmp_path)], env=environment, check=False)
     assert done.returncode == -signal.SIGKILL
     progressed = []

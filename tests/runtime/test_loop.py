@@ -174,7 +174,7 @@ def test_fewer_steps_than_done_are_refused(straight):
 
 def program(workdir, steps):
     """This file as a program, started."""
-    root = pathlib.Path(__file__).resolve().parent.parent
+    root = pathlib.Path(__file__).resolve().parents[2]
     # The same XLA flags as here, since the bits depend on them.
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     path = {"PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}

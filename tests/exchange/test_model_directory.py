@@ -21,7 +21,7 @@ from tsdfm_jax.runtime import checkpoint, mesh as meshes
 from tsdfm_jax.stages import student
 from tsdfm_jax.workspace import trained
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 FILES = {"README.md", "config.json", "model.safetensors", "tokenizer.model"}
 
 

@@ -17,7 +17,7 @@ from tsdfm_jax import main
 from tsdfm_jax.data import records
 from tsdfm_jax.flow import shaping
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def model_hash(directory):

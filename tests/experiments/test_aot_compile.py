@@ -14,13 +14,13 @@ import pytest
 
 from configs import fineweb_1b, fineweb_170m
 from tests import tiny
-from tests.test_hlo import TPU
+from tests.experiments.test_hlo import TPU
 from tsdfm_jax.config import settings
 from tsdfm_jax.experiments.planning import aot_compile, chips, model_flops
 from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import mesh as meshes
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 V5E = chips.CHIPS["v5e"]
 
 
@@ -268,7 +268,7 @@ HEAD = "| slice | program, windows | memory, GiB | TFLOP: model, program | sent,
 
 
 def row(key, one):
-    """A README row of an entry of results/aot.json: one device, one run."""
+    """A row of docs/tpu.md of an entry of results/aot.json: one device, one run."""
     _, *_, where, program = key.split()
     done, least, reach = one["flops"], one["seconds_at_least"], one["utilisation_at_most"]
     sent = [f"{kind} {sums['sent'] / 1e9:.2f}" for kind, sums in sorted(one["collectives"].items())]
@@ -279,7 +279,7 @@ def row(key, one):
 
 
 def block():
-    """The README's tables: `python -c "from tests import test_aot; print(test_aot.block())"`."""
+    """The tables of docs/tpu.md: `python -c "from tests.experiments import test_aot_compile; print(test_aot_compile.block())"`."""
     entries, parts = json.loads(RESULTS.read_text()), []
     for config, title in (("fineweb_170m", "170M"), ("fineweb_1b", "1.3B")):
         rows = []
@@ -300,8 +300,8 @@ def block():
 
 
 def test_the_readme_shows_what_was_compiled():
-    """The README's tables are what results/aot.json says, to the character."""
-    assert block() in (ROOT / "README.md").read_text(), "put into the README what block() gives"
+    """The tables of docs/tpu.md are what results/aot.json says, to the character."""
+    assert block() in (ROOT / "docs/tpu.md").read_text(), "put into it what block() gives"
 
 
 @pytest.mark.parametrize("config", ["fineweb_170m", "fineweb_1b"])
