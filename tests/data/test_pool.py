@@ -140,8 +140,8 @@ SCRIPT = """
 import multiprocessing, pathlib, signal, sys
 sys.path.insert(0, sys.argv[1])
 from tests import plain
-from tsdfm_jax.data import filling, packer, windows
-filling._BATCH_CHARACTERS, packer._LEXICON = 1500, 700
+from tsdfm_jax.data import ingest, packer, windows
+ingest._BATCH_CHARACTERS, packer._LEXICON = 1500, 700
 cfg = windows.WindowsConfig(length=16, holdout=0.2, seed=3, windows_per_shard=40)
 stopped, seen = [], []
 signal.signal(signal.SIGINT, lambda *_: stopped.append(1))

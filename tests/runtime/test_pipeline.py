@@ -10,6 +10,7 @@ from tests import tiny
 from tsdfm_jax.config import settings
 from tsdfm_jax.data import records, windows
 from tsdfm_jax.distillation import generation, trajectory_records
+from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.runtime import hosts, mesh as meshes, pipeline, signals
 from tsdfm_jax.workspace import trained
 
@@ -135,7 +136,7 @@ def test_the_shards_are_those_of_a_loop_that_waits(finished, tmp_path):
         rows = hosts.gather(jitted({"generator": teacher.params, "compass": None}, np.int32(shard * c.shard), x_1_BL))
         entry = records.write_shard(tmp_path, shard, store.schema, rows, store.manifest["provenance"])
         assert (tmp_path / entry["name"]).read_bytes() == (where / entry["name"]).read_bytes()
-    figures = trained.bookkeeping.done(finished / "trajectories/round_0")["figures"]["sets"]["shaped_whole"]
+    figures = bookkeeping.done(finished / "trajectories/round_0")["figures"]["sets"]["shaped_whole"]
     assert 0 <= figures["device_busy"] <= 1 and figures["records_per_second"] * figures["seconds"] == pytest.approx(64)
 
 
