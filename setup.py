@@ -36,6 +36,7 @@ EXTRAS = {
     "parity": [*FORMATS, TORCH, "transformers>=5.23,<6"],  # what our networks are compared with
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
+    "docs": ["mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1,<2"],
     "test": [
         "pytest>=8",
         "pytest-xdist>=3.7,<4",
@@ -60,7 +61,8 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["tsdfm_jax", "tsdfm_jax.*", "configs", "configs.*", "launch"]),
-    package_data={"tsdfm_jax.report": ["*.html", "*.css", "*.js"]},
+    package_data={"tsdfm_jax.report": ["*.html", "*.css", "*.js"], "launch": ["*.sh", "*.sbatch", "*.yaml"]},
+    entry_points={"console_scripts": ["tsdfm = launch.tsdfm:main"]},
     install_requires=CORE,
     extras_require=EXTRAS,
 )

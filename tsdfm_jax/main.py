@@ -28,6 +28,7 @@ ORDER = (
     "sample",
 )
 COMMAND = "command.txt"
+TYPED = tuple(sys.argv[1:])  # before any of it is parsed
 ROUNDS = ("trajectories", "student")
 parse, fail = functools.partial(command_line.parse, "tsdfm_jax"), functools.partial(command_line.fail, "tsdfm_jax")
 
@@ -54,7 +55,7 @@ def plan(stages, rounds):
 
 def typed():
     """The command that started this process."""
-    return shlex.join(["python", "-m", "tsdfm_jax.main", *sys.argv[1:]])
+    return shlex.join(["python", "-m", "tsdfm_jax.main", *TYPED])
 
 
 def default_workdir():

@@ -7,6 +7,8 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"  # of the clone, or beside the installed package
+
 
 def start(command):
     """Run a command's module as this program; --help shows its docstring and its flags.
@@ -20,10 +22,38 @@ def start(command):
     app.run(command.main, flags_parser=command.parse)
 
 
+def shipped(argv):
+    """Arguments in which a config file that is not there, but came with the package, has its full path.
+
+    configs/ is installed beside the package, so that --config=configs/quickstart.py works in any folder. A file of that name in
+    the current folder comes first. The default of --config counts as if it had been typed.
+    """
+    argv = list(argv)
+    given = [i for i, word in enumerate(argv) if re.match(r"--?config(=|$)", word)]
+    if not given and "config" in flags.FLAGS and (default := config_flags.get_config_filename(flags.FLAGS["config"])):
+        argv.append(f"--config={default}")
+        given = [len(argv) - 1]
+    for i in given:
+        flag, equals, file = argv[i].partition("=")
+        at = i if equals else i + 1
+        if at < len(argv):
+            file = file if equals else argv[at]
+            argv[at] = f"{flag}={_shipped_file(file)}" if equals else _shipped_file(file)
+    return argv
+
+
+def _shipped_file(file):
+    path, colon, argument = file.partition(":")
+    kept = CONFIGS.parent / path
+    found = not pathlib.Path(path).is_file() and kept.is_file() and CONFIGS in kept.parents
+    return f"{kept}{colon}{argument}" if found else file
+
+
 def parse(name, argv):
     """The arguments that are no flags; leaves with one line, in the command's `name`, for a flag that does not exist."""
     logging.set_verbosity(logging.WARNING)  # the libraries' own; a run's go to its log
     try:
+        sys.argv[:] = argv = shipped(argv)  # the library looks for overrides of --config there
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
         sys.exit(fail(name, error))

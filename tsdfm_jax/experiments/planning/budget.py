@@ -62,8 +62,10 @@ def value(config, key):
 
 @functools.cache
 def compiled():
-    """[(config, entry)] of results/aot.json: what was compiled, and from which config."""
+    """[(name, config, entry)] of results/aot.json: what was compiled, and from which config; none where there is no such file."""
     found = []
+    if not RESULTS.is_file():  # an installed package comes without results/
+        return found
     for key, one in json.loads(RESULTS.read_text()).items():
         name, *overrides, _, _ = key.split()
         config = importlib.import_module(f"configs.{name}").get_config()
@@ -253,9 +255,9 @@ def table(found):
         f"Disk: {', '.join(f'{what} {quantity(size)}' for what, size in found['disk'].items())}; in all {quantity(sum(found['disk'].values()))}."
     )
     passes = ", ".join(
-        f"{who} {quantity(n, 'text_vocab')} ({n / found['tokens']:.3g} times all of it)" for who, n in found["read"].items()
+        f"{who} {quantity(n, 'tokens')} ({n / found['tokens']:.3g} times all of it)" for who, n in found["read"].items()
     )
-    lines.append(f"Of a corpus of {quantity(found['tokens'], 'text_vocab')}, training reads: {passes}.")
+    lines.append(f"Of a corpus of {quantity(found['tokens'], 'tokens')}, training reads: {passes}.")
     return "\n".join(lines)
 
 
