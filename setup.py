@@ -39,6 +39,7 @@ EXTRAS = {
     "docs": ["mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1,<2"],
     "test": [
         "pytest>=8",
+        "setuptools>=77",  # builds the wheel that the tests try
         "pytest-xdist>=3.7,<4",
         "hypothesis>=6.100",
         "ipykernel>=7.4,<8",  # runs the notebook

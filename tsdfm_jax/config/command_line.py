@@ -30,8 +30,8 @@ def shipped(argv):
     """
     argv = list(argv)
     given = [i for i, word in enumerate(argv) if re.match(r"--?config(=|$)", word)]
-    if not given and "config" in flags.FLAGS and (default := config_flags.get_config_filename(flags.FLAGS["config"])):
-        argv.append(f"--config={default}")
+    if not given and "config" in flags.FLAGS and flags.FLAGS["config"].default is not None:
+        argv.append(f"--config={config_flags.get_config_filename(flags.FLAGS['config'])}")
         given = [len(argv) - 1]
     for i in given:
         flag, equals, file = argv[i].partition("=")
