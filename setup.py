@@ -11,9 +11,9 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tsdfm_jax/__init__.py").re
 CORE = [  # lower bounds are the versions that the tests passed with; upper ones the next that may break
     "absl-py>=2.3,<3",
     "filelock>=3.18,<5",  # bounds the folder of compiled programs
-    "flax>=0.12.8,<0.13",
+    "flax>=0.12.8,<0.13",  # which of them a version of jax or of Python needs, pip finds
     "grain>=0.2.18,<0.3",  # brings array_record
-    "jax>=0.10.2,<0.11",
+    "jax>=0.10.2,<0.13",
     "matplotlib>=3.9,<4",  # the figures of the report page
     "ml-collections>=1.1,<2",
     "optax>=0.2.8,<0.3",
@@ -34,8 +34,8 @@ EXTRAS = {
     "hf": [*FORMATS, HUB],  # fetches a judge or a corpus by its name
     "fsdfm": [*FORMATS, TORCH],  # reads FS-DFM's checkpoints
     "parity": [*FORMATS, TORCH, "transformers>=5.23,<6"],  # what our networks are compared with
-    "tpu": ["jax[tpu]>=0.10.2,<0.11"],
-    "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
+    "tpu": ["jax[tpu]>=0.10.2,<0.13"],
+    "cuda": ["jax[cuda13]>=0.10.2,<0.13"],
     "docs": ["mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1,<2"],
     "test": [
         "pytest>=8",
@@ -60,7 +60,8 @@ setuptools.setup(
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11",
+    python_requires=">=3.11,<3.14",
+    classifiers=[f"Programming Language :: Python :: {version}" for version in ("3.11", "3.12", "3.13")],
     packages=setuptools.find_packages(include=["tsdfm_jax", "tsdfm_jax.*", "configs", "configs.*", "launch"]),
     package_data={"tsdfm_jax.report": ["*.html", "*.css", "*.js"], "launch": ["*.sh", "*.sbatch", "*.yaml"]},
     entry_points={"console_scripts": ["tsdfm = launch.tsdfm:main"]},

@@ -90,9 +90,9 @@ rm -rf code
 mkdir code
 tar -xzf ~/tsdfm_run.tar.gz -C code
 for python in python3.13 python3.12 python3.11 python3 ""; do
-  "${python:-false}" -c "import ensurepip, sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null && break
+  "${python:-false}" -c "import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))" 2>/dev/null && break
 done
-if [ -z "$python" ]; then echo "no Python from 3.11 with venv: sudo apt-get install python3.11-venv" >&2; exit 1; fi
+if [ -z "$python" ]; then echo "no Python from 3.11 to 3.13 with venv: sudo apt-get install python3.11-venv" >&2; exit 1; fi
 [ -x venv/bin/python ] || "$python" -m venv venv
 cd code
 ../venv/bin/python -m pip install --quiet --editable ".[tpu,demo]"

@@ -252,14 +252,17 @@ def test_a_tpu_program():
 
 @pytest.mark.parametrize("name, slice_", [("v5e", "2x2"), ("v5p", "2x2x1"), ("v6e", "2x2")])
 def test_memory_of_a_chip_is_what_libtpu_says(name, slice_):
-    """A program that needs a terabyte is refused, in words that are understood, for the memory that the table has."""
+    """A program that needs a terabyte is refused, in words that are understood, for the memory that the table has.
+
+    The table is of libtpu 0.0.42.1; 0.0.50.1, which JAX 0.12 has, leaves programs 0.01 GiB less of a v5p and of a v6e.
+    """
     pytest.importorskip("libtpu")
     devices, chip = chips.topology(f"{name}:{slice_}")
     mesh = meshes.make_mesh(meshes.MeshConfig(), devices)
     x_N = jax.ShapeDtypeStruct((400_000,), jnp.float32, sharding=meshes.replicated(mesh))
     lower = lambda: jax.jit(lambda x_N: jnp.sort(jnp.outer(x_N, x_N), axis=0).sum()).lower(x_N)
     outcome = chips.examine(lower, chip, 1.0)
-    assert not outcome.fits and outcome.used > 1000 and outcome.available == chip.hbm
+    assert not outcome.fits and outcome.used > 1000 and 0 <= round(chip.hbm - outcome.available, 2) <= 0.01
 
 
 RESULTS = ROOT / "results/aot.json"

@@ -125,6 +125,15 @@ def test_a_finished_run_is_not_run_again(straight):
     assert figures["curve"] == straight[1]["curve"]
 
 
+def test_what_a_checkpoint_tells_is_not_changed_by_later_steps():
+    """Orbax writes it in the background, by when the curve may have grown by points that are past the checkpoint's step."""
+    account = ledger.Ledger(name="toy", steps=2, tokens_per_step=1, log_every=1, metrics=None)
+    account.record["curve"].append([1, 2.0])
+    meta = account.meta()
+    account.record["curve"].append([2, 1.0])
+    assert meta["record"]["curve"] == [[1, 2.0]]
+
+
 def test_a_damaged_newest_checkpoint_costs_steps_not_bits(straight, tmp_path):
     """From the checkpoint before, the run ends in the same bits."""
     with pytest.raises(signals.Interrupted):

@@ -1,6 +1,7 @@
 """What a training loop knows of its own run: losses, times, recompilations; kept across restarts."""
 
 import contextlib
+import copy
 import dataclasses
 import logging
 import time
@@ -59,8 +60,8 @@ class Ledger:
         LOG.info("%s: going on from step %d of %d", self.name, self.done, self.steps)
 
     def meta(self):
-        """What to save beside the state, as JSON."""
-        return {"done": self.done, "record": {**self.record, "seconds": self._seconds()}}
+        """What to save beside the state, as JSON; a copy all through, for it is written while training goes on."""
+        return {"done": self.done, "record": {**copy.deepcopy(self.record), "seconds": self._seconds()}}
 
     def update(self, step, state, batch, mesh):
         """Dispatch one update, then settle the one before it: the device has work queued while the host looks back."""
