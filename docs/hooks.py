@@ -12,41 +12,6 @@ from mkdocs.structure.files import File
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "results/README.md", "results/STUDY.md", "results/speed.md")
 KEYS = "<!-- config keys -->"
-# What a key without a comment of its own means, by its full name or its last part. A comment in base.py goes before.
-PLAIN = {
-    "mesh.data": "devices along which batches are split",
-    "mesh.fsdp": "devices along which batches, weights and optimiser state are split",
-    "mesh.tensor": "devices along which heads, MLP widths, and the positions of what is as wide as the vocabulary are split",
-    "blocks": "transformer blocks",
-    "heads": "attention heads",
-    "width": "width of the residual stream",
-    "mlp_ratio": "hidden width of a block's MLP over its width",
-    "dropout": "dropout rate while training",
-    "batch": "sequences computed at once",
-    "temperature": "temperature of the posterior when text is sampled",
-    "top_p": "share of the posterior's mass that sampling keeps; 1 keeps all",
-    "judges.widths": "width of each judge",
-    "judges.blocks": "transformer blocks of each judge",
-    "judges.heads": "attention heads of each judge",
-    "evaluate.teacher_steps": "numbers of steps at which the teacher is sampled",
-    "evaluate.student_steps": "numbers of steps at which each student is sampled",
-    "compass.steered_steps": "steps from noise to text in the steered table",
-}
-SECTIONS = {
-    "": "The whole run",
-    "optimiser": "AdamW and its schedule. Every network that is trained has these keys, as `SECTION.optimiser.KEY`.",
-    "data": "The text and how it is cut",
-    "tokenizer": "The tokenizer",
-    "flow": "The path from noise to text, and the jump along it",
-    "teacher": "The teacher's training",
-    "compass": "The energy model that scores candidates",
-    "shaping": "How one of K candidates is chosen",
-    "trajectories": "The offline generation of trajectories",
-    "student": "The students' training",
-    "evaluate": "What is sampled and judged",
-    "report": "The report page",
-    "sample": "Text on the terminal",
-}
 
 
 def on_files(files, config):
@@ -57,7 +22,7 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Links out of docs/ become links to pages of the site; the config page gets its tables."""
+    """Turn links out of docs/ into links to pages of the site, and put the tables into the config page."""
     markdown = re.sub(r"\]\(\.\./(CONTRIBUTING\.md|CHANGELOG\.md|results/)", r"](\1", markdown)
     if page.file.src_uri in ("CONTRIBUTING.md", "CHANGELOG.md"):
         markdown = markdown.replace("](docs/", "](")
@@ -68,12 +33,12 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def config_keys(file):
-    """A table for each section of base.py: key, default, meaning. Raises PluginError for a key or section without a meaning."""
+    """A table for each section of base.py: key, default, meaning. Raises PluginError for a key or section without a comment."""
     source = file.read_text()
     said, above = comments(source)
     tree = ast.parse(source)
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    rows, meanings = {}, dict(SECTIONS)
+    rows, meanings = {}, {"optimiser": ast.get_docstring(functions["optimiser"])}
     for prefix, function in (("", functions["get_config"]), ("optimiser.", functions["optimiser"])):
         for node in function.body:
             target = node.targets[0] if isinstance(node, ast.Assign) else None
@@ -82,13 +47,11 @@ def config_keys(file):
             key = prefix + ast.unparse(target).removeprefix("c.")
             comment = " ".join([*above.get(node.lineno, ()), *said.get(node.end_lineno, ())])
             if ast.unparse(node.value) == "ConfigDict()":
-                if comment:
-                    meanings[key] = comment
+                meanings[key] = comment
                 rows.setdefault(key, [])
                 continue
             section, _, leaf = key.rpartition(".")
-            meaning = comment or PLAIN.get(key) or PLAIN.get(leaf)
-            value = ast.unparse(node.value)
+            meaning, value = comment, ast.unparse(node.value)
             if value.startswith("optimiser("):
                 changes = value.removeprefix("optimiser(").removesuffix(")")
                 value, meaning = "see [optimiser](#optimiser)", f"as there, with `{changes}`" if changes else "as there"
@@ -101,15 +64,10 @@ def config_keys(file):
     for section, found in rows.items():
         if not found:
             raise PluginError(f"{file}: section {section} has no keys")
-        if section not in meanings:
+        if section and not meanings[section]:
             raise PluginError(f"{file}: section {section} has no comment that says what it is")
-        meaning = meanings[section]
         table = [f"| `{key}` | {value} | {cell(meaning)} |" for key, value, meaning in found]
-        head = (
-            f"## {section or 'The run'} {{ #{section or 'run'} }}\n\n{sentence(meaning)}\n\n"
-            if section
-            else "## The run { #run }\n\n"
-        )
+        head = f"## {section} {{ #{section} }}\n\n{sentence(meanings[section])}\n\n" if section else "## The run { #run }\n\n"
         parts.append(head + "\n".join(["| key | default | meaning |", "|---|---|---|", *table]))
     return "\n\n".join(parts)
 
@@ -133,7 +91,7 @@ def comments(source):
 
 
 def cell(text):
-    """Text as a table cell: no bar ends it, and no marker of Markdown is read in it."""
+    """Text as a table cell, with the markers of Markdown escaped."""
     return re.sub(r"([|*_<])", r"\\\1", text)
 
 

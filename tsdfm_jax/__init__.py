@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name):
-    """`load`, imported when it is asked for: what only wants the version or a flag should not wait for JAX."""
+    """Import `load` on first use, so that reading the version or a flag does not wait for JAX."""
     if name != "load":
         raise AttributeError(f"module 'tsdfm_jax' has no attribute '{name}'")
     from tsdfm_jax.exchange.loading import load

@@ -33,17 +33,17 @@ ROUNDS = ("trajectories", "student")
 parse, fail = functools.partial(command_line.parse, "tsdfm_jax"), functools.partial(command_line.fail, "tsdfm_jax")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration file, such as configs/quickstart.py.")
-_WORKDIR = flags.DEFINE_string("workdir", "", "Where everything is written; runs/ and the config's name by default.")
+_WORKDIR = flags.DEFINE_string("workdir", "", "Directory that everything is written to; by default runs/ and the config's name.")
 _STAGE = flags.DEFINE_list("stage", [], f"Stages to run, comma-separated: {', '.join(ORDER)}. All of them by default.")
 _MULTIHOST = flags.DEFINE_bool("multihost", False, "Whether this is one of several processes of one run.")
-_COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port of process 0, where the cluster does not tell by itself.")
-_PROCESSES = flags.DEFINE_integer("processes", -1, "How many processes there are, where the cluster does not tell.")
-_PROCESS = flags.DEFINE_integer("process", -1, "Which of them this is, from 0, where the cluster does not tell.")
-_HEARTBEAT = flags.DEFINE_integer("heartbeat", 100, "Seconds of silence after which a process is taken for dead.", 10)
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port of process 0, where the cluster does not provide it.")
+_PROCESSES = flags.DEFINE_integer("processes", -1, "How many processes there are, where the cluster does not provide it.")
+_PROCESS = flags.DEFINE_integer("process", -1, "Number of this process, from 0, where the cluster does not provide it.")
+_HEARTBEAT = flags.DEFINE_integer("heartbeat", 100, "Seconds without a sign of life after which a process counts as dead.", 10)
 
 
 def plan(stages, rounds):
-    """(stage, arguments) in order; trajectories and student alternate, round by round."""
+    """List the (stage, arguments) in order; trajectories and student alternate, round by round."""
     for name in stages or ORDER:
         if name not in ORDER:
             raise ValueError(f"--stage={name} is not one of {', '.join(ORDER)}")
@@ -59,24 +59,24 @@ def typed():
 
 
 def default_workdir():
-    """runs/ and the name of the config file, with its argument: runs/fineweb_170m_smoke."""
+    """runs/ and the name of the config file with its argument, such as runs/fineweb_170m_smoke."""
     return pathlib.Path("runs") / command_line.run_name(config_flags.get_config_filename(flags.FLAGS["config"]))
 
 
 def run(config, workdir, stages=(), command=None):
-    """Run the stages of a config in a work directory; raises ValueError and its kin on bad input, in one line.
+    """Run the stages of a config in a work directory; bad input raises ValueError or FileNotFoundError, in one line.
 
-    `command` is what was typed, kept for the report.
+    `command` is the command line that was typed; the report shows it.
     """
-    plan(stages, 1)  # a mistyped stage need not wait for JAX
+    plan(stages, 1)  # before JAX is imported, so that a mistyped stage fails at once
     memory.keep()
-    from tsdfm_jax.config import networks, validation  # late: help and a mistyped flag should not wait for JAX
+    from tsdfm_jax.config import networks, validation  # late: help and a mistyped flag do not wait for JAX
     from tsdfm_jax.runtime import compile_cache, hosts, metrics
     from tsdfm_jax.storage import atomic
 
     validation.validate(config)
     todo = [(name, arguments) for name, arguments in plan(stages, config.rounds) if networks.needs(config, name)]
-    from tsdfm_jax.exchange import external  # later still: a mistyped value should not wait for what reads models
+    from tsdfm_jax.exchange import external  # later still: a mistyped value does not wait for the imports that read models
 
     external.check(config, workdir, [name for name, _ in todo])
     compile_cache.keep()
@@ -98,7 +98,7 @@ def run(config, workdir, stages=(), command=None):
             importlib.import_module(f"tsdfm_jax.stages.{name}").run(config, workdir, *arguments)
     except ValueError:
         if before is not None and hosts.is_first():
-            atomic.overwrite(file, before)  # a config that was refused is not the run's
+            atomic.overwrite(file, before)  # a refused config is not the run's config
         raise
 
 
@@ -114,7 +114,7 @@ def main(argv):
 
 
 def one_of_several(workdir):
-    """The same as one process of several; one that fails alone leaves at once, so that the others notice."""
+    """Run as one process of several; a process that fails alone exits at once, so that the others notice."""
     from tsdfm_jax.runtime import hosts
 
     def joined():
@@ -130,7 +130,7 @@ def one_of_several(workdir):
 
 
 def attempt(call, workdir):
-    """The exit code of `call()`, None if all went well."""
+    """Call `call()` and return the exit code, None for success."""
     try:
         return call()
     except KeyboardInterrupt:
@@ -140,11 +140,11 @@ def attempt(call, workdir):
 
 
 def explain(error, workdir):
-    """Bad input, a full disk or a stop are one line and an exit code; anything else keeps its traceback."""
+    """Turn bad input, a full disk or a stop into one line and an exit code; raise anything else with its traceback."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return fail(f"the disk is full ({error.filename or workdir}): make room, and the same command goes on from there")
     if not isinstance(error, (ValueError, FileNotFoundError)):
-        from tsdfm_jax.runtime import hosts, signals  # late: a mistyped stage need not wait for JAX
+        from tsdfm_jax.runtime import hosts, signals  # late: a mistyped stage does not wait for JAX
 
         if isinstance(error, signals.Interrupted):
             return fail(error, 128 + error.signum)

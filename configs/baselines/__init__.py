@@ -1,4 +1,4 @@
-"""What TS-DFM is compared with, on the same backbone: the same data, judges and teacher, and the same budget."""
+"""The baselines of TS-DFM, on the same backbone, with the same data, judges, teacher and budget."""
 
 import importlib
 
@@ -6,7 +6,7 @@ OF = ("quickstart", "sotu", "fineweb_170m")
 
 
 def start(of, models):
-    """The config `of` that name with `models` alone, and nothing asked of others; ValueError for another name."""
+    """The config named `of` with only `models`, and a frontier of those; ValueError for an unknown name."""
     if of not in OF:
         raise ValueError(f"a baseline of {of!r}: there are those of {', '.join(OF)}, such as configs/baselines/fsdfm.py:{OF[0]}")
     c = importlib.import_module(f"configs.{of}").get_config()

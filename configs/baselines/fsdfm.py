@@ -1,13 +1,13 @@
-"""FS-DFM (arXiv 2509.20624): the student learns from blind chains, with nothing looked at.
+"""FS-DFM (arXiv 2509.20624): the student learns from blind chains.
 
     python -m tsdfm_jax.main --config=configs/baselines/fsdfm.py:quickstart --workdir=runs/fsdfm_quickstart
 
-The argument says which config's data, judges, teacher and budget it has: quickstart, sotu or fineweb_170m.
+The argument names the config that data, judges, teacher and budget come from: quickstart, sotu or fineweb_170m.
 
-The paper's: the `cumulative` jump, the chain of four evaluations and three jumps, the student's own average as evaluator of
-its target, told h/2, forward KL to (l1 + 2 l2 + 2 l3 + l4) / 6, and the path loss against data for the smallest steps.
-Ours, where we do not know the paper's or the comparison asks for it: all step sizes with one weight; the path loss that
-the config's teacher has; chains recorded offline by the teacher, as many as make the jumps of the other students'
+From the paper: the `cumulative` jump; the chain of four evaluations and three jumps; a target that the student's own average
+evaluates with the step size h/2; forward KL to (l1 + 2 l2 + 2 l3 + l4) / 6; the path loss against data for the smallest steps.
+Ours, where we do not know the paper's choice or the comparison needs it: the config's step weights (equal, except in sotu); the
+path loss of the config's teacher; chains that the teacher recorded offline, with as many jumps in all as the other students'
 trajectories; batch, updates and learning rate of those students.
 """
 
@@ -15,12 +15,12 @@ from configs import baselines
 
 
 def get_config(of="quickstart"):
-    """The config `of` that name with a blind student on chain targets alone."""
+    """The config named `of` with a blind student that learns from chain targets only."""
     return student(baselines.start(of, ("teacher", "student_blind")))
 
 
 def student(c):
-    """The config `c`, whose blind student is this one."""
+    """The config `c`, with its blind student changed to this one."""
     c.flow.jump = "cumulative"
     c.shaping.candidates = 1
     c.trajectories.count = c.trajectories.count * c.trajectories.midpoints // 3  # a chain has three jumps

@@ -1,1 +1,1 @@
-"""Config files that stand for many runs: each has a get_hyper(hyper) beside its get_config."""
+"""Config files of many runs each: they have a get_hyper(hyper) beside get_config."""

@@ -1,12 +1,12 @@
-"""TS-DFM beside what it is compared with: FS-DFM, self-distillation through time, and an autoregressive model.
+"""TS-DFM beside its baselines: FS-DFM, self-distillation through time (SDTT), and an autoregressive model.
 
     python -m launch.sweep --config=configs/sweeps/baselines.py:quickstart --workdir=runs/baselines
     python -m launch.sweep --config=configs/sweeps/baselines.py:quickstart --workdir=runs/baselines --table
     python -m launch.compare runs/baselines/tsdfm runs/baselines/fsdfm runs/baselines/sdtt runs/baselines/autoregressive
 
-Four runs of `python -m tsdfm_jax.main`: the config of the argument (quickstart, sotu or fineweb_170m) as it is, and each of
-configs/baselines. Tokenizer, data, judges and teacher are made once for all of them. It has not been run in full; by the
-quickstart's times expect some 25 minutes on 2 CPU cores.
+Four runs of `python -m tsdfm_jax.main`: the config that the argument names (quickstart, sotu or fineweb_170m) unchanged, and
+each of configs/baselines. They share tokenizer, data, judges and teacher, which are made once. The sweep has not been run in
+full. From the quickstart's times expect some 25 minutes on 2 CPU cores.
 """
 
 import importlib
@@ -16,7 +16,7 @@ from configs.baselines import autoregressive, fsdfm, sdtt
 
 
 def get_config(of="quickstart"):
-    """The config `of` that name."""
+    """The config named `of`."""
     return importlib.import_module(f"configs.{of}").get_config() if of in baselines.OF else baselines.start(of, ())
 
 

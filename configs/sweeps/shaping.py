@@ -1,11 +1,11 @@
-"""How much looking ahead is worth: K candidates × where the shaping begins × who chooses, on the quickstart's model.
+"""What shaping is worth: K candidates × the time tau from which jumps are shaped × the policy, on the quickstart's model.
 
     python -m launch.sweep --config=configs/sweeps/shaping.py --workdir=runs/shaping
 
-18 runs of `python -m tsdfm_jax.main`: 3 numbers of candidates, 2 times tau, 3 policies. Tokenizer, data, judges and
-teacher are made once for all of them; every run trains a blind student beside the shaped one, the same in all of them.
-An estimate, not a measurement, from the quickstart's 14 minutes: about 7 minutes for what is shared and 5 to 8 a
-run, so some two hours on 2 CPU cores. `--dry-run` prints the commands, `--table` gathers what is finished.
+18 runs of `python -m tsdfm_jax.main`: 3 numbers of candidates, 2 values of tau, 3 policies. They share tokenizer, data, judges
+and teacher, which are made once. Every run trains a blind student beside the shaped one, and it is the same in all runs.
+An estimate, not a measurement, from the quickstart's 14 minutes: about 7 minutes for the shared stages and 5 to 8 for each
+run, so some two hours on 2 CPU cores. `--dry-run` prints the commands, `--table` gathers the finished runs.
 """
 
 from configs import quickstart
@@ -17,7 +17,7 @@ def get_config():
 
 
 def get_hyper(hyper):
-    """Candidates, tau and policy, each with each."""
+    """All combinations of candidates, tau and policy."""
     return hyper.product(
         [
             hyper.sweep("shaping.candidates", (2, 4, 8)),
