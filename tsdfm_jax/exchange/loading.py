@@ -31,7 +31,7 @@ def load(directory, model=None, mesh=None):
         the mesh of the training.
 
     Returns:
-      Model: the model, ready to write text and to compute logits.
+      opened (Model): the model, ready to write text and to compute logits.
 
     Raises:
       ValueError: for a directory that is neither, an unknown name, a model that is unfinished or damaged, or a length that

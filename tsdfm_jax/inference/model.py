@@ -40,13 +40,13 @@ class Model:
         the sampler removes its probability.
 
         Args:
-          x_BL (array): tokens, integers from 0 to V - 1. L is free, but must divide by the tensor axis of the mesh.
+          x_BL (array): tokens, integers from 0 to V - 1. L is free, but a multiple of the mesh's tensor axis.
           t_B (array): the time of each text, in [0, 1].
           h_B (array | None): the step size of each text, in [0, 1]. A student without it uses the time alone; a teacher
             ignores it.
 
         Returns:
-          numpy.ndarray: logits_BLV in float32.
+          logits_BLV (numpy.ndarray): the logits, in float32.
 
         Raises:
           ValueError: for a value out of range, a wrong shape or type, or an autoregressive model, which has no times.
@@ -106,7 +106,7 @@ class Model:
           batch (int): texts computed at once at most, rounded up to a multiple of the devices along the batch.
 
         Returns:
-          list[Sample]: the `number` texts in order; each prints as its text.
+          samples (list[Sample]): the `number` texts in order; each prints as its text.
 
         Raises:
           ValueError: for a model without tokenizer, a value out of range, a text that is longer than the model's or leaves
