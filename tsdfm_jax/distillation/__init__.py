@@ -1,1 +1,1 @@
-"""Flow and models put together: the teacher, compass and student in training, and the trajectories that students learn from."""
+"""Flow and models combined: training of teacher, compass and student, and the trajectories that students learn from."""

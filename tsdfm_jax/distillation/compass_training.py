@@ -1,4 +1,4 @@
-"""A light compass in training: generation-aware noise contrast, or a look-ahead distilled."""
+"""Training of a light compass: generation-aware noise contrast, or distillation of a look-ahead."""
 
 import functools
 
@@ -23,7 +23,7 @@ def pairs(config, path, teacher, params, key_B, x_1_BL, t_B, h_B):
 
 
 def draw_pair(key, config, path, teacher, teacher_params, x_1_BL):
-    """One pair a text, at a random depth, with steps by `compass.step_weights`: negative, positive, left, time, h."""
+    """One pair for each text, at a random depth, h drawn by `compass.step_weights`: negative, positive, left, time, h."""
     size_key, time_key, depth_key, chain_key = jax.random.split(key, 4)
     b = x_1_BL.shape[0]
     prefix = jnp.cumsum(jnp.array(config.compass.step_weights) / sum(config.compass.step_weights))
@@ -39,7 +39,7 @@ def draw_pair(key, config, path, teacher, teacher_params, x_1_BL):
 def nce_loss(config, path, cfg, teacher, key, params, x_1_BL, teacher_params):
     """Generation-aware noise contrast, on sequences and on the positions that jumped (method: compass).
 
-    Pairs that came out alike count too: without them the optimum is not the ratio of the two laws but something bolder.
+    Pairs of two equal texts count too: without them the optimum is more extreme than the ratio of the two distributions.
     """
     negative_BL, positive_BL, left_BL, time_B, _ = draw_pair(key, config, path, teacher, teacher_params, x_1_BL)
     bad_B, bad_BL = energies.apply(cfg, params, negative_BL, time_B)
@@ -65,7 +65,7 @@ LOSSES = {"nce": nce_loss, "distilled": distilled_loss}
 
 
 def learner(config, text_vocab, mesh, teacher):
-    """A compass in training against the chain of `teacher`, a workspace.Network; its batches are x_1_BL."""
+    """The state.Learner of a compass against the chain of `teacher`, a trained.Network; its batches are x_1_BL."""
     c, path = config.compass, settings.path(config, text_vocab)
     cfg = settings.compass_network(config, path.vocab)
 

@@ -8,14 +8,14 @@ from tsdfm_jax.models import energy
 def make(config, path):
     """`build(params, posterior, h_B) -> energy(x_BL, t_B) -> (energy_B, score_BL)` of the config's kind.
 
-    `params` are a trained compass's weights (None for a look-ahead), `posterior` the generator's, and h_B the step size
-    that it is told.
+    `params` are a trained compass's weights (None for a look-ahead), `posterior` is the generator's, and h_B the step size
+    that the posterior is given.
     """
     return KINDS[config.compass.kind](config, path)
 
 
 def prior(config, path, posterior, h_B):
-    """`compass.prior` times the tokens' log frequencies, as a look-ahead adds them; None where that is 0."""
+    """`compass.prior` times the tokens' log frequencies, as a look-ahead adds them; None if `compass.prior` is 0."""
     if not config.compass.prior:
         return None
     return config.compass.prior * lookahead.log_prior(path, posterior, config.data.length, h_B[0])

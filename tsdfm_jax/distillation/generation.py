@@ -1,4 +1,4 @@
-"""Trajectories from a generator and a compass, batch by batch: the program that the records are made by."""
+"""Trajectories from a generator and a compass: the program that makes the records, batch by batch."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def whole(config, path, generator, build, shaping_cfg):
 
 
 def watched(config, path, generator, build, shaping_cfg):
-    """The same trajectories with the K candidates of each midpoint and their scores by position, to be shown."""
+    """The same trajectories with the K candidates of each midpoint and their scores by position, for the report."""
     found = _walking(config, path, generator, build, shaping_cfg, chain.watched)
 
     def generate_batch(*given):
@@ -31,7 +31,7 @@ def _fields(found):
 
 
 def _walking(config, path, generator, build, shaping_cfg, walk):
-    """`(weights, key_B, x_1_BL)`: what `walk` finds from the starting states of the keys."""
+    """`(weights, key_B, x_1_BL) -> what `walk` returns`, from the starting states that the keys draw."""
     steps = config.trajectories.midpoints
 
     def generate_batch(weights, key_B, x_1_BL):
@@ -46,7 +46,7 @@ def _walking(config, path, generator, build, shaping_cfg, walk):
 
 
 def chained(config, path, generator, build, shaping_cfg):
-    """`(weights, key_B, x_1_BL) -> fields`: short chains from a noised text, over steps drawn with the student's weights."""
+    """`(weights, key_B, x_1_BL) -> fields`: short chains from a noised text, h drawn by `student.step_weights`."""
 
     def generate_batch(weights, key_B, x_1_BL):
         when_B, path_B, jumps_B = paths.split(key_B, 3)
@@ -78,16 +78,16 @@ KINDS = {"whole": whole, "chain": chained, "watched": watched}
 
 
 def shaped(config, variant):
-    """How the variant's candidates are chosen: the blind one has one."""
+    """The ShapingConfig of a variant; the blind variant has one candidate."""
     return settings.shaped(config, **({} if variant == "shaped" else {"candidates": 1}))
 
 
 def program(config, text_vocab, mesh, kind, variant, generator, round_number=0, batch=None):
     """The jitted `(weights, first, x_1_BL) -> fields` that makes the records `first`, `first` + 1, … of one batch.
 
-    A record is a function of the seed, the round and its own number; the program depends on neither seed nor round (but
-    for `student.progressive`, whose rounds have steps of their own). `weights` holds the generator's and the compass's;
-    `generator(params, x_BL, t_B, h_B)` is the network's. `batch` is trajectories.batch unless another is asked for.
+    For given weights a record depends on the seed, the round and its own number. The program depends on neither seed nor
+    round, except that with `student.progressive` each round has its own step size. `weights` has the keys `generator` and
+    `compass`; `generator(params, x_BL, t_B, h_B)` is the network. `batch` is trajectories.batch unless given.
     """
     path, config = settings.path(config, text_vocab), settings.of_round(config, round_number)
     make = KINDS[kind](config, path, generator, compasses.make(config, path), shaped(config, variant))

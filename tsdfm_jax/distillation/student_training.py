@@ -1,4 +1,4 @@
-"""A student in training: step-size-conditioned, by the chain's target, a trajectory's end, the data, or a mixture."""
+"""Training of a step-size-conditioned student: by the chain's target, a trajectory's end, or these two and the data."""
 
 import functools
 
@@ -12,9 +12,9 @@ from tsdfm_jax.runtime import mesh as meshes, state as states
 
 
 def learner(config, text_vocab, mesh, teacher, born, round_number=0):
-    """A student in training that starts from the weights `born`; its batches are dicts, as `batches` makes them.
+    """The state.Learner of a student with the initial weights `born`; its batches are dicts, as stages/student.py makes them.
 
-    `teacher` is the frozen network that may evaluate a chain's target: the teacher, or who generated the round.
+    `teacher` is the frozen network that may evaluate a chain's target: the teacher, or the generator of the round.
     """
     path = settings.path(config, text_vocab)
     cfg = settings.network(config, path.vocab, step_conditioned=True)
@@ -32,15 +32,15 @@ def learner(config, text_vocab, mesh, teacher, born, round_number=0):
 
 
 def learnt(schema):
-    """Fields of a record that a student learns from: not the energies, of which shaped and blind sets have different numbers.
+    """Fields of a record that a student learns from: all but `energy` and `index`.
 
-    Both students then have one program.
+    Shaped and blind sets have different numbers of energies; without them both students share one program.
     """
     return [name for name in schema.fields if name not in ("energy", "index")]
 
 
 def loss(config, path, cfg, teacher, key, params, batch, teacher_params, average):
-    """The configured target's loss, mean over positions (method: student)."""
+    """(loss of the configured target, its parts if it has several), means over positions (method: student)."""
     apply = functools.partial(transformer.apply, cfg)
     semi = evaluator(config, apply, teacher, teacher_params, average)
     chain_key, endpoint_key, data_key = jax.random.split(key, 3)
@@ -57,14 +57,14 @@ def loss(config, path, cfg, teacher, key, params, batch, teacher_params, average
 
 
 def evaluator(config, apply, teacher, teacher_params, average):
-    """Who evaluates a chain's target, told h/2: the student's own average, or the frozen network at hand."""
+    """The network that evaluates a chain's target, with h/2 as its step size: the student's own average or the frozen network."""
     if config.student.evaluator in ("teacher", "generator"):
         return lambda x_BL, t_B, h_B: teacher(teacher_params, x_BL, t_B, h_B)
     return lambda x_BL, t_B, h_B: apply(average, x_BL, t_B, h_B)
 
 
 def chain_loss(config, path, apply, semi, key, params, rows):
-    """Forward KL from the target recomputed at the recorded midpoints; the path loss for the smallest steps."""
+    """Forward KL from the target, recomputed at the recorded midpoints; the path loss where h < `student.teacher_below`."""
     x_1_BL, x_t_BL, states_BSL = (rows[name].astype(jnp.int32) for name in ("x_1", "x_t", "states"))
     t_B, h_B = rows["t"], rows["h"]
     told = (path, config.trajectories.chain, semi, x_t_BL, states_BSL, t_B, h_B, rows.get("left"))
@@ -77,11 +77,11 @@ def chain_loss(config, path, apply, semi, key, params, rows):
 
 
 def endpoint_loss(config, path, apply, key, params, rows):
-    """From a recorded state, the text that its trajectory ended in. [D]
+    """The path loss from a recorded state to the text at the end of its trajectory. [D]
 
-    A step size is drawn by its weight among those that the midpoints resolve, and a state at a multiple of it: the
-    very pairs (t, h) that sampling in 1/h steps goes through. The share `student.fresh` of the states is drawn anew from the
-    path to that text instead of read.
+    A step size is drawn by its weight among those that the midpoints resolve, and a state at a multiple of it: exactly the
+    pairs (t, h) of sampling in 1/h steps. The share `student.fresh` of the states is not the recorded one, but drawn from the
+    path to that text.
     """
     states_BSL = rows["states"].astype(jnp.int32)
     b, s = states_BSL.shape[0], states_BSL.shape[1] - 1
@@ -96,7 +96,7 @@ def endpoint_loss(config, path, apply, key, params, rows):
 
 
 def refreshed(config, path, key, x_t_BL, x_1_BL, t_B):
-    """States of which the share `student.fresh`, text by text, is the path's own: x_1 under fresh noise. [D]"""
+    """The states x_t, of which the share `student.fresh`, text by text, is replaced by x_1 under fresh noise. [D]"""
     coin_key, path_key = jax.random.split(key)
     fresh_B = jax.random.uniform(coin_key, t_B.shape) < config.student.fresh
     drawn_BL = paths.sample_xt(jax.random.split(path_key, t_B.shape[0]), path, x_1_BL, t_B)
@@ -104,7 +104,7 @@ def refreshed(config, path, key, x_t_BL, x_1_BL, t_B):
 
 
 def draw_state(key, s, weights):
-    """(place, h) of a state among 0 … S - 1 with a step size h = 2^-k >= 1/S that divides it."""
+    """Draw (place, h): a step size h = 2^-k >= 1/S, and the place among 0 … S - 1 of a state at a multiple of h."""
     size_key, place_key = jax.random.split(key)
     allowed = [w for h, w in zip(settings.STEP_SIZES, weights) if h * s >= 1]
     prefix = jnp.cumsum(jnp.array(allowed) / sum(allowed))
@@ -115,7 +115,7 @@ def draw_state(key, s, weights):
 
 
 def data_loss(config, path, apply, key, params, x_1_BL):
-    """The path loss on data, told the smallest step."""
+    """The path loss on data, with the smallest step size as h."""
     time_key, path_key, dropout_key = jax.random.split(key, 3)
     b = x_1_BL.shape[0]
     t_B = paths.stratified_times(time_key, b, losses.LONGEST)

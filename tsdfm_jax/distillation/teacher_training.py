@@ -1,4 +1,4 @@
-"""The teacher in training: discrete flow matching, by the generalised KL or cross-entropy."""
+"""Training of the teacher: discrete flow matching, by the generalised KL or cross-entropy."""
 
 import functools
 
@@ -11,7 +11,7 @@ from tsdfm_jax.runtime import mesh as meshes, state as states
 
 
 def path_loss(apply, path, name, key, params, x_1_BL):
-    """A path loss against data at stratified times, mean over positions, and its pieces."""
+    """The path loss `name` against data at stratified times, mean over positions, and its parts, of which it has none."""
     time_key, path_key, dropout_key = jax.random.split(key, 3)
     longest = losses.LONGEST if name == "kl" else 1.0
     t_B = paths.stratified_times(time_key, x_1_BL.shape[0], longest)
@@ -21,7 +21,7 @@ def path_loss(apply, path, name, key, params, x_1_BL):
 
 
 def learner(config, text_vocab, mesh):
-    """A teacher in training over a text vocabulary of `text_vocab` tokens; its batches are x_1_BL."""
+    """The state.Learner of a teacher over a text vocabulary of `text_vocab` tokens; its batches are x_1_BL."""
     path = settings.path(config, text_vocab)
     cfg = settings.network(config, path.vocab)
     apply = lambda params, x_BL, t_B, dropout_key: transformer.apply(cfg, params, x_BL, t_B, None, dropout_key)

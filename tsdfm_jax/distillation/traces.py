@@ -1,4 +1,4 @@
-"""A few trajectories with all that was looked at, and the students' steps, as the report shows them."""
+"""A few trajectories with all their candidates, and the students' steps, as the report shows them."""
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ SCHEMA = 1
 def make(config, workdir):
     """Everything that the viewer shows, as plain JSON; see `trajectories` and `students` for its parts.
 
-    Tokens are numbers; `vocabulary` holds what each is shown as.
+    Tokens are numbers; `vocabulary` maps each to the text to show for it.
     """
     mesh, tok, count = settings.mesh(config), trained.tokenizer(config, workdir), config.report.traces
     found = {"schema": SCHEMA, "policy": config.shaping.policy, "selection": config.shaping.selection, "tau": config.shaping.tau}
@@ -35,10 +35,10 @@ def _tokens(found):
 
 
 def trajectories(config, workdir, mesh, tok, count):
-    """The first `count` trajectories of the last round, shaped ones if there are: the records of that number, walked again.
+    """The first `count` trajectories of the last round, recomputed from their record numbers; shaped ones if there are any.
 
-    Each midpoint has its `time`, whether it was `shaped` there (tau), the `state` that was kept, the K `candidates`, their
-    `energy`, their `token_energy` at every position (both None for K = 1) and the number of the one that was `kept`.
+    Each midpoint has its `time`, whether it was `shaped` (tau), the `state` that was kept, the K `candidates`, their `energy`,
+    their `token_energy` at every position (both None for K = 1) and the number of the candidate that was `kept`.
     """
     variant, number = networks.variants(config)[0], config.rounds - 1
     generator = trained.generator(config, workdir, mesh, variant, number)
@@ -70,12 +70,12 @@ def _trajectory(config, variant, number, row):
 
 
 def _rounded(values):
-    """Four digits are enough to be looked at."""
+    """Round to four significant digits, which are enough to show."""
     return [_rounded(v) for v in values] if np.ndim(values) else float(f"{values:.4g}")
 
 
 def students(config, workdir, mesh, tok, count):
-    """Every state of the students' first `count` texts of the table, at 8 steps or the nearest number of steps it has."""
+    """Every state of the students' first `count` texts of the table, at the number of `evaluate.student_steps` nearest to 8."""
     c = config.evaluate
     steps = min(c.student_steps, key=lambda n: (abs(n - 8), n))
     apply = trained.network(config, tok.vocab_size, mesh, step_conditioned=True).apply

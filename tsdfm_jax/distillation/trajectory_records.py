@@ -28,11 +28,11 @@ def schema(config, path, kind, candidates):
 def make(start, write, missing, shards, c, bar):
     """Make and write the missing shards; returns `seconds`, `records_per_second` and `device_busy` of this session.
 
-    `start(first)` dispatches the batch of records from `first` on, `write(shard, rows)` puts a shard's batches on disk. Batches
-    are begun ahead, a shard is written while the next is computed. Seconds count from the first dispatch, compilation left
-    out, to the last shard written, pauses among them; the share is a lower bound, see pipeline.Busy. Both are None where
-    nothing was missing.
-    Raises signals.Interrupted when asked to stop, what was begun gathered and every whole shard written.
+    `start(first)` dispatches the batch of records from `first` on, `write(shard, rows)` writes a shard's batches to disk. The
+    next batches are dispatched ahead, and a shard is written while the next is computed. `seconds` counts from the first
+    dispatch, after compilation, to the last shard written, pauses included. `device_busy` is a lower bound (pipeline.Busy).
+    If nothing was missing, `seconds` is 0 and the other two are None.
+    Raises signals.Interrupted when asked to stop; by then every whole shard is written.
     """
     busy, stop = pipeline.Busy(), signals.Asking()
     firsts = (first for shard in missing for first in range(shard * c.shard, (shard + 1) * c.shard, c.batch))
@@ -55,5 +55,5 @@ def make(start, write, missing, shards, c, bar):
 
 
 def joined(rows):
-    """The fields of several batches, each as one array; the batches are emptied on the way, so as not to be held twice."""
+    """The fields of several batches, each as one array; the batches are emptied meanwhile, so that memory holds no field twice."""
     return {name: np.concatenate([row.pop(name) for row in rows]) for name in list(rows[0])}

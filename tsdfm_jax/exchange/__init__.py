@@ -1,1 +1,1 @@
-"""Models that come and go: model directories, `load`, export with its card, import of FS-DFM's checkpoints."""
+"""Models in and out: model directories, `load`, export with a model card, import of FS-DFM's checkpoints."""

@@ -1,7 +1,7 @@
-"""Takes a trained model out of its run: `python -m launch.export --workdir=runs/quickstart --model=student_shaped --out=DIR`.
+"""Export a trained model of a run: `python -m launch.export --workdir=runs/quickstart --model=student_shaped --out=DIR`.
 
-DIR has config.json, model.safetensors, the tokenizer and a model card filled from the run's report.json. `tsdfm_jax.load`
-opens it, with the same weights and texts to the bit; another run takes it with --config.teacher.path or --config.student.path.
+DIR gets config.json, model.safetensors, the tokenizer and a model card filled from the run's report.json. `tsdfm_jax.load`
+opens it, with the same weights and texts to the bit; another run uses it with --config.teacher.path or --config.student.path.
 --dtype=bfloat16 halves the file, and rounds the weights.
 
 The exit code is 0, or 2 if the model could not be exported.
@@ -15,14 +15,14 @@ from tsdfm_jax.config import command_line
 
 parse, fail = functools.partial(command_line.parse, "export"), functools.partial(command_line.fail, "export")
 _WORKDIR = flags.DEFINE_string("workdir", "", "The run's work directory.")
-_MODEL = flags.DEFINE_string("model", "student_shaped", "Which of its models: teacher, student_shaped or student_blind.")
+_MODEL = flags.DEFINE_string("model", "student_shaped", "The model to export: teacher, student_shaped or student_blind.")
 _OUT = flags.DEFINE_string("out", "", "The directory to write.")
 _DTYPE = flags.DEFINE_string("dtype", "float32", "Type of the stored weights: float32 or bfloat16.")
-_FORCE = flags.DEFINE_bool("force", False, "Replace a model that is in --out already.")
+_FORCE = flags.DEFINE_bool("force", False, "Replace the model that --out already holds.")
 
 
 def main(argv):
-    """Read and write; the exit code."""
+    """Export the model; returns the exit code."""
     try:
         example = "python -m launch.export --workdir=runs/quickstart --out=DIR"
         command_line.only_flags(argv, example, workdir=_WORKDIR.value, out=_OUT.value)

@@ -1,4 +1,4 @@
-"""Models that a run takes instead of training them: `teacher.path`, its teacher, and `student.path`, what students start from."""
+"""Models that a run loads from a directory: `teacher.path` is its teacher, `student.path` has the students' initial weights."""
 
 import pathlib
 
@@ -13,7 +13,7 @@ KINDS = {"teacher": ("teacher",), "student": model_directory.KINDS}
 
 
 def check(config, workdir, stages):
-    """Look at what the stages to be run will take, before anything is computed; what a finished stage took may be gone.
+    """Check the models that the unfinished ones of these stages will load, before anything is computed.
 
     Raises ValueError, one line, for a directory that holds no model, or one that does not fit the config.
     """
@@ -25,7 +25,7 @@ def check(config, workdir, stages):
 
 
 def about(config, section):
-    """What the model of `teacher.path` or `student.path` says of itself; raises ValueError where the config does not fit it."""
+    """The About of the model in `teacher.path` or `student.path`; raises ValueError if the config does not fit it."""
     directory = config[section].path
     told = model_directory.about(directory)
     if told.kind not in KINDS[section]:
@@ -49,9 +49,9 @@ def about(config, section):
 
 
 def read(config, section, tok, mesh):
-    """(About, params) of the model of `teacher.path` or `student.path`, for a run with this tokenizer.
+    """(About, params) of the model in `teacher.path` or `student.path`, for a run with the tokenizer `tok`.
 
-    Raises ValueError, one line, for what does not fit, and for a directory that is damaged.
+    Raises ValueError, one line, for a model that does not fit, and for a damaged directory.
     """
     told, directory = about(config, section), config[section].path
     remedy = "take it with --config.tokenizer.path, or take another model"
@@ -67,5 +67,5 @@ def read(config, section, tok, mesh):
 
 
 def figures(told):
-    """What a stage says of a model that it took."""
+    """What a stage records of a model that it loaded."""
     return {"path": str(told.directory), "name": told.name, "kind": told.kind, "hash": told.hash}

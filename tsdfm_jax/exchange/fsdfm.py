@@ -1,7 +1,7 @@
-"""FS-DFM's checkpoints (arXiv 2509.20624): what their tensors are called, and how they become parameters of ours.
+"""FS-DFM's checkpoints (arXiv 2509.20624): the names of their tensors, and their conversion to our parameters.
 
-Nothing here computes with torch: a checkpoint is opened as tensors alone, never as objects, mapped into memory where its
-file allows it, and read one tensor at a time.
+Nothing here computes with torch. A checkpoint is loaded as tensors alone, never as other objects. It is mapped into memory if
+its format allows it, and converted one tensor at a time.
 """
 
 import dataclasses
@@ -13,14 +13,14 @@ import numpy as np
 
 from tsdfm_jax.models import attention, transformer
 
-WRAPPERS = ("module", "_orig_mod")  # what DistributedDataParallel, AveragedModel and torch.compile put into names
-# Stored beside the parameters, but none: rotary frequencies, which the head size implies, and the count of an averaged model.
+WRAPPERS = ("module", "_orig_mod")  # DistributedDataParallel, AveragedModel and torch.compile add these to names
+# Stored beside the parameters: rotary frequencies, which the head size implies, and the update count of an averaged model.
 BUFFER = re.compile(r"(^|\.)rotary_emb\.inv_freq$|^n_averaged$")
 TABLE, TIME, MLP = "vocab_embed.weight", "time_embedding.mlp.0.weight", "blocks.0.mlp.0.weight"
 STUDENT = "dt_embedding."
 HEADS_HINT = "FS-DFM's have 12 at width 768 and 32 at width 2048"
 
-# A module of ours -> theirs. `{}` stands for the number of the block.
+# Our module -> theirs. `{}` stands for the number of the block.
 NAMES = {
     "vocab_embed": "vocab_embed",
     "conditioning/time_embedding/in": "time_embedding.mlp.0",
@@ -44,10 +44,10 @@ class State:
     """The tensors of one network in a checkpoint.
 
     Attributes:
-      file: where they are.
-      dictionary: which of the file's dictionaries they are, "" where they are the file itself.
-      tensors: {name without wrappers: torch tensor}, parameters alone.
-      frequencies: the rotary frequencies where the file has them, else None.
+      file: the checkpoint.
+      dictionary: name of their dictionary in the file, "" if they are the file's top level.
+      tensors: {name without wrappers: torch tensor}, only parameters.
+      frequencies: the rotary frequencies, None if the file has none.
     """
 
     file: pathlib.Path
@@ -57,14 +57,14 @@ class State:
 
     @property
     def student(self):
-        """Whether it is a network that is told the step size."""
+        """Whether the network is conditioned on the step size."""
         return any(name.startswith(STUDENT) for name in self.tensors)
 
 
 def read(file, dictionary=""):
-    """The State in a checkpoint; `dictionary` is needed only where it has several.
+    """The State of a checkpoint; `dictionary` is needed only if the file holds several networks.
 
-    Raises ValueError, one line, for a file that is missing, damaged, more than tensors, or unclear.
+    Raises ValueError, one line, for a file that is missing, damaged, ambiguous or holds more than tensors, and without torch.
     """
     file = pathlib.Path(file)
     body = _open(file)
@@ -91,7 +91,7 @@ def read(file, dictionary=""):
 
 def _open(file):
     try:
-        import torch  # needed only here
+        import torch  # late: only an import needs it
     except ImportError:
         raise ValueError(f"{file} needs the package 'torch': pip install 'tsdfm_jax[fsdfm]'") from None
     if not file.is_file():
@@ -105,7 +105,7 @@ def _open(file):
                 f"{file} holds more than tensors, or is damaged ({found[1] if found else 'it is no pickle of tensors'}): nothing but "
                 f"tensors is loaded from it; where you trust it, save the state_dict alone with torch.save"
             ) from None
-        except Exception as error:  # torch raises RuntimeError, EOFError, and whatever a damaged file leads it into
+        except Exception as error:  # torch raises RuntimeError, EOFError, and others for a damaged file
             reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
     raise ValueError(f"{file} cannot be read as a checkpoint of PyTorch ({reason}): download it again")
 
@@ -148,7 +148,7 @@ def _state(file, dictionary, body):
 
 
 def network(state, heads=0):
-    """The TransformerConfig that a State's shapes say; `heads` is needed only where the file has no rotary frequencies.
+    """The TransformerConfig that a State's shapes imply; `heads` is needed only if the file has no rotary frequencies.
 
     Raises ValueError, one line, for shapes that no network of this kind has and for an impossible number of heads.
     """
@@ -203,9 +203,9 @@ def _heads(state, width, heads):
 
 
 def parameters(state, abstract):
-    """{"blocks/qw/kernel": float32 numpy array} of a State; `abstract` are the shapes by the same names.
+    """{"blocks/qw/kernel": float32 numpy array} of a State; `abstract` has the shapes by the same names.
 
-    Raises ValueError for the first name that is missing, is not of this network, has another shape, or holds no numbers.
+    Raises ValueError for the first tensor that is missing, unknown, of another shape or type, or not finite.
     """
     wanted = {path: _theirs(path) for path in abstract}
     blocks = {path: abstract[path].shape[0] for path, name in wanted.items() if "{}" in name}
@@ -219,7 +219,7 @@ def parameters(state, abstract):
 
 
 def _theirs(path):
-    """Their name of a parameter of ours."""
+    """Their name of one of our parameters."""
     module, _, leaf = path.rpartition("/")
     return f"{NAMES[module]}.{'bias' if leaf == 'bias' else 'weight'}"
 
@@ -238,7 +238,7 @@ def _match(state, shapes):
 
 
 def _array(state, path, name, blocks, shape):
-    """One parameter of ours; theirs are read one after the other, blocks into one array, kernels transposed."""
+    """One of our parameters; their tensors are read one by one, blocks stacked into one array, kernels transposed."""
 
     def one(name):
         value = _numbers(state, name)

@@ -1,9 +1,9 @@
-"""Turns a PyTorch checkpoint of FS-DFM into a model of ours: `python -m launch.import_fsdfm --checkpoint=X.pth --out=DIR`.
+"""Import a PyTorch checkpoint of FS-DFM: `python -m launch.import_fsdfm --checkpoint=X.pth --out=DIR`.
 
-It needs the extra `fsdfm` (pip install -e '.[fsdfm]'). DIR is then what `tsdfm_jax.load` opens, and what --config.teacher.path
-and --config.student.path take. Whether it is a teacher or a student, its sizes and, most often, its heads and its source are
-read off the tensors; the flags are for what these do not tell. Give --tokenizer=tokenizer.json (GPT-2's, for the published
-ones), and the model can read and write text.
+It needs the extra `fsdfm` (pip install -e '.[fsdfm]'). Afterwards `tsdfm_jax.load` opens DIR, and --config.teacher.path and
+--config.student.path accept it. The tensors tell whether it is a teacher or a student, its sizes and, most often, its heads
+and its source; the flags are for what they do not tell. The model can read and write text only with
+--tokenizer=tokenizer.json (GPT-2's for the published checkpoints).
 
 The exit code is 0, or 2 if the checkpoint could not be imported.
 """
@@ -19,18 +19,18 @@ from tsdfm_jax.config import command_line
 parse, fail = functools.partial(command_line.parse, "import_fsdfm"), functools.partial(command_line.fail, "import_fsdfm")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "The checkpoint, a .pth file.")
 _OUT = flags.DEFINE_string("out", "", "The directory to write.")
-_DICTIONARY = flags.DEFINE_string("dictionary", "", "Which network of the file, where it holds several: student_ema_model, …")
-_HEADS = flags.DEFINE_integer("heads", 0, "Attention heads, where the file does not tell.")
-_SOURCE = flags.DEFINE_string("source", "", "uniform or mask, where the vocabulary's size does not tell.")
-_TOKENIZER = flags.DEFINE_string("tokenizer", "", "Its tokenizer.json (or SentencePiece .model), to be copied in.")
-_LENGTH = flags.DEFINE_integer("length", 1024, "Tokens that it was trained on.")
-_EXPONENT = flags.DEFINE_float("exponent", 1.0, "n of its path, kappa(t) = t^n.")
-_JUMP = flags.DEFINE_string("jump", "cumulative", "How it samples: bridge, cumulative (as FS-DFM) or euler.")
-_FORCE = flags.DEFINE_bool("force", False, "Replace a model that is in --out already.")
+_DICTIONARY = flags.DEFINE_string("dictionary", "", "The network to import if the file holds several: student_ema_model, …")
+_HEADS = flags.DEFINE_integer("heads", 0, "Number of attention heads, if the file does not tell.")
+_SOURCE = flags.DEFINE_string("source", "", "Source: uniform or mask, if the vocabulary's size does not tell.")
+_TOKENIZER = flags.DEFINE_string("tokenizer", "", "The model's tokenizer.json (or SentencePiece .model), to copy into --out.")
+_LENGTH = flags.DEFINE_integer("length", 1024, "Tokens of the texts that the model was trained on.")
+_EXPONENT = flags.DEFINE_float("exponent", 1.0, "n of the model's path, kappa(t) = t^n.")
+_JUMP = flags.DEFINE_string("jump", "cumulative", "Jump of the sampler: bridge, cumulative (as FS-DFM) or euler.")
+_FORCE = flags.DEFINE_bool("force", False, "Replace the model that --out already holds.")
 
 
 def main(argv):
-    """Read, convert and write; the exit code."""
+    """Import the checkpoint; returns the exit code."""
     try:
         example = "python -m launch.import_fsdfm --checkpoint=X.pth --out=DIR"
         command_line.only_flags(argv, example, checkpoint=_CHECKPOINT.value, out=_OUT.value)

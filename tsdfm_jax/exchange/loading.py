@@ -14,17 +14,28 @@ from tsdfm_jax.runtime import compile_cache, mesh as meshes
 from tsdfm_jax.workspace import trained
 
 SECTIONS = ("data", "flow", "model", "student", "teacher", "tokenizer")
-FIRST = ("student_shaped", "student_blind", "autoregressive", "teacher")  # which of a run's models is opened unless one is named
+FIRST = ("student_shaped", "student_blind", "autoregressive", "teacher")  # the default is the first of these that a run has
 
 
 def load(directory, model=None, mesh=None):
-    """A model, ready to write: of a run, or of a directory that launch.export or launch.import_fsdfm wrote.
+    """Load a trained model from a run, or from a directory that launch.export or launch.import_fsdfm wrote.
 
-    `directory` is a run's work directory, of which `model` is one of its `models` (unless given the first of FIRST that it has); or that
-    of a single model, which `model`, where it is given, must name. `mesh` is a mesh of `runtime.mesh.make_mesh`: all
-    devices along `data` unless given, whatever mesh the model was trained on. What the model compiles is kept on disk, as
-    `runtime.compiled.keep` says, unless JAX was told where to keep it, or not to.
-    Raises ValueError, in one line, for a directory that is neither, a model that is not finished or damaged, and an unknown name.
+    Compiled programs are kept on disk between processes, unless JAX's own settings say where to keep them, or not to; see
+    `runtime.compile_cache.keep`.
+
+    Args:
+      directory (str | pathlib.Path): a run's work directory, or the directory of a single model.
+      model (str | None): name of one of the run's models; None is the first that the run has of `student_shaped`,
+        `student_blind`, `autoregressive` and `teacher`. For a single model: None, its name or its kind.
+      mesh (jax.sharding.Mesh | None): a mesh of `runtime.mesh.make_mesh`; None has all devices along `data`. It need not be
+        the mesh of the training.
+
+    Returns:
+      opened (Model): the model, ready to write text and to compute logits.
+
+    Raises:
+      ValueError: for a directory that is neither, an unknown name, a model that is unfinished or damaged, or a length that
+        does not split over the mesh.
     """
     compile_cache.keep()
     directory = pathlib.Path(directory)
@@ -59,7 +70,7 @@ def _portable(directory, model, mesh):
 
 
 def stored_config(directory):
-    """The config that a run's stages were made with. Raises ValueError where there is none."""
+    """The config of a run's stages. Raises ValueError if there is none, or if it is damaged."""
     file = directory / "config.json"
     try:
         values = json.loads(file.read_text())

@@ -1,4 +1,4 @@
-"""The model card that lies beside a model's weights: nothing stands in it that is not in the files of its run."""
+"""The model card, README.md beside a model's weights; all that it says comes from the files of the run or of the import."""
 
 import json
 
@@ -9,19 +9,19 @@ from tsdfm_jax.report import cells
 
 TRAINED = {
     "teacher": "discrete flow matching on the corpus",
-    "student_shaped": "distilled, told the step size, from trajectories whose midpoints a compass chose",
-    "student_blind": "distilled, told the step size, from trajectories whose midpoints were not chosen",
+    "student_shaped": "distilled with step-size conditioning, from trajectories with midpoints chosen by a compass",
+    "student_blind": "distilled with step-size conditioning, from trajectories with midpoints drawn without a choice",
 }
 LIMITS = """## What it must not be used for
 
-It writes text that resembles its corpus, and knows nothing of what is true. Nothing has been measured beyond what this card
-shows: no facts, no safety, no bias, no following of instructions. Do not use its text as information or advice, in decisions
-about people, or where a reader could take it for a person's.
+The model writes text that resembles its corpus; it does not know what is true. This card shows all that was measured: facts,
+safety, bias and the following of instructions were not. Do not use its text as information or advice, in decisions about
+people, or where a reader could believe that a person wrote it.
 """
 
 
 def exported(about, config, report, why=""):
-    """The card of a model of a run: `report` is its report.json, None where there is none of these weights, for the reason `why`."""
+    """The card of a model of a run. `report` is the report.json of these weights, or None for the reason `why`."""
     name = f"{cells.PLAIN[about.name]} of {about.origin['run']}"
     data = config.data.package if not config.data.files else config.data.files
     parts = [
@@ -45,9 +45,9 @@ def imported(about):
         f"## How it was made\n\nImported from the PyTorch checkpoint `{origin['file']}`{where} (sha256 `{origin['sha256']}`)"
         + (f", by\n\n```\n{origin['command']}\n```\n" if origin["command"] else ".\n"),
         "Licence, training data and limits of the weights are those of that checkpoint: see where it was published.\n",
-        f"The length of {about.length:,} tokens, the exponent {about.path.exponent:g} and the jump `{about.jump}` are what the import "
-        f"was told or assumed; the checkpoint does not say them.\n",
-        "## What was measured\n\nNothing, by this import. No figures are given.\n",
+        f"The length of {about.length:,} tokens, the exponent {about.path.exponent:g} and the jump `{about.jump}` come from the "
+        f"import's flags or their defaults; the checkpoint does not hold them.\n",
+        "## What was measured\n\nThe import measures nothing. No figures are given.\n",
         LIMITS,
         usage(about),
     ]
@@ -62,15 +62,15 @@ def header(**more):
 
 
 def what(about):
-    """What the model is, from config.json."""
+    """The model's shape, path, weights and tokenizer, from config.json."""
     net, path = about.network, about.path
     size = transformer.parameters(transformer_shapes(net))
-    told = " It is told the step size." if about.kind == "student" else ""
+    told = " It is conditioned on the step size." if about.kind == "student" else ""
     rounded = "rounded to bfloat16, " if about.dtype == "bfloat16" else ""
     tok = f"tokenizer `{about.tokenizer}` (sha256 of its file)" if about.tokenizer else "no tokenizer"
     return (
         f"A {about.kind} of discrete flow matching: {size:,} parameters, {net.blocks} blocks of width {net.width}, {net.heads} heads, "
-        f"conditioning {net.cond_width}, {path.text_vocab:,} tokens, texts of {about.length:,}. Source `{path.source}`, "
+        f"conditioning {net.cond_width}, vocabulary {path.text_vocab:,}, texts of up to {about.length:,} tokens. Source `{path.source}`, "
         f"kappa(t) = t^{path.exponent:g}, jump `{about.jump}`.{told}\n\n"
         f"Weights: {rounded}content hash `{about.hash}`"
         + (" (of the rounded weights, in float32)" if rounded else "")
@@ -79,12 +79,12 @@ def what(about):
 
 
 def transformer_shapes(net):
-    """The abstract parameters of a network."""
+    """The parameters of a network as shapes."""
     return jax.eval_shape(lambda: transformer.init(jax.random.key(0), net, 1))
 
 
 def made(about, config, report, data):
-    """Config, commit, command, seed and tokens of the run."""
+    """The corpus, command, commit, seed and training of the run."""
     origin, section = about.origin, config.teacher if about.kind == "teacher" else config.student
     if path := section.get("path", ""):
         start = (
@@ -108,10 +108,10 @@ def made(about, config, report, data):
         taken = config.teacher.get("path", "")
         c, tokens = config.teacher, config.teacher.optimiser.steps * config.teacher.batch * config.data.length
         lines.append(
-            f"- its teacher: taken from `{taken}`" if taken else f"- its teacher: {tokens:,} tokens, {c.optimiser.steps:,} updates"
+            f"- its teacher: loaded from `{taken}`" if taken else f"- its teacher: {tokens:,} tokens, {c.optimiser.steps:,} updates"
         )
         c, whole = config.trajectories, config.student.target != "chain"
-        kind = f"whole ones of {c.midpoints} midpoints" if whole else f"chains `{c.chain}`"
+        kind = f"complete ones of {c.midpoints} midpoints" if whole else f"chains `{c.chain}`"
         lines.append(f"- trajectories: {c.count:,} in each of {config.rounds} round{'s' * (config.rounds > 1)}, {kind}")
     if about.name == "student_shaped":
         lines.append(
@@ -129,7 +129,7 @@ def _corpus(report):
 
 
 def measured(about, report):
-    """The table of the model's own rows, with its teacher and real text beside them, means over seeds."""
+    """The table of metrics of the model, its teacher and real text, means over seeds."""
     temperature = report["config"]["evaluate"]["temperature"]
     rows = [row for row in report["rows"] if row["temperature"] == temperature]
     judges = {row["judge"]: row["judge_parameters"] for row in sorted(rows, key=lambda row: row["judge_parameters"])}
@@ -148,14 +148,14 @@ def measured(about, report):
                 + " |"
             )
     some, seeds = rows[0], len({row["seed"] for row in rows})
-    how = f"{some['samples']} texts of {some['length']} tokens a row and seed, {seeds} seed{'s' * (seeds > 1)}, temperature {temperature:g}"
-    rounded = " The figures are of the weights before they were rounded." if about.dtype == "bfloat16" else ""
+    how = f"{some['samples']} texts of {some['length']} tokens per row and seed, {seeds} seed{'s' * (seeds > 1)}, temperature {temperature:g}"
+    rounded = " The figures are those of the weights before rounding." if about.dtype == "bfloat16" else ""
     bound = report["bounds"].get(about.name)
     bits = f"\nELBO of held-out text (a bound on −log p): {bound:.3f} bits per byte.\n" if bound else ""
     return (
         f"## What was measured\n\nGenerative perplexity (`ppl_token`: {report['formulas']['ppl_token']}), {how}.{rounded} A lower "
-        f"perplexity can be a lower diversity: read it beside the entropy.\n\n" + "\n".join(lines) + f"\n{bits}\nThe run's own "
-        f"summary, written by it: *{report['verdict']}*\n"
+        f"perplexity can mean lower diversity: compare the entropy.\n\n" + "\n".join(lines) + f"\n{bits}\nThe run's own "
+        f"summary: *{report['verdict']}*\n"
     )
 
 
@@ -165,8 +165,8 @@ def _mean(values):
 
 
 def usage(about):
-    """Five lines of Python."""
+    """An example in Python."""
     text = f'for sample in model.sample("The", steps={64 if about.kind == "teacher" else 8}, number=3):\n    print(sample)'
     if about.tokenizer is None:
         text = "logits_BLV = model.logits([[0, 1, 2]], [0.5])  # no tokenizer: tokens in, logits out\nprint(logits_BLV.shape)"
-    return f'## Use\n\n```python\nfrom tsdfm_jax import load\n\nmodel = load("DIR")  # where this card lies\n{text}\n```\n'
+    return f'## Use\n\n```python\nfrom tsdfm_jax import load\n\nmodel = load("DIR")  # the directory of this card\n{text}\n```\n'

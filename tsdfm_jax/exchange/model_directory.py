@@ -1,7 +1,7 @@
 """A model in a directory of its own: config.json, model.safetensors, the tokenizer's file and README.md, the model card.
 
-It needs no run around it: `tsdfm_jax.load` opens it, and a run can take it as its teacher or start its students from it.
-Weights have the names that they have here ("blocks/qw/kernel"), and their content hash stands in config.json.
+It needs no run: `tsdfm_jax.load` opens it, and a run can use it as its teacher or start its students from it. Weights have
+the same names as in memory ("blocks/qw/kernel"), and config.json holds their content hash.
 """
 
 import dataclasses
@@ -26,26 +26,26 @@ FORMAT, VERSION = "tsdfm_jax model", 1
 CONFIG, CARD = "config.json", "README.md"
 KINDS = ("teacher", "student")
 DTYPES = ("float32", "bfloat16")
-FLOW = {"source": "source", "exponent": "exponent", "symbols": "text_vocab"}  # a path's fields by their names in config.json
+FLOW = {"source": "source", "exponent": "exponent", "symbols": "text_vocab"}  # name in config.json -> field of Path
 REMEDY = "make or download it again"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class About:
-    """What config.json says of a model.
+    """The contents of a model's config.json.
 
     Attributes:
-      directory: where it is.
+      directory: the model's directory.
       kind: teacher or student.
-      name: what it is called, such as student_shaped.
+      name: its name, such as student_shaped.
       network: the static shape of its network.
       length: L, tokens of its longest text.
       path: the path that it was trained on.
-      jump: the jump that it samples with.
-      tokenizer: content hash of its tokenizer, None where it has none.
+      jump: the jump of its sampler.
+      tokenizer: content hash of its tokenizer, None if it has none.
       dtype: type of the stored weights, float32 or bfloat16.
       hash: checkpoint.tree_hash of the weights in float32, after any rounding to `dtype`.
-      origin: how it came to be, as JSON.
+      origin: how it was made, as JSON.
     """
 
     directory: pathlib.Path
@@ -65,7 +65,7 @@ class About:
 
 
 def is_one(directory):
-    """Whether a directory holds (or should hold) such a model, and not a run."""
+    """Whether a directory holds (or should hold) a single model, not a run."""
     return (pathlib.Path(directory) / stored.SINGLE).is_file() or _format(directory) is not None
 
 
@@ -77,7 +77,7 @@ def _format(directory):
 
 
 def check_free(directory, force):
-    """Raise ValueError unless a model may be written there: nothing is there, or, with `force`, a model."""
+    """Raise ValueError unless a model may be written there: the directory is absent, empty or, with `force`, holds a model."""
     directory = pathlib.Path(directory)
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return
@@ -91,7 +91,7 @@ def write(about, params, card, *, tokenizer=None, force=False):
     """Write the directory `about.directory`, whole or not at all; returns `about` with its hash.
 
     `params` is {"blocks/qw/kernel": float32 numpy array}, `card(about)` the text of README.md, `tokenizer` the file of a
-    tokenizer, or None. Raises ValueError where something else is there, OSError where the disk is full.
+    tokenizer or None. Raises ValueError as `check_free` does, OSError if the disk is full.
     """
     directory = pathlib.Path(about.directory)
     check_free(directory, force)
@@ -117,7 +117,7 @@ def _fill(draft, about, kept, card, tokenizer):
         tokenizers.adopt(str(tokenizer), draft)
     safetensors.save_file(kept, draft / stored.SINGLE, metadata={"format": FORMAT})
     (draft / CARD).write_text(card(about))
-    shutil.copymode(draft / CARD, draft / stored.SINGLE)  # the library keeps others from reading it
+    shutil.copymode(draft / CARD, draft / stored.SINGLE)  # safetensors makes its file unreadable for other users
     (draft / CONFIG).write_text(json.dumps(_body(about), indent=1) + "\n")
     for path in draft.iterdir():
         with open(path, "rb") as file:
@@ -125,7 +125,7 @@ def _fill(draft, about, kept, card, tokenizer):
 
 
 def _replace(draft, directory):
-    """Put a whole directory where another may be; that goes only once the new one is there."""
+    """Move a finished draft to its place; a directory that is there goes only once the draft is in place."""
     old = draft.with_suffix(".old")
     if directory.exists():
         directory.rename(old)
@@ -140,8 +140,8 @@ def _replace(draft, directory):
 
 def _body(about):
     network = dataclasses.asdict(about.network)
-    network.pop("step_conditioned")  # its kind says so
-    network.pop("attention")  # a matter of the machine that it runs on
+    network.pop("step_conditioned")  # `kind` implies it
+    network.pop("attention")  # depends on the machine that it runs on
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -157,9 +157,9 @@ def _body(about):
 
 
 def about(directory):
-    """What the config.json of a directory says, weights and tokenizer not looked at.
+    """The About of a directory, from its config.json alone, without a look at weights or tokenizer.
 
-    Raises ValueError, one line, where there is none, for a format that is not known, and for what is missing or makes no sense.
+    Raises ValueError, one line, if there is no such file, for an unknown format or version, and for missing or bad values.
     """
     directory = pathlib.Path(directory)
     where = directory / CONFIG
@@ -200,7 +200,7 @@ def about(directory):
 
 
 def _fields(where, network):
-    """The fields of a TransformerConfig, each of its own type and none besides."""
+    """The fields of a TransformerConfig; ValueError for one that is missing, unknown or of another type."""
     fields = {
         f.name: f.type for f in dataclasses.fields(transformer.TransformerConfig) if f.name not in ("step_conditioned", "attention")
     }
@@ -225,9 +225,9 @@ def _choose(where, key, value, allowed):
 
 
 def read(directory, mesh):
-    """(About, params) of a directory: weights in float32, each array read into its sharding on `mesh`, whatever wrote it.
+    """(About, params) of a directory: weights in float32, each array read straight into its sharding on `mesh`.
 
-    Raises ValueError, one line, for what is missing, damaged or not as config.json says.
+    Raises ValueError, one line, for what is missing, damaged or differs from config.json.
     """
     told = about(directory)
     files = stored.Tensors(told.directory)
@@ -260,7 +260,7 @@ def _match(told, files, leaves):
 
 
 def tokenizer(told):
-    """The tokenizer of a model, None where it came without. Raises ValueError where its file is missing or another's."""
+    """The tokenizer of a model, None if it has none. Raises ValueError if its file is missing, or is another tokenizer."""
     if told.tokenizer is None:
         return None
     try:

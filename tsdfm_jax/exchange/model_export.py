@@ -1,4 +1,4 @@
-"""A trained model of a run becomes one in a directory of its own; launch/export.py is the command."""
+"""Export of a run's trained model to a directory of its own; launch/export.py is the command."""
 
 import json
 import pathlib
@@ -14,9 +14,10 @@ from tsdfm_jax.workspace import jobs
 
 
 def export(workdir, out, *, model="student_shaped", dtype="float32", force=False):
-    """Write a model of a run into the directory `out`; returns its portable.About. The arguments are the command's flags.
+    """Write a model of a run into the directory `out`; returns its model_directory.About. The arguments are the command's flags.
 
-    Raises ValueError, one line, for what is no run, is not finished, or cannot be written.
+    Raises ValueError, one line, for a directory that is no run, an unfinished model, or an `out` that is in use; OSError if
+    the disk is full.
     """
     settings.choose("--model", model, networks.FLOW_MODELS)
     settings.choose("--dtype", dtype, model_directory.DTYPES)
@@ -45,12 +46,12 @@ def export(workdir, out, *, model="student_shaped", dtype="float32", force=False
 
 
 def stage(config, model):
-    """The directory of the stage that left a model; under that name its figures stand in report.json."""
+    """The directory of the stage that made a model; report.json lists the stage under that name."""
     return model if model == "teacher" else jobs.student_directory(model.removeprefix("student_"), config.rounds - 1)
 
 
 def report_of(workdir, stage, digest):
-    """(report.json, "") of a run, or (None, why not): there is none, or it is of other weights than those of that hash."""
+    """(report.json, "") of a run; (None, reason) if there is none, or it is of another version or of weights of another hash."""
     file = workdir / "report/report.json"
     try:
         report = json.loads(file.read_text())
@@ -66,7 +67,7 @@ def report_of(workdir, stage, digest):
 
 
 def origin(workdir, config, report):
-    """How the run came to be, as config.json holds it; the commit is the report's, None without one."""
+    """How the run was made, as config.json holds it; the commit comes from the report, None without one."""
     file = workdir / "command.txt"
     command = report["command"] if report else file.read_text().strip() if file.exists() else None
     told = {"run": workdir.absolute().name, "command": command, "commit": report["commit"] if report else None}

@@ -1,4 +1,4 @@
-"""A checkpoint of FS-DFM becomes a model in a directory of its own; launch/import_fsdfm.py is the command."""
+"""Import of a checkpoint of FS-DFM to a model directory; launch/import_fsdfm.py is the command."""
 
 import pathlib
 
@@ -27,9 +27,10 @@ def convert(
     force=False,
     command=None,
 ):
-    """Import a checkpoint into the directory `out`; returns its portable.About.
+    """Import a checkpoint into the directory `out`; returns its model_directory.About.
 
-    The arguments are the command's flags. Raises ValueError, one line, for whatever cannot be imported.
+    The arguments are the command's flags, and `command`, the command line that config.json records. Raises ValueError, one
+    line, for a checkpoint that cannot be imported, or an `out` that is in use.
     """
     model_directory.check_free(out, force)
     jumps.check(jump)
@@ -58,7 +59,7 @@ def convert(
 
 
 def path_of(vocab, tok, source, exponent):
-    """The path of a network over `vocab` tokens: its source is told by the tokenizer's size, GPT-2's without one, or by `source`."""
+    """The path of a network over `vocab` tokens; its source follows from the tokenizer's size (GPT-2's if None), or is `source`."""
     text_vocab = GPT2 if tok is None else tok.vocab_size
     told = {text_vocab: "uniform", text_vocab + 1: "mask"}.get(vocab)
     if tok is not None and told is None:

@@ -1,4 +1,4 @@
-"""Text from a causal network, token by token from left to right, with the keys and values of what was read kept."""
+"""Text from a causal network, token by token from left to right, with a cache of keys and values."""
 
 from typing import NamedTuple
 
@@ -10,23 +10,23 @@ from tsdfm_jax.models import causal
 
 
 class State(NamedTuple):
-    """Texts on the way: `x_BL`, of which the first tokens are written, and the network's Cache of them."""
+    """Unfinished texts: `x_BL`, where the first tokens are written, and the network's Cache of the tokens that it has read."""
 
     x_BL: jax.Array
     cache: causal.Cache
 
 
 def start(key_B, cfg, given_BL):
-    """Nothing written yet, and the keys of the tokens that follow: (State, key_B)."""
+    """A State without any text, and the keys of the tokens that follow: (State, key_B)."""
     return State(jnp.zeros_like(given_BL), causal.empty_cache(cfg, given_BL.shape[0])), key_B
 
 
 def advance(key_B, decode, state, first, last, bos, given_BL, fixed_BL, cfg):
-    """Writes the tokens `first` … `last` - 1, both of which may be traced.
+    """Write the tokens `first` … `last` - 1; both numbers may be traced.
 
-    `decode(cache, x_B) -> (logits_BV, cache)` is the network, which has read what stands before `first`; `bos` is what it
-    reads before the first token. Positions of `fixed_BL` get what `given_BL` says. Each draw is exact (flow/draw) and
-    comes from its text's key and its position alone. `cfg` is a sampler.SamplerConfig: temperature and top_p.
+    `decode(cache, x_B) -> (logits_BV, cache)` is the network: each call reads the token before the one to write, which is
+    `bos` for the first token. Positions of `fixed_BL` get their token from `given_BL`. Each draw is exact (flow/draw) and
+    depends only on its text's key and its position. `cfg` is a sampler.SamplerConfig: temperature and top_p.
     """
 
     def write(i, state):

@@ -1,4 +1,4 @@
-"""A trained model as an object: it writes text, and gives its logits."""
+"""A trained model as an object: it writes text and computes logits."""
 
 import dataclasses
 import functools
@@ -15,12 +15,12 @@ class Model:
     """A trained model; `load` makes it.
 
     Attributes:
-      name: which one, and of which run or directory.
+      name: the model's name, and the run or directory that it comes from.
       length: tokens of its longest text.
-      tokenizer: its tokenizer, None where it came without one.
+      tokenizer: its tokenizer, None if it has none.
       hash: content hash of its weights.
       network: the static shape of its network; `network.vocab` is V.
-      params: its weights, as they lie on the mesh.
+      params: its weights, sharded over the mesh.
     """
 
     def __init__(self, name, cfg, network, mesh, length, write):
@@ -34,13 +34,22 @@ class Model:
         return f"Model({self.name}: up to {self.length} tokens)"
 
     def logits(self, x_BL, t_B, h_B=None):
-        """The network's raw logits of the data's token at every position, float32 numpy [B, L, V], computed in float32.
+        """The network's raw logits for the data's token at every position, computed in float32; no tokenizer is needed.
 
-        `x_BL` are tokens from 0 to V - 1, of any number L of positions; `t_B` the times, in [0, 1]; `h_B` the step sizes
-        that a student is told, in [0, 1], or None: it then goes by the time alone. A teacher takes no notice of `h_B`.
-        Under the mask source V counts the mask token, which is the last one, V - 1: its logit is here as the network
-        gives it, and only the sampler takes its mass away. No tokenizer is needed. Raises ValueError, in one line, for
-        what is out of bounds, and for an autoregressive model, which has no times.
+        Under the mask source V includes the mask token, which is the last one, V - 1. Its logit is the network's own: only
+        the sampler removes its probability.
+
+        Args:
+          x_BL (array): tokens, integers from 0 to V - 1. L is free, but a multiple of the mesh's tensor axis.
+          t_B (array): the time of each text, in [0, 1].
+          h_B (array | None): the step size of each text, in [0, 1]. A student without it uses the time alone; a teacher
+            ignores it.
+
+        Returns:
+          logits_BLV (numpy.ndarray): the logits, in float32.
+
+        Raises:
+          ValueError: for a value out of range, a wrong shape or type, or an autoregressive model, which has no times.
         """
         if not isinstance(self.network, transformer.TransformerConfig):
             raise ValueError(f"{self.name} is autoregressive and has no posterior at a time: take logits of a teacher or a student")
@@ -76,14 +85,32 @@ class Model:
         states=False,
         batch=64,
     ):
-        """Texts, as a list of `number` sampling.Sample, each of which prints as its text.
+        """Write texts around the given text, which stays unchanged.
 
-        Given text stays as it is: `prompt` at the beginning, `suffix` at the end, or `infill` with a marker `span` for every
-        `span_length` tokens to be written. `length` counts tokens (None: as many as the model writes). Text i is a function
-        of (seed, i): not of `number`, nor of `batch`, the texts computed at once. With `states` each Sample keeps its text
-        of every step. An autoregressive model takes a prompt alone, and one step a token. A call compiles only where
-        temperature, top_p or the batch's size are new.
-        Raises ValueError, in one line, for what cannot be written.
+        For the same request text i depends only on (seed, i), not on `number` or `batch`. A call compiles a program only for
+        a new temperature, top_p, batch size or window. The window is the smallest of L, L/2, L/4, … that holds the text.
+
+        Args:
+          prompt (str): the beginning of the text.
+          suffix (str): the end of the text.
+          infill (str | None): the whole text with markers, instead of prompt, suffix and length.
+          span (str): the marker in `infill`.
+          span_length (int): tokens to write for each marker.
+          steps (int): sampling steps. An autoregressive model ignores it: it takes one step for each token.
+          number (int): number of texts, 65,536 at most.
+          temperature (float): divides the logits, > 0.
+          top_p (float): keeps the smallest set of tokens that holds this mass, in (0, 1].
+          seed (int): seed of all texts, from 0 to 2^31 - 1.
+          length (int | None): tokens of a text, given ones included; None is the model's full length.
+          states (bool): whether each Sample keeps its text after every step.
+          batch (int): texts computed at once at most, rounded up to a multiple of the devices along the batch.
+
+        Returns:
+          samples (list[Sample]): the `number` texts in order; each prints as its text.
+
+        Raises:
+          ValueError: for a model without tokenizer, a value out of range, a text that is longer than the model's or leaves
+            nothing to write, or an autoregressive model with `suffix` or `infill`.
         """
         if self._write is None:
             raise ValueError(

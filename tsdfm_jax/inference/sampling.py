@@ -1,4 +1,4 @@
-"""Text from a trained network, batch by batch, in calls short enough to be stopped between."""
+"""Text from a trained network, batch by batch, in short device calls, so that sampling can stop between two of them."""
 
 import dataclasses
 import time
@@ -16,11 +16,11 @@ from tsdfm_jax.runtime import hosts, mesh as meshes, signals
 from tsdfm_jax.workspace import trained
 
 STEPS_A_CALL = 64
-SHORTEST = 16  # tokens of the least window that a text is written in
+SHORTEST = 16  # tokens of the smallest window that a text is written in
 
 
 class Sampler:
-    """Draws from networks of one architecture: one compiled program, `advance`, for any number of steps and any weights."""
+    """Samples from networks of one architecture: one compiled program, `advance`, for any number of steps and any weights."""
 
     def __init__(self, apply, path, mesh, length, batch, cfg):
         def advance(params, key_B, x_BL, first, last, steps, given_BL, fixed_BL):
@@ -31,7 +31,7 @@ class Sampler:
         self._compile(mesh, length, batch, start, advance, meshes.batch_sharding(mesh))
 
     def _compile(self, mesh, length, batch, start, advance, held):
-        """`start` and `advance` as programs over the mesh; `held` is the sharding of the state that goes from call to call."""
+        """Jit `start` and `advance` over the mesh; `held` is the sharding of the state that one call passes to the next."""
         self._mesh, self._length, self._batch, self._compiled = mesh, length, batch, False
         split, scalars = meshes.batch_sharding(mesh), meshes.replicated(mesh)
 
@@ -44,17 +44,17 @@ class Sampler:
         self.advance = meshes.jit(mesh, advance, in_shardings=shardings, out_shardings=held, donate_argnums=2)
 
     def _texts(self, state, step):
-        """The tokens of a state, as far as they are written after `step` steps, as numpy."""
+        """The tokens that a state holds after `step` steps, as numpy."""
         del step
-        return np.array(hosts.gather(state))  # a copy: the next call takes the state's memory
+        return np.array(hosts.gather(state))  # a copy: the next call reuses the state's memory
 
     def __call__(self, params, seed, number, steps, *, index_N=None, given_NL=None, advanced=lambda jumps: None, seen=None):
-        """`number` texts [N, L] int32 and the seconds they took, the first call's compilation left out.
+        """Write `number` texts: (x_NL in int32, seconds), without the compilation of the first call.
 
-        `seed` is one for all or one a text, `index_N` the texts' own numbers, 0 … N - 1 unless given. A text is a function
-        of its seed, its number and its row of `given_NL` alone: not of `number`, the batch or the devices. `given_NL`
-        holds tokens that stay as they are, -1 where free. `advanced` hears of finished jumps; `seen(first, step, x_BL)`,
-        where there is one, of every state of the texts `first` …, x_0 (step 0) included, as numpy.
+        `seed` is one seed for all texts or one for each; `index_N` holds the texts' own numbers, by default 0 … N - 1. A text
+        depends only on its seed, its number and its row of `given_NL`, not on `number`, the batch or the devices. `given_NL`
+        holds the given tokens, -1 where a position is free. `advanced(jumps)` is called after every device call.
+        `seen(first, step, x_BL)` is called with every state of the texts `first` …, x_0 (step 0) included, as numpy.
         Raises signals.Interrupted when asked to stop.
         """
         seed_N = np.broadcast_to(np.asarray(seed, np.uint32), (number,))
@@ -96,10 +96,10 @@ class Sampler:
 
 
 class Decoder(Sampler):
-    """The same of a causal network: a step writes the next token of every text, so that a text takes `length` of them.
+    """A Sampler of a causal network: a step writes the next token of every text, so that a text takes `length` steps.
 
-    `decode(params, cache, x_B) -> (logits_BV, cache)` is the network of the CausalConfig `shape`, `bos` what it reads
-    before the first token. Given tokens may stand anywhere, but none is known before its turn.
+    `decode(params, cache, x_B) -> (logits_BV, cache)` is the network of the CausalConfig `shape`; it reads `bos` before the
+    first token. Given tokens may stand anywhere, but the network knows none of them before its position.
     """
 
     def __init__(self, decode, shape, bos, mesh, batch, cfg):
@@ -119,7 +119,7 @@ class Decoder(Sampler):
 
 
 def drawer(config, mesh, tok, model, apply, batch, cfg, window=None):
-    """The Sampler of a model of that name, whose network is `apply`; see workspace.model. `window` is data.length unless given."""
+    """The Sampler of the model of that name; `apply` is from its trained.Network, `window` is data.length unless given."""
     if model == "autoregressive":
         return Decoder(apply, settings.autoregressive(config, tok.vocab_size), tok.eos_id, mesh, batch, cfg)
     return Sampler(apply, settings.path(config, tok.vocab_size), mesh, window or config.data.length, batch, cfg)
@@ -130,12 +130,12 @@ class Sample:
     """One text; `str` of it is the text alone.
 
     Attributes:
-      text: what the tokens say, a document's end as an empty line.
+      text: the decoded tokens; a document's end is an empty line.
       tokens: the tokens.
-      given: positions of those that were given.
-      states: the text after every step, beginning with the noise; empty unless they were asked for.
-      ask: what was asked for.
-      index: which of the texts of that ask this is.
+      given: positions of the given tokens.
+      states: the text after every step, with the noise first; empty unless requested.
+      ask: the request, as a prompts.Ask.
+      index: number of this text among those of its request, from 0.
     """
 
     text: str
@@ -158,13 +158,13 @@ def rows(requests):
 
 
 class Writer:
-    """Answers requests from one trained network. Programs are kept, one for each temperature, top_p, batch size and window.
+    """Answers requests with one trained network; it keeps a program for each temperature, top_p, batch size and window.
 
     Attributes:
-      tokenizer: of the texts.
-      length: L, tokens that the network writes at most.
+      tokenizer: the tokenizer of the texts.
+      length: L, the most tokens that the network writes.
       hash: content hash of its weights.
-      network: the workspace.Network itself.
+      network: the trained.Network.
     """
 
     def __init__(self, config, mesh, tok, network, model=""):
@@ -172,12 +172,12 @@ class Writer:
         self._config, self._mesh, self.network, self._model, self._samplers = config, mesh, network, model, {}
 
     def __call__(self, requests, steps, *, temperature=1.0, top_p=1.0, batch=64, states=False, seen=None):
-        """A Sample for every text of every request, in order, at most `batch` (rounded up to the devices) computed at once.
+        """A Sample for every text of every request, in order; at most `batch` (rounded up to the devices) are computed at once.
 
-        `states` keeps the text of every step; `seen(places, step, x_BL)` hears of every state of the texts of those places
-        in that order, x_0 (step 0) included. A text is written in the least window that holds it (`windows`), the
-        autoregressive model's in the whole one, a step a token, whatever `steps` says. Raises ValueError for bad numbers,
-        and where that model is given text behind what it is to write.
+        `states` keeps the text of every step. `seen(places, step, x_BL)` is called with every state of the texts at those
+        places in that order, x_0 (step 0) included. A text is written in the smallest window that holds it (`windows`). The
+        autoregressive model always uses the whole window and one step a token, and ignores `steps`. Raises ValueError for
+        bad numbers, and if that model is given text after a position that it has to write.
         """
         steps = networks.evaluations(self._config, self._model, steps)
         if self._model == "autoregressive":
@@ -193,10 +193,10 @@ class Writer:
         return samples
 
     def windows(self, wanted):
-        """{tokens: places} of the texts: the least window that holds a text, of L, L/2, L/4, … down to SHORTEST.
+        """{tokens: places} of the texts: the smallest window that holds each text, of L, L/2, L/4, … down to SHORTEST.
 
-        A network's cost goes with its window, and so few windows ask for few programs. The window is a text's own, so that
-        the text does not depend on the others; nor on the devices, while their tensor axis divides SHORTEST.
+        A network's cost grows with its window, and few windows need few programs. A window depends on its text alone, so that
+        the text does not depend on other texts, nor on the devices while their tensor axis divides SHORTEST.
         """
         found, split = {}, self._mesh.shape["tensor"]
         for place, (request, _) in enumerate(wanted):
@@ -235,7 +235,7 @@ class Writer:
         return Sample(text=text(x_L), tokens=x_L[: request.length].tolist(), **told)
 
     def _size(self, batch, number):
-        """A power of two of texts a device, so that other numbers need no other program; no more than `batch` asks for."""
+        """The batch size: a power of two for each device, so that few programs serve all numbers; at most `batch`, rounded up."""
         parts = meshes.batch_devices(self._mesh)
         size = parts
         while size < number:
@@ -252,10 +252,10 @@ class Writer:
 
 
 def writer(config, workdir, mesh, model):
-    """The Writer of a trained model, one of `models`. Raises ValueError where it is unfinished."""
+    """The Writer of a run's trained model. Raises ValueError if the config does not make it, or if it is unfinished."""
     networks.check_made(config, "model", model)
     network = trained.model(config, workdir, mesh, model)
     return Writer(config, mesh, trained.tokenizer(config, workdir), network, model)
 
 
-TABLE_SEED = 6000  # from where the seeds of the table's texts count
+TABLE_SEED = 6000  # added to a seed of the evaluation table to make the seed of its texts
