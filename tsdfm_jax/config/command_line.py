@@ -60,7 +60,7 @@ def parse(name, argv):
 
 
 def run_name(file):
-    """What a run of a config file is called: its name, and its argument where it has one, configs/a.py:small -> a_small."""
+    """What a run of a config file is called: its name, and its argument where it has one, configs/sotu.py:small -> sotu_small."""
     path, _, argument = file.partition(":")
     stem = pathlib.Path(path).stem
     return f"{stem}_{re.sub(r'[^A-Za-z0-9_.+=-]', '-', argument)}" if argument else stem
