@@ -31,7 +31,7 @@ def _fields(found):
 
 
 def _walking(config, path, generator, build, shaping_cfg, walk):
-    """`(weights, key_B, x_1_BL) -> what `walk` returns`, from the starting states that the keys draw."""
+    """`(weights, key_B, x_1_BL)` -> what `walk` returns, from starting states that the keys draw."""
     steps = config.trajectories.midpoints
 
     def generate_batch(weights, key_B, x_1_BL):

@@ -11,7 +11,7 @@ from tsdfm_jax.runtime import mesh as meshes, state as states
 
 
 def path_loss(apply, path, name, key, params, x_1_BL):
-    """The path loss `name` against data at stratified times, mean over positions, and its parts, of which it has none."""
+    """The path loss `name` against data at stratified times, mean over positions, and an empty dict of parts."""
     time_key, path_key, dropout_key = jax.random.split(key, 3)
     longest = losses.LONGEST if name == "kl" else 1.0
     t_B = paths.stratified_times(time_key, x_1_BL.shape[0], longest)

@@ -1,1 +1,1 @@
-"""One file a stage: puts the rooms together; stages meet on disk and never import each other."""
+"""One file for each stage, which combines the other packages; stages share data on disk and never import each other."""

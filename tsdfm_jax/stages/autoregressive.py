@@ -1,4 +1,4 @@
-"""Stage `autoregressive`: a causal transformer of about the teacher's size, to compare with; it judges nothing."""
+"""Stage `autoregressive`: trains a causal transformer of about the teacher's size for comparison; it is not a judge."""
 
 import math
 
@@ -8,7 +8,7 @@ from tsdfm_jax.workspace import jobs, trained
 
 
 def run(config, workdir):
-    """Leave `autoregressive/model`, its curve and its held-out -log p, which is no bound."""
+    """Write `autoregressive/model`, its curve and its held-out -log p, which is exact."""
     with jobs.job(config, workdir, "autoregressive") as job:
         if job.finished is not None:
             return

@@ -1,4 +1,4 @@
-"""Stage `compass`: trains the energy model where its kind is trained, and reports what it knows and where it leads."""
+"""Stage `compass`: trains the energy model if its kind is trained, and measures its accuracy and its effect on sampling."""
 
 import functools
 
@@ -19,7 +19,7 @@ TIME_BINS = 4
 
 
 def run(config, workdir):
-    """Leave `compass/model` (where there is one) and its account: accuracy, AUC or correlation, and the steered table."""
+    """Write `compass/model` (if the kind is trained) and its metrics: accuracy, AUC, correlation, and the steered table."""
     with jobs.job(config, workdir, "compass") as job:
         if job.finished is not None:
             return
@@ -35,7 +35,7 @@ def run(config, workdir):
 
 
 def train(config, workdir, job, mesh, teacher):
-    """The light network of `nce` and `distilled`: its weights and figures."""
+    """Train the light network of `nce` or `distilled`: (weights, metrics)."""
     data, tok = jobs.require(config, workdir, "data"), trained.tokenizer(config, workdir)
     batches = windows.batches(data, "train", config.compass.batch, config.seed + 3000, meshes.share(mesh))
     learn = compass_training.learner(config, tok.vocab_size, mesh, teacher)
@@ -46,8 +46,9 @@ def train(config, workdir, job, mesh, teacher):
 def account(config, workdir, job, mesh, path, teacher, params):
     """How well the compass tells the chain's midpoints from the data's, on held-out text, by time, step size and depth.
 
-    `accuracy`: of each pair (same start, same coins) the data's has the lower energy, a tie counting half; `auc`: the
-    same over all pairs of a bin, matched or not. `correlation` with the look-ahead is added for a distilled compass.
+    `accuracy`: share of the pairs (same start, same positions that jump) in which the data's midpoint has the lower energy;
+    a tie counts half. `auc`: the same over all pairs of a bin, matched or not. A distilled compass also gets its
+    `correlation` with the look-ahead.
     """
     c, build = config.compass, compasses.make(config, path)
     x_1_NL = windows.heldout(jobs.require(config, workdir, "data"), c.heldout)
@@ -80,7 +81,10 @@ def account(config, workdir, job, mesh, path, teacher, params):
 
 
 def summary(rows, c, job):
-    """Accuracy, AUC (and correlation) of all pairs with the weights of use, and by bin. Columns: E+, E-, time, look-ahead, depth, h."""
+    """Accuracy, AUC and correlation of all pairs, and by bin. Columns of `rows`: E+, E-, time, look-ahead, depth, h.
+
+    Pairs with a step size of weight 0 count only in their own bin of `by_step_size`.
+    """
     weights = dict(zip(settings.STEP_SIZES, c.step_weights))
     used = rows[[weights[h] > 0 for h in rows[:, 5]]]
     by_time = [
@@ -102,7 +106,7 @@ def summary(rows, c, job):
 
 
 def told(rows, c):
-    """Accuracy and AUC of some pairs."""
+    """Accuracy and AUC of some pairs; correlation too for a distilled compass."""
     good, bad = rows[:, 0], rows[:, 1]
     figures = {"pairs": len(rows), "accuracy": float((good < bad).mean() + 0.5 * (good == bad).mean())}
     ranks = scipy.stats.rankdata(np.concatenate([bad, good]))[: len(bad)]
@@ -113,7 +117,7 @@ def told(rows, c):
 
 
 def steered(config, workdir, job, mesh, path, teacher, params):
-    """Where the compass leads: the teacher steered by it, against blind, random-of-K and worst-of-K, by the pilot judge."""
+    """Compare the teacher steered by the compass with blind, random-of-K and worst-of-K sampling, by the pilot judge."""
     c = config.compass
     pilot, build = judging.trained_judge(config, workdir, mesh, "pilot"), compasses.make(config, path)
     kinds = {"blind": {"candidates": 1}, "random": {"selection": "random"}, "worst": {"selection": "worst"}, "shaped": {}}
@@ -144,7 +148,7 @@ def steered(config, workdir, job, mesh, path, teacher, params):
 
 
 def steer(config, path, teacher, build, shaping_cfg, seed, weights, first):
-    """Texts `first`, `first` + 1, … of the teacher's trajectories in `steered_steps`, each jump chosen as `shaping_cfg` says."""
+    """Texts `first`, `first` + 1, … of the teacher in `steered_steps` steps, each jump chosen as `shaping_cfg` says."""
     key_B = sampler.sample_keys(seed, first, config.compass.batch)
     source_B, jumps_B = paths.split(key_B)
     steps = config.compass.steered_steps

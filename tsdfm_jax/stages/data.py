@@ -1,4 +1,4 @@
-"""Stage `data`: the corpus, tokenised once and packed into windows of L."""
+"""Stage `data`: tokenises the corpus once and packs it into windows of L."""
 
 from tsdfm_jax.config import settings
 from tsdfm_jax.data import corpus, ingest, pool, windows
@@ -7,7 +7,7 @@ from tsdfm_jax.workspace import jobs, trained
 
 
 def run(config, workdir):
-    """Leave `data/` with the training and held-out windows."""
+    """Write the training and held-out windows to `data/`."""
     with jobs.job(config, workdir, "data") as job:
         if job.finished is not None:
             return
@@ -16,14 +16,14 @@ def run(config, workdir):
         figures = {"splits": {k: {n: v for n, v in s.items() if n != "shards"} for k, s in made["splits"].items()}}
         if commits:
             figures["commits"] = commits
-        if costs.bytes:  # not where an earlier run had packed everything
+        if costs.bytes:  # none if an earlier run had packed everything
             figures["costs"] = rates(costs)
             job.metrics.line(told(costs))
         job.finish(figures)
 
 
 def prepare(config, tok, directory):
-    """Write the windows; returns their manifest, what this run of it cost, and the hub's datasets that were read."""
+    """Write the windows; returns (manifest, costs of this run, commits of the hub's datasets that were read)."""
     source, costs = settings.corpus_config(config), ingest.Costs()
     size = corpus.size(source)
     with signals.stopping(), metrics.progress("data", size, "byte") as bar:
@@ -45,7 +45,7 @@ def prepare(config, tok, directory):
 
 
 def rates(costs):
-    """What it cost, as plain JSON; of this run alone, where an earlier one was interrupted."""
+    """The costs of this run, as plain JSON; those of an earlier, interrupted run are not in them."""
     name, busy, of = costs.slowest()
     return {
         "workers": costs.workers,
@@ -59,7 +59,7 @@ def rates(costs):
 
 
 def told(costs):
-    """The same in one line."""
+    """The costs in one line."""
     name, busy, of = costs.slowest()
     return (
         f"{costs.bytes / 1e6:,.1f} MB in {costs.elapsed:.1f} s, {costs.bytes / 1e6 / costs.elapsed:.1f} MB/s, "

@@ -1,4 +1,4 @@
-"""Stage `evaluate`: texts of teacher, students and others, under every judge, beside real and unigram text."""
+"""Stage `evaluate`: scores texts of the models, real text, unigram text and given files with every judge."""
 
 import json
 
@@ -20,9 +20,9 @@ FORMULAS = {
 
 
 def run(config, workdir):
-    """Leave `samples/*.jsonl`, `evaluate/<set>.json` with every text's figures, and `evaluate/rows.json`.
+    """Write `samples/*.jsonl`, `evaluate/<set>.json` with every text's metrics, and `evaluate/rows.json`.
 
-    What is there already is kept: more steps, seeds, temperatures, judges or text of others only add to it.
+    Earlier results are kept: more steps, seeds, temperatures, judges or files of text only add to them.
     """
     with jobs.job(config, workdir, "evaluate") as job:
         sets = text_sets.wanted(config)
@@ -41,7 +41,7 @@ def run(config, workdir):
 
 
 class Examiner:
-    """Has one set of texts after the other made and judged, and keeps what was found of each."""
+    """Gets the texts of one set after the other, scores them with every judge, and writes the results of each set."""
 
     def __init__(self, config, workdir, job):
         self._config, self._job, self.mesh = config, job, settings.mesh(config)
@@ -54,7 +54,7 @@ class Examiner:
         self._references = {}
 
     def __call__(self, one, bar):
-        """The rows of one set, one a judge."""
+        """The rows of one set, one for each judge."""
         texts, figures = self._make(one, bar)
         name = one.name(self._config)
         kept = self._kept(name, figures)
@@ -73,14 +73,14 @@ class Examiner:
         return [self._row(one, texts, figures, kept, judge) for judge in self._judges]
 
     def _kept(self, name, figures):
-        """What was found of a set before, if it is of the same texts."""
+        """The stored results of a set, or empty ones if a given file has changed since."""
         file = self._job.directory / f"{name}.json"
         before = hosts.first(lambda: json.loads(file.read_text()) if file.exists() else {})
         fresh = {"sha256": figures.get("sha256"), "judges": {}, "features": {}}
         return before if before.get("sha256", "") == fresh["sha256"] else fresh
 
     def _text_figures(self, texts):
-        """What needs no judge; `entropy` of each text, for the frontiers."""
+        """The metrics that need no judge; `entropy` is a list of each text's, for the frontiers."""
         x_NL, valid_NL = text_metrics.padded(texts.rows)
         nats_N = text_metrics.entropy_nats_N(x_NL, valid_NL)
         found = {"entropy": nats_N.tolist(), "bytes": texts.bytes, "lexical": windows.lexical_share(texts.text, self._lexicon)}
@@ -88,7 +88,7 @@ class Examiner:
         return found | {"repetition_4": float(text_metrics.repetition_N(x_NL, 4, valid_NL).mean())}
 
     def _resemblance(self, judge, texts, one):
-        """MAUVE and the Fréchet distance to held-out text that no row of the table is made of, by a judge's features."""
+        """MAUVE and the Fréchet distance to held-out text that is in no row of the table, by a judge's features."""
         mine_ND = judging.features(judge, judging.rows_for(judge, texts), self._batch, self.mesh)
         if one.seed not in self._references:
             held = self._make.reference(one.seed)

@@ -1,6 +1,6 @@
 """Stage `judges`: causal transformers of increasing size, trained on the training split alone, and a pilot.
 
-The pilot is a further network that the compass's own table is read by, so that no choice is made by a judge of the report.
+The pilot is one more network, which scores the compass's steered table, so that no judge of the report influences a choice.
 """
 
 from tsdfm_jax.config import settings
@@ -9,7 +9,7 @@ from tsdfm_jax.workspace import jobs, trained
 
 
 def run(config, workdir):
-    """Leave `judges/0`, `judges/1`, … and `judges/pilot`."""
+    """Write `judges/0`, `judges/1`, … and `judges/pilot`."""
     with jobs.job(config, workdir, "judges") as job:
         if job.finished is not None:
             return
@@ -18,8 +18,8 @@ def run(config, workdir):
 
 
 def train(config, workdir, job, name):
-    """One judge, from scratch to `judges/<name>/model`: its figures."""
+    """Train one judge from scratch into `judges/<name>/model`; returns its metrics."""
     c, cfg = config.judges, settings.judge(config, name, trained.tokenizer(config, workdir).vocab_size)
-    # Seeds of their own: none of them shares its start or its data order with another, or with the teacher.
+    # Every judge has its own seed: it shares no initial weights or data order with another judge, or with the teacher.
     seed = config.seed + 1000 + (len(c.widths) if name == "pilot" else name)
     return causal_training.train(config, workdir, job, c, cfg, seed, f"judge {name}", job.directory / str(name))

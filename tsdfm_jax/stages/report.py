@@ -1,4 +1,4 @@
-"""Stage `report`: one JSON of everything measured, a page to read it by, and a plain table."""
+"""Stage `report`: one JSON file of all measurements, a page that shows it, and plain tables."""
 
 import json
 import os
@@ -20,14 +20,14 @@ COLUMNS = ("model", "steps", "seed", "samples", "entropy_nats", "distinct_2", "l
 
 
 def run(config, workdir):
-    """Leave `report/report.json`, `report/traces.json` and the page `report/index.html`, and print the table."""
+    """Write `report/report.json`, `report/traces.json` and the page `report/index.html`, and print the tables."""
     jobs.require(config, workdir, "evaluate")
     shown = traces.make(config, workdir) if config.report.traces and networks.variants(config) else None
     hosts.first(lambda: write(config, workdir, shown))
 
 
 def write(config, workdir, shown):
-    """What one process does alone."""
+    """Write the files and print the tables, in one process alone."""
     rows = json.loads((jobs.require(config, workdir, "evaluate") / "rows.json").read_text())
     report = gathered(config, workdir, rows)
     where = pathlib.Path(workdir) / "report"
@@ -46,7 +46,7 @@ def write(config, workdir, shown):
 
 
 def gathered(config, workdir, rows):
-    """Everything measured, as report.json holds it."""
+    """All measurements, as report.json holds them."""
     names = ("tokenizer", "data", "judges", "teacher", "autoregressive", "compass", "evaluate")
     names = [name for name in names if networks.needs(config, name)]
     for r in range(config.rounds if networks.needs(config, "trajectories") else 0):
@@ -74,12 +74,12 @@ def gathered(config, workdir, rows):
 
 
 def figures_of(workdir, directory):
-    """What a finished stage left."""
+    """The figures that a finished stage stored."""
     return bookkeeping.require(pathlib.Path(workdir) / directory, directory.split("/")[0])
 
 
 def command(workdir):
-    """What was typed last in this work directory; None where the stages were called from Python."""
+    """The last command line in this work directory; None if the stages were called from Python."""
     file = pathlib.Path(workdir) / "command.txt"
     return file.read_text().strip() if file.exists() else None
 
@@ -97,7 +97,7 @@ def _plain(value):
 
 
 def table(rows):
-    """A line for each set of texts, a perplexity for each judge."""
+    """A line for each set of texts, with a perplexity for each judge."""
     judges = sorted({row["judge"]: row["judge_parameters"] for row in rows}.items(), key=lambda item: item[1])
     out = rich.table.Table(
         title=f"Generative perplexity (ppl_token) by judge, source {rows[0]['source']}, length {rows[0]['length']}, temperature {rows[0]['temperature']}"

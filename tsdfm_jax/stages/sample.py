@@ -1,4 +1,4 @@
-"""Stage `sample`: text from one of the models, to the terminal as it is refined, and to JSONL."""
+"""Stage `sample`: writes text with one of the models, to the terminal while it is refined, and to JSONL."""
 
 import contextlib
 import json
@@ -18,19 +18,19 @@ from tsdfm_jax.storage import atomic
 from tsdfm_jax.workspace import trained
 
 SHOWN = 4  # texts that are shown while they are refined
-PAUSE = 0.08  # seconds between two pictures of them
+PAUSE = 0.08  # seconds between two updates of the terminal
 GIVEN = "bold"
-# A model that spells by bytes can write what a terminal would obey.
+# A model of byte tokens can write control characters, which a terminal would obey.
 VISIBLE = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 def run(config, workdir):
-    """Print texts and leave them in `samples/sample.jsonl`; it runs whenever it is asked for."""
+    """Print texts and write them to `samples/sample.jsonl`; this stage runs every time."""
     config = as_taken(config)
     c, mesh = config.sample, settings.mesh(config)
     requests = asked(config, trained.tokenizer(config, workdir))
     write, console = sampling.writer(config, workdir, mesh, c.model), rich.console.Console()
-    # The same in every process: each state that is seen is gathered by all of them.
+    # The same in every process: all of them must gather each state that is shown.
     live = hosts.first(lambda: c.live and console.is_terminal and not console.is_dumb_terminal)
     with signals.stopping(), Board(console, write, c, sampling.rows(requests)) if live else contextlib.nullcontext() as seen:
         options = dict(temperature=c.temperature, top_p=c.top_p, batch=c.batch, states=c.states, seen=seen)
@@ -40,18 +40,18 @@ def run(config, workdir):
     if hosts.is_first():
         leave(config, workdir, samples)
         show(console, c, write.tokenizer, samples)
-        rich.console.Console(stderr=True, highlight=False, soft_wrap=True).print(took, style="dim")  # stdout has texts alone
+        rich.console.Console(stderr=True, highlight=False, soft_wrap=True).print(took, style="dim")  # stdout has only texts
 
 
 def as_taken(config):
-    """The config with the steps that its model takes, whatever was asked for: what is said of the texts must be true."""
+    """The config with the number of steps that its model really takes, for the headings and the JSONL."""
     found = config.copy_and_resolve_references()
     found.sample.steps = networks.evaluations(config, config.sample.model, config.sample.steps)
     return found
 
 
 def asked(config, tok):
-    """The requests of the config: of its file of prompts where it has one. Raises ValueError for what cannot be written."""
+    """The requests of the config, from its file of prompts if it has one. Raises ValueError for what cannot be written."""
     c = config.sample
     ask = settings.fill(prompts.Ask, c)
     if c.prompts:
@@ -60,14 +60,14 @@ def asked(config, tok):
 
 
 def leave(config, workdir, samples):
-    """Write `samples/sample.jsonl`, a text a line."""
+    """Write `samples/sample.jsonl`, one text in each line."""
     file = pathlib.Path(workdir) / "samples" / "sample.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     atomic.overwrite(file, "".join(json.dumps(record(config.sample, sample)) + "\n" for sample in samples))
 
 
 def record(c, sample):
-    """What a line of the JSONL says of a text; `given` are positions, `states` (where asked for) begin with the noise."""
+    """The line of a text in the JSONL; `given` are positions, `states` (if requested) begin with the noise."""
     ask = sample.ask
     line = {"model": c.model, "steps": c.steps, "seed": ask.seed, "index": sample.index}
     line |= {name: getattr(ask, name) for name in ("prompt", "suffix", "infill", "span", "span_length")}
@@ -77,28 +77,29 @@ def record(c, sample):
 
 
 def show(console, c, tok, samples):
-    """Texts to the terminal."""
+    """Print texts to the terminal."""
     for sample in samples:
         console.print(rich.rule.Rule(title(c, sample), align="left"))
-        # Lines are the terminal's to break: in a file or a pipe a text stays what it is.
+        # The terminal breaks long lines itself: in a file or a pipe the text stays unchanged.
         console.print(styled(tok, sample), soft_wrap=True)
 
 
 def title(c, sample):
-    """The line above a text."""
+    """The heading of a text."""
     return f"{c.model}, {c.steps} steps, seed {sample.ask.seed}, text {sample.index}"
 
 
 def styled(tok, sample):
-    """A text whose given tokens stand out."""
+    """A text with its given tokens in bold."""
     parts = ((piece.translate(VISIBLE), GIVEN if given else "") for piece, given in pieces(tok, sample))
     return rich.text.Text.assemble(*parts)
 
 
 def pieces(tok, sample):
-    """A text cut into (characters, whether they were given).
+    """The text as a list of (characters, whether they were given).
 
-    Each piece is what its tokens add to the text before them: decoded alone, they could begin with another space.
+    Each piece is what its tokens add to the text before them: decoded alone, they could begin with an extra space. If decoding
+    more tokens changes the earlier text, the whole text is one piece and counts as not given.
     """
     given, found, before, first = set(sample.given), [], "", 0
     for end in range(1, len(sample.tokens) + 1):
@@ -113,7 +114,7 @@ def pieces(tok, sample):
 
 
 class Board:
-    """The first texts of a batch on the terminal, again and again, as they are refined; the picture goes when it is done."""
+    """Shows the first texts of a batch on the terminal while they are refined, and removes them at the end."""
 
     def __init__(self, console, write, c, rows):
         self._write, self._c, self._rows, self._last = write, c, rows, 0.0
@@ -128,7 +129,7 @@ class Board:
         self._live.stop()
 
     def __call__(self, places, step, x_BL):
-        """Draw the state after `step` steps of the texts of those places, unless it is too soon after the one before."""
+        """Draw the state after `step` steps of the texts at `places`, unless it is too soon after the last drawing."""
         now = time.monotonic()
         if not hosts.is_first() or (0 < step < self._c.steps and now - self._last < PAUSE):
             return

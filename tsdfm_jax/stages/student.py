@@ -1,4 +1,4 @@
-"""Stage `student`: step-size-conditioned networks, one from the shaped and one from the blind trajectories."""
+"""Stage `student`: trains step-size-conditioned networks, one on the shaped and one on the blind trajectories."""
 
 from tsdfm_jax.config import networks, settings
 from tsdfm_jax.data import records, shards, windows
@@ -9,13 +9,13 @@ from tsdfm_jax.workspace import jobs, trained
 
 
 def run(config, workdir, round_number=0):
-    """Leave `student/{shaped,blind}/round_r/model`: same start, same budget, same seeds."""
+    """Write `student/{shaped,blind}/round_r/model`: same budget and seeds, and in round 0 the same initial weights."""
     for variant in networks.variants(config):
         train(config, workdir, variant, round_number)
 
 
 def train(config, workdir, variant, round_number):
-    """One student, from its teacher's weights, from those of `student.path`, or from its own of the round before."""
+    """Train one student from its own weights of the round before; in round 0 from `student.path` or else from the teacher."""
     with jobs.job(config, workdir, "student", jobs.student_directory(variant, round_number)) as job:
         if job.finished is not None:
             return
@@ -36,7 +36,7 @@ def train(config, workdir, variant, round_number):
 
 
 def batches(config, workdir, variant, round_number, mesh):
-    """Batches of each kind of record that the target needs, and of data for `mixed`; one resumable iterator."""
+    """Batches of each kind of record that the target needs, and of data for `mixed`, as one resumable iterator."""
     root = jobs.require(config, workdir, "trajectories", f"trajectories/round_{round_number}") / variant
     who = (config.student.batch, settings.student_seed(config) + round_number, meshes.share(mesh))
     stores = {kind: records.open_store(root / kind) for kind in settings.TARGETS[config.student.target]}

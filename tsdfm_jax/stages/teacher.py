@@ -1,4 +1,4 @@
-"""Stage `teacher`: discrete flow matching on the corpus, by the generalised KL or cross-entropy; or a teacher that is given."""
+"""Stage `teacher`: trains by discrete flow matching, with the generalised KL or cross-entropy, or loads a given teacher."""
 
 from tsdfm_jax.config import settings
 from tsdfm_jax.data import windows
@@ -11,7 +11,7 @@ from tsdfm_jax.workspace import jobs, trained
 
 
 def run(config, workdir):
-    """Leave `teacher/model`, its curve and its held-out ELBO."""
+    """Write `teacher/model`, its curve (if trained) and its held-out ELBO."""
     with jobs.job(config, workdir, "teacher") as job:
         if job.finished is not None:
             return
@@ -24,7 +24,7 @@ def run(config, workdir):
             params, figures = take(config, job, tok, mesh)
             return job.finish(figures | {"heldout_bits_per_byte": bits * measure(params)})
         batches = windows.batches(data, "train", c.batch, config.seed, meshes.share(mesh))
-        last = {}  # the training's own last measurement, of the finished teacher; none where all its updates were done before
+        last = {}  # the last evaluation during training, of the finished teacher; empty if an earlier run did all updates
 
         def evaluate(state):
             last["heldout_bits_per_byte"] = bits * measure(state.averaged)
@@ -36,7 +36,7 @@ def run(config, workdir):
 
 
 def take(config, job, tok, mesh):
-    """The teacher of `teacher.path`, left in `model` as if it had been trained here: (params, figures)."""
+    """Copy the teacher of `teacher.path` to `model`, as if it had been trained here: (params, figures)."""
     told, params = external.read(config, "teacher", tok, mesh)
     job.metrics.line(f"taking {told}")
     meta = checkpoint.save_params(job.directory / "model", params, {"tokenizer": tok.content_hash})

@@ -1,4 +1,4 @@
-"""Stage `tokenizer`: trains a SentencePiece model on the corpus, or takes a given one."""
+"""Stage `tokenizer`: trains a SentencePiece model on the corpus, or copies a given tokenizer."""
 
 from tsdfm_jax.config import settings
 from tsdfm_jax.data import corpus, tokenizer as tokenizers
@@ -7,7 +7,7 @@ from tsdfm_jax.workspace import jobs
 
 
 def run(config, workdir):
-    """Leave `tokenizer/` with the model that every later stage reads."""
+    """Write `tokenizer/`, which every later stage reads."""
     with jobs.job(config, workdir, "tokenizer") as job:
         if job.finished is not None:
             return

@@ -1,4 +1,4 @@
-"""Stage `trajectories`: the offline generation of shaped trajectories, and of a blind set from the same starting states."""
+"""Stage `trajectories`: generates shaped trajectories offline, and a blind set from the same starting states."""
 
 import json
 
@@ -14,12 +14,12 @@ TOLD = "{variant} {kind}: {records_per_second:,.0f} records a second, device bus
 
 
 def run(config, workdir, round_number=0):
-    """Leave `trajectories/round_r/{shaped,blind}/{whole,chain}`, as the students and their target need them."""
+    """Write `trajectories/round_r/{shaped,blind}/{whole,chain}`, those that the students and their target need."""
     with jobs.job(config, workdir, "trajectories", f"trajectories/round_{round_number}") as job:
         sets = [(variant, kind) for variant in networks.variants(config) for kind in settings.TARGETS[config.student.target]]
         if job.finished is not None and hosts.first(lambda: all(sound(job.directory / variant / kind) for variant, kind in sets)):
             return
-        with signals.stopping():  # over all sets, so that a stop asked for behind the last batch of one is heard by the next
+        with signals.stopping():  # around all sets: a request to stop after the last batch of one set reaches the next
             figures = {f"{v}_{k}": generate(config, workdir, job, v, k, round_number) for v, k in sets}
             job.finish({"sets": figures})
             if signals.stop_agreed():
@@ -27,7 +27,7 @@ def run(config, workdir, round_number=0):
 
 
 def sound(directory):
-    """Whether a finished set is still what was written: a damaged or deleted shard is then made again."""
+    """Whether a finished set is complete and undamaged; if not, the stage makes its bad shards again."""
     try:
         records.open_store(directory)
         return True
@@ -36,9 +36,9 @@ def sound(directory):
 
 
 def generate(config, workdir, job, variant, kind, round_number):
-    """One set of records, shard by shard, going on after the last finished one; returns its figures.
+    """Make the missing shards of one set of records; returns the set's metrics.
 
-    Every process computes its part of each batch; a shard is written by one process, and they take turns.
+    Every process computes its part of each batch. One process writes a shard, and the processes take turns.
     """
     mesh, c, tok = settings.mesh(config), config.trajectories, trained.tokenizer(config, workdir)
     generator = trained.generator(config, workdir, mesh, variant, round_number)
@@ -69,7 +69,7 @@ def generate(config, workdir, job, variant, kind, round_number):
 
 
 def described(where):
-    """Figures of a set: records, and how often the first draw would have won."""
+    """Numbers of records, jumps and candidates of a set, and how often its first 512 records kept the first draw."""
     store = records.open_store(where)
     sample = [store[i] for i in range(min(len(store), 512))]
     index_NS = np.stack([row["index"] for row in sample])
