@@ -118,7 +118,7 @@ def get_config():
     c.compass.kind = "lookahead"
     # what a look-ahead reads: nll (-log p of each token), entropy, or hidden (-log p of each token while it is hidden)
     c.compass.score = "nll"
-    c.compass.prior = 0.0  # how much of the tokens' log frequency is taken out of a look-ahead's score: 0 is none, 1 is all
+    c.compass.prior = 0.0  # how much of the tokens' log frequency is removed from a look-ahead's score: 0 is none, 1 is all
     c.compass.blocks = 2  # transformer blocks of the trained network
     c.compass.width = 128  # width of its residual stream
     c.compass.heads = 4  # its attention heads

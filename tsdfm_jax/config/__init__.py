@@ -1,1 +1,1 @@
-"""From a ConfigDict and flags to the frozen dataclasses that the rooms take, and which networks a config makes."""
+"""From a ConfigDict and flags to the frozen dataclasses of the other packages, and which networks a config makes."""

@@ -1,4 +1,4 @@
-"""What every command does with its flags: whatever is wrong with them is one line on stderr, and an exit code."""
+"""Flags of every command: an error in them is one line on stderr, and an exit code."""
 
 import pathlib
 import re
@@ -13,7 +13,7 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"  # of the clone, or besi
 def start(command):
     """Run a command's module as this program; --help shows its docstring and its flags.
 
-    `command` has `main(argv)`, which returns the exit code, `parse(argv)`, and `define()` where its flags are not made on import.
+    `command` has `main(argv)`, which returns the exit code, `parse(argv)`, and `define()` where import does not define its flags.
     """
     sys.modules["__main__"].__doc__ = command.__doc__
     getattr(command, "define", lambda: None)()
@@ -50,8 +50,8 @@ def _shipped_file(file):
 
 
 def parse(name, argv):
-    """The arguments that are no flags; leaves with one line, in the command's `name`, for a flag that does not exist."""
-    logging.set_verbosity(logging.WARNING)  # the libraries' own; a run's go to its log
+    """Parse the flags and return the other arguments; a wrong flag exits with one line that begins with the command's `name`."""
+    logging.set_verbosity(logging.WARNING)  # of the libraries; a run's messages go to its log
     try:
         sys.argv[:] = argv = shipped(argv)  # the library looks for overrides of --config there
         return flags.FLAGS(argv)
@@ -60,14 +60,14 @@ def parse(name, argv):
 
 
 def run_name(file):
-    """What a run of a config file is called: its name, and its argument where it has one, configs/sotu.py:small -> sotu_small."""
+    """The name of a run of a config file: the file's name, and its argument if there is one: configs/sotu.py:x -> sotu_x."""
     path, _, argument = file.partition(":")
     stem = pathlib.Path(path).stem
     return f"{stem}_{re.sub(r'[^A-Za-z0-9_.+=-]', '-', argument)}" if argument else stem
 
 
 def only_flags(argv, example="", **needed):
-    """Raises ValueError where something else than flags was given, or one of the `needed` is empty; `example` is the remedy."""
+    """Raise ValueError for an argument that is not a flag, or where one of the `needed` is empty; `example` is the remedy."""
     if len(argv) > 1:
         raise ValueError(f"'{argv[1]}' is not a flag: options are written --name=value")
     for name, value in needed.items():
@@ -76,9 +76,9 @@ def only_flags(argv, example="", **needed):
 
 
 def config_file(argv, example):
-    """The file that --config names, with its argument (FILE.py:ARGUMENT) where it has one.
+    """The file that --config names, with its argument (FILE.py:ARGUMENT) if there is one.
 
-    Raises ValueError where there is no such file, or something else was given; `example` is the remedy.
+    Raises ValueError where there is no such file, or for an argument that is not a flag; `example` is the remedy.
     """
     only_flags(argv)
     if flags.FLAGS.config is None:
@@ -90,7 +90,7 @@ def config_file(argv, example):
 
 
 def fail(name, error, code=2):
-    """Say it in one line on stderr; returns the exit code."""
+    """Print the error in one line on stderr and return the exit code."""
     while isinstance(error, Exception) and error.args and isinstance(error.args[0], Exception):
         error = error.args[0]  # ml_collections wraps the KeyError of an unknown key in another error
     text = f"no such config key: {error.args[0]}" if isinstance(error, KeyError) and error.args else str(error)
@@ -99,7 +99,7 @@ def fail(name, error, code=2):
 
 
 def _cause(text):
-    """What a config file itself complained of, out of the traceback that ml_collections makes a message of."""
+    """The error of a config file itself, out of the traceback that ml_collections puts into its message."""
     if "Traceback (most recent call last)" not in text:
         return text
     last = text.strip().splitlines()[-1]

@@ -1,7 +1,7 @@
-"""Which networks a config makes, and what follows from it: the key `models`."""
+"""The networks that a config makes (the key `models`), and the stages that they need."""
 
 MODELS = ("teacher", "student_shaped", "student_blind", "autoregressive")
-FLOW_MODELS = MODELS[:3]  # and those of a config from before there was a choice
+FLOW_MODELS = MODELS[:3]  # a config without the key `models`, of an older version, makes these
 
 
 def models(config):
@@ -10,7 +10,7 @@ def models(config):
 
 
 def variants(config):
-    """Of the students shaped and blind, those that are made."""
+    """The students that are made: "shaped", "blind", both or neither."""
     return tuple(variant for variant in ("shaped", "blind") if f"student_{variant}" in models(config))
 
 
@@ -22,14 +22,14 @@ def needs(config, stage):
 
 
 def evaluations(config, model, steps):
-    """Evaluations that a model takes for a text when asked for so many steps: the autoregressive one takes one a token."""
+    """Network evaluations per text at a number of steps; the autoregressive model always needs one per token."""
     return config.data.length if model == "autoregressive" else steps
 
 
 def check_models(config, swept):
-    """`models` names networks that can be made, each once, and whatever is asked of one is asked of those.
+    """Check that `models` names known networks, each once, and that other keys name only networks among them.
 
-    `swept` are the models of `evaluate.frontier`. Raises ValueError, one line, for the first that is off.
+    `swept` are the models of `evaluate.frontier`. Raises ValueError, one line, for the first error.
     """
     found = models(config)
     if not found:
@@ -47,7 +47,7 @@ def check_models(config, swept):
 
 
 def check_made(config, key, model):
-    """Raise ValueError, in one line, for a model that there is not, or that this config does not make."""
+    """Raise ValueError, in one line, for a model that does not exist or that this config does not make."""
     if model not in MODELS:
         raise ValueError(f"{key} {model!r} is not one of {', '.join(MODELS)}")
     if model not in models(config):

@@ -1,4 +1,4 @@
-"""From the ConfigDict that a stage is given to the frozen dataclasses that the rooms take."""
+"""From a stage's ConfigDict to the frozen dataclasses of the other packages."""
 
 import dataclasses
 
@@ -12,17 +12,17 @@ TARGETS = {"chain": ("chain",), "endpoint": ("whole",), "mixed": ("chain", "whol
 COMPASSES = ("nce", "lookahead", "distilled")
 STEP_SIZES = tuple(2.0**-k for k in range(11))
 LARGEST = 2**31 - 1
-STUDENT_SEEDS = 100_000  # how far apart they are, beyond any seed of a round or a stage
+STUDENT_SEEDS = 100_000  # seeds of two values of trajectories.seed lie this far apart: more than any stage or round adds
 
 
 def fill(cls, section, **more):
-    """A frozen dataclass from those keys of a config section that are its fields."""
+    """Make a frozen dataclass from the keys of a config section that are its fields, and from `more`."""
     names = {field.name for field in dataclasses.fields(cls)} - set(more)
     return cls(**{name: section[name] for name in section if name in names}, **more)
 
 
 def choose(key, value, allowed):
-    """`value`, or one line that names the key and lists what it may be."""
+    """Return `value`; raise ValueError, one line with the key and the allowed values, if it is not allowed."""
     if value not in allowed:
         raise ValueError(f"{key} {value!r} is not one of {', '.join(map(str, allowed))}")
     return value
@@ -34,12 +34,12 @@ def mesh(config):
 
 
 def corpus_config(config):
-    """Where the text comes from."""
+    """The source of the text."""
     return fill(corpus.CorpusConfig, config.data)
 
 
 def windows_config(config):
-    """How it is cut."""
+    """How the text is cut into windows."""
     return fill(window_config.WindowsConfig, config.data, seed=config.seed)
 
 
@@ -54,7 +54,7 @@ def network(config, vocab, *, step_conditioned=False):
 
 
 def compass_network(config, vocab):
-    """The light network of the compasses that are trained."""
+    """The light network of a trained compass (`nce` or `distilled`)."""
     c = config.compass
     if c.from_teacher and c.width != config.model.width:
         raise ValueError(
@@ -70,7 +70,7 @@ def compass_network(config, vocab):
 
 
 def judge(config, number, vocab):
-    """The judge of that number; the pilot (`number` is "pilot") has the shape of judges.pilot."""
+    """The shape of judge `number`; the pilot (`number` is "pilot") has that of judge `judges.pilot`."""
     c = config.judges
     i = c.pilot if number == "pilot" else number
     shape = dict(blocks=c.blocks[i], width=c.widths[i], heads=c.heads[i], dropout=c.dropout)
@@ -78,7 +78,7 @@ def judge(config, number, vocab):
 
 
 def autoregressive(config, text_vocab):
-    """The autoregressive model over a text vocabulary of `text_vocab` tokens, with as many blocks as `autoregressive.blocks` says."""
+    """The autoregressive model over a text vocabulary of `text_vocab` tokens; `autoregressive.blocks` sets its blocks."""
     c = config.autoregressive
     if c.width % c.heads:
         raise ValueError(f"autoregressive.width {c.width} does not split into autoregressive.heads {c.heads}: change one of them")
@@ -91,7 +91,7 @@ def autoregressive(config, text_vocab):
 
 
 def optimiser(section):
-    """Optimiser and schedule of a section that trains."""
+    """Optimiser and schedule of a section that trains a network."""
     return fill(states.OptimiserConfig, section.optimiser)
 
 
@@ -101,7 +101,7 @@ def shaped(config, **overrides):
 
 
 def sampler_config(config, section, **overrides):
-    """How text is sampled by a section that has temperature and top_p."""
+    """How text is sampled with the temperature and top_p of a section."""
     return fill(sampler.SamplerConfig, section, jump=config.flow.jump, **overrides)
 
 
@@ -111,7 +111,7 @@ def listed(value):
 
 
 def frontier(config):
-    """The (model, steps) whose temperature is swept; ValueError for what is none."""
+    """The (model, steps) of `evaluate.frontier`; ValueError for an entry that is not one."""
     found = []
     for part in listed(config.evaluate.frontier):
         model, _, steps = part.partition(":")
@@ -126,12 +126,12 @@ def frontier(config):
 
 
 def student_seed(config):
-    """The seed of trajectories and students; trajectories.seed sets apart those of one teacher."""
+    """The seed of trajectories and students; it depends on trajectories.seed, so that one teacher can have several sets."""
     return config.seed + STUDENT_SEEDS * config.trajectories.seed
 
 
 def of_round(config, round_number):
-    """The config as a round's records and losses see it: with `student.progressive` its steps are of one size."""
+    """The config for a round's records and losses: with `student.progressive` the round has a single step size."""
     if not config.student.progressive:
         return config
     found = config.copy_and_resolve_references()

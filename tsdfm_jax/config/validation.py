@@ -1,4 +1,4 @@
-"""Every choice of a config looked at before anything is computed: one line for the first that is off."""
+"""Checks of every key of a config before anything is computed: one line for the first error."""
 
 from tsdfm_jax.config import networks, settings
 from tsdfm_jax.data import prompts
@@ -6,21 +6,21 @@ from tsdfm_jax.flow import chain, jump, lookahead, losses
 from tsdfm_jax.models import attention
 from tsdfm_jax.runtime import mesh as meshes
 
-# Whole numbers are at least 1, but for these (by their full key, or its end), and at most settings.LARGEST, but for those.
+# Whole numbers are at least 1 and at most settings.LARGEST. Exceptions, by full key or its end: LEAST (lower end) and MOST (upper).
 LEAST = {"seed": 0, "evaluate.seeds": 0, "data.limit_bytes": 0, "shaping.chunk": 0, "judges.pilot": 0, "warmup": 0}
 LEAST |= {"evaluate.judge_batch": 0, "report.traces": 0, "autoregressive.blocks": 0, "student.progressive": 0}
 LEAST |= {"mesh.data": -1, "mesh.fsdp": -1, "mesh.tensor": -1, "sample.length": 0, "data.workers": 0}
 MOST = {"data.limit_bytes": 2**63 - 1, "tokenizer.train_bytes": 2**63 - 1, "data.workers": 1024}
-MOST |= {"rounds": 1000, "shaping.candidates": 2**15 - 1}  # a round has a seed of its own; an index is an int16
+MOST |= {"rounds": 1000, "shaping.candidates": 2**15 - 1}  # each round has its own seed; the index of a candidate is an int16
 MOST |= {"student.progressive": 1024}
 MOST |= {"sample.number": prompts.BOUNDS["number"][1], "sample.batch": 2**16}
 FLAGS = ("compass.from_teacher", "sample.states", "sample.live")
-LINES = ("sample.prompt", "sample.suffix", "sample.infill")  # text that may have several
-TINY, HUGE = 1e-30, 1e30  # what float32 holds, with room to divide by
+LINES = ("sample.prompt", "sample.suffix", "sample.infill")  # text that may have several lines
+TINY, HUGE = 1e-30, 1e30  # float32 can hold these numbers and divide by them
 
 
 def validate(config):
-    """Look at every choice of a config before anything is computed: raises ValueError, one line, for the first that is off."""
+    """Check every key of a config before anything is computed; raises ValueError, one line, for the first error."""
     for key, value in leaves(config):
         check_value(key, value)
     networks.check_models(config, [model for model, _ in settings.frontier(config)])
@@ -47,7 +47,7 @@ def validate(config):
 
 
 def leaves(section, at=""):
-    """Every (dotted key, value) of a config."""
+    """Yield every (dotted key, value) of a config."""
     for name, value in section.items():
         if hasattr(value, "items"):
             yield from leaves(value, f"{at}{name}.")
@@ -56,7 +56,7 @@ def leaves(section, at=""):
 
 
 def check_value(key, value):
-    """What holds of every key: it has a value, strings are one line, numbers are not out of reach."""
+    """Check what must hold for every key: it has a value, a string is one line, a number is in its range."""
     if value is None:
         raise ValueError(f"{key} has no value: leave it out, and it has its default")
     if isinstance(value, str) and key not in LINES and len(value.splitlines()) > 1:
@@ -82,7 +82,7 @@ def check_value(key, value):
 
 
 def check_choices(config):
-    """Every name is one of those there are, and every list as long as it must be."""
+    """Check that every name is a known one, and that every list has the right length."""
     jump.check(config.flow.jump)
     settings.choose("trajectories.chain", config.trajectories.chain, chain.CHAINS)
     settings.choose("student.target", config.student.target, settings.TARGETS)
@@ -109,9 +109,9 @@ def check_choices(config):
 
 
 def check_trajectories(config):
-    """A trajectory's times fit the step sizes that a student draws, and shards are made of whole batches."""
+    """Check that a trajectory's times fit the step sizes that a student draws, and that shards hold whole batches."""
     c, s = config.trajectories, config.trajectories.midpoints
-    if c.shard % c.batch:  # the batches of one shard would reach into the next
+    if c.shard % c.batch:  # a batch would cross the border between two shards
         raise ValueError(f"trajectories.shard={c.shard} is not a multiple of trajectories.batch={c.batch}")
     if config.student.target == "chain":
         return
@@ -126,7 +126,7 @@ def check_trajectories(config):
 
 
 def check_progressive(config):
-    """Self-distillation's rounds halve a number of steps that there is, and its chain is a blind one."""
+    """Check that the rounds can halve `student.progressive`, and that the `sdtt` chain is blind."""
     n, last = config.student.progressive, 2**config.rounds
     if config.trajectories.chain == "sdtt" and "chain" in settings.TARGETS[config.student.target]:
         if "shaped" in networks.variants(config) and config.shaping.candidates > 1:
@@ -147,7 +147,7 @@ def check_progressive(config):
 
 
 def check_sample(config):
-    """What is to be written can be asked for, as far as that is known before there is a tokenizer."""
+    """Check the keys of `sample`, as far as that is possible without a tokenizer."""
     c = config.sample
     ask = settings.fill(prompts.Ask, c)
     if c.model == "autoregressive":
@@ -162,9 +162,9 @@ def check_sample(config):
 
 
 def check_batches(config, device_mesh):
-    """Every batch splits over the devices and its microbatches, and no measurement asks for less than one."""
+    """Check that every batch splits over devices and microbatches, and that held-out sets have at least one batch."""
     meshes.require_positions(config.data.length, device_mesh, "data.length")
-    besides = ("autoregressive",) if networks.needs(config, "autoregressive") else ()  # what is not made may be of any size
+    besides = ("autoregressive",) if networks.needs(config, "autoregressive") else ()  # a model that is not made may have any batch
     for name in ("teacher", *besides, "judges", "compass", "trajectories", "student", "evaluate"):
         meshes.require_divides(config[name].batch, device_mesh, f"{name}.batch")
     meshes.require_divides(config.evaluate.judge_batch or config.evaluate.batch, device_mesh, "evaluate.judge_batch")

@@ -1,1 +1,1 @@
-"""The mathematics: it is handed posteriors and energies as functions and knows no network."""
+"""The mathematics of the method: it gets posteriors and energies as functions and knows no network."""

@@ -1,6 +1,6 @@
-"""Chains of jumps: the short ones that make a student's target, and whole trajectories from source to text.
+"""Chains of jumps: the short ones behind a student's target, and whole trajectories from source to text.
 
-`posterior(x_BL, t_B, h_B) -> logits_BLV` is any network; h_B is the step size it is told.
+`posterior(x_BL, t_B, h_B) -> logits_BLV` is any network; h_B is the step size that it is given.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from tsdfm_jax.flow import jump, path as paths, shaping
 
 
 class Link(NamedTuple):
-    """One jump of a chain, in fractions of h: where it leaves from, how far it goes, when its landing is evaluated."""
+    """One jump of a chain: whether it starts from the last state or from x_t; start, width and evaluation time as shares of h."""
 
     from_last: bool
     depart: float
@@ -23,7 +23,7 @@ class Link(NamedTuple):
 class Chain(NamedTuple):
     """A chain's jumps and the weights of its evaluations l1, l2, … in the target.
 
-    Without weights each position takes l1 where it left in the first jump, and l2 elsewhere.
+    Without weights the target is l1 at positions that left in the first jump, and l2 elsewhere.
     """
 
     links: tuple
@@ -31,9 +31,9 @@ class Chain(NamedTuple):
 
 
 _RK4 = (1 / 6, 2 / 6, 2 / 6, 1 / 6)
-# `fsdfm` starts every jump where the last one landed (2509.20624); `classical` starts all from x_t, as Runge and Kutta
-# did, so that every state has the noise level of the time it is evaluated at. `sdtt` (2410.21035) is a teacher's two steps
-# of h/2: whatever leaves in the first one leaves by l1, and the student is taught what is left by l2.
+# `fsdfm` starts every jump where the last one landed (2509.20624). `classical` starts every jump from x_t, as Runge-Kutta
+# does, so that every state has the noise level of the time at which it is evaluated. `sdtt` (2410.21035) is two steps of h/2
+# of a teacher: the target is l1 at positions that leave in the first step, and l2 at the rest.
 CHAINS = {
     "fsdfm": Chain((Link(True, 0.0, 0.5, 0.5), Link(True, 0.5, 0.5, 0.5), Link(True, 0.5, 0.5, 1.0)), _RK4),
     "classical": Chain((Link(False, 0.0, 0.5, 0.5), Link(False, 0.0, 0.5, 0.5), Link(False, 0.0, 1.0, 1.0)), _RK4),
@@ -43,11 +43,11 @@ CHAINS = {
 
 
 class Midpoints(NamedTuple):
-    """What a chain leaves behind. S is its number of jumps.
+    """The result of a chain. S is its number of jumps.
 
     Attributes:
       x_BSL: the midpoints m1, m2, …
-      energy_BSK, index_BS: the candidates' energies and which one was taken.
+      energy_BSK, index_BS: the candidates' energies and the index of the chosen one.
       left_BSL: the positions that left in each jump; None where there were several candidates.
     """
 
@@ -58,15 +58,15 @@ class Midpoints(NamedTuple):
 
 
 def times(name, t_B, h_B):
-    """The times at which a chain's evaluations l1, l2, … are made: t_BE."""
+    """The times of a chain's evaluations l1, l2, …: t_BE."""
     fractions = (0.0,) + tuple(link.evaluate for link in CHAINS[name].links)
     return jnp.stack([jnp.minimum(t_B + f * h_B, 1.0) for f in fractions], axis=1)
 
 
 def run(key_B, path, kind, name, posterior, x_BL, t_B, h_B, energy, cfg):
-    """Walk a chain from (x_t, t) over h, looking before each leap as `cfg` says: its Midpoints.
+    """Run a chain from (x_t, t) over h, each jump shaped as `cfg` says, and return its Midpoints.
 
-    The semi-teacher is told h/2, the width of its jumps (method: chain).
+    The posterior is given the step size h/2.
     """
 
     def leap(state_BL, link):
@@ -81,10 +81,10 @@ def run(key_B, path, kind, name, posterior, x_BL, t_B, h_B, energy, cfg):
 
 
 def blind_pairs(key_B, path, kind, name, posterior, x_BL, x_1_BL, t_B, h_B):
-    """A blind chain and its shadow: the same jumps and coins, every landing replaced by the data's token.
+    """A blind chain, and a copy with the same leaving positions in which every landing is the data's token.
 
     Returns (negative_BSL, positive_BSL, left_BSL): the compass's training pairs at each depth. left_BSL marks the
-    positions that have landed somewhere since x_t, the only ones at which the two may differ (method: compass).
+    positions that have landed since x_t. Only there the two may differ.
     """
 
     def leap(last, link):
@@ -100,23 +100,23 @@ def blind_pairs(key_B, path, kind, name, posterior, x_BL, x_1_BL, t_B, h_B):
 
 
 def _links(name, t_B, h_B):
-    """A chain's jumps to be scanned: each one's number, its Link but for the last field, the times before and after it."""
+    """A chain's jumps as arrays to scan: number, the Link's fields except the last, the times before and after the jump."""
     links, t_EB = CHAINS[name].links, times(name, t_B, h_B).T
     from_last, depart, width, _ = (jnp.array(field) for field in zip(*links))
     return jnp.arange(len(links)), from_last, depart, width, t_EB[:-1], t_EB[1:]
 
 
 def _each(leap, start, jumps):
-    """What `leap(state, jump) -> (state, found)` finds at every jump of a scan, S behind B: one network in the program."""
+    """Scan `leap(state, jump) -> (state, found)`; return `found` of all jumps, S after B. The program has the network once."""
     return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), jax.lax.scan(leap, start, jumps)[1])
 
 
 def target_logits(path, name, posterior, x_BL, midpoints_BSL, t_B, h_B, left_BSL=None):
     """The student's target at (x_t, t, h) from recorded midpoints: (l1 + 2 l2 + 2 l3 + l4) / 6, or Heun's mean.
 
-    Under the mask source an evaluation at a midpoint that has unmasked a position counts for the token it has there.
-    `sdtt` takes l1 where `left_BSL` says that a position left, and l2 elsewhere. It must be given the coins themselves: under
-    the uniform source a position may land on the token that it left, which no state tells from staying.
+    Under the mask source, where a midpoint has unmasked a position, its evaluation there is (all but) a point mass on the token.
+    `sdtt` uses l1 where `left_BSL` says that a position left, and l2 elsewhere. It needs `left_BSL`: under the uniform source a
+    position may land on the token that it left, and the states do not show that.
     """
     state_EBL = jnp.concatenate([x_BL[None], jnp.moveaxis(midpoints_BSL, 1, 0)])
     weights = CHAINS[name].weights
@@ -131,13 +131,13 @@ def target_logits(path, name, posterior, x_BL, midpoints_BSL, t_B, h_B, left_BSL
         weight_BL1 = weight_BL[..., None]
         return sum_BLV + jnp.where(weight_BL1 > 0, weight_BL1 * logits_BLV, 0.0), None
 
-    # One network in the program, and beside its logits one sum.
+    # A scan, so that the program has the network once and memory holds one sum beside its logits.
     nothing_BLV = jnp.zeros((*x_BL.shape, path.vocab))
     return jax.lax.scan(add, nothing_BLV, (state_EBL, times(name, t_B, h_B).T, weight_EBL))[0]
 
 
 class Trajectory(NamedTuple):
-    """A whole trajectory: `state_BSL` holds x_0 and the S midpoints, the last of which is the text."""
+    """A whole trajectory: `state_BSL` holds x_0 and the S midpoints; the last one is the text."""
 
     state_BSL: jax.Array
     energy_BSK: jax.Array
@@ -145,7 +145,7 @@ class Trajectory(NamedTuple):
 
 
 class Watched(NamedTuple):
-    """A whole trajectory with all that was looked at: the K candidates of every midpoint and their scores by position."""
+    """A whole trajectory with the K candidates of every midpoint and their scores at each position."""
 
     state_BSL: jax.Array
     energy_BSK: jax.Array
@@ -155,19 +155,19 @@ class Watched(NamedTuple):
 
 
 def trajectory(key_B, path, kind, posterior, x_0_BL, steps, energy, cfg):
-    """From source to text in `steps` equal jumps, each one shaped as `cfg` says."""
+    """A trajectory from source to text in `steps` equal jumps, each shaped as `cfg` says."""
     told = lambda choice: (choice.x_BL, choice.energy_BK, choice.index_B)
     return Trajectory(*_walk(key_B, path, kind, posterior, x_0_BL, steps, energy, cfg, told))
 
 
 def watched(key_B, path, kind, posterior, x_0_BL, steps, energy, cfg):
-    """The same trajectory, and all that was looked at on its way."""
+    """The same trajectory, with all candidates and their scores."""
     told = lambda choice: (choice.x_BL, choice.energy_BK, choice.index_B, choice.cand_BKL, choice.score_BKL)
     return Watched(*_walk(key_B, path, kind, posterior, x_0_BL, steps, energy, cfg, told))
 
 
 def _walk(key_B, path, kind, posterior, x_0_BL, steps, energy, cfg, told):
-    """`told(choice)` of every jump, S behind B; the first of its arrays is the states', and x_0 stands before them."""
+    """`told(choice)` of every jump, S after B; its first array must be the state, and x_0 is put before these states."""
     width_B = jnp.full(x_0_BL.shape[:1], 1.0 / steps)
 
     def leap(x_BL, i):

@@ -1,8 +1,8 @@
 """Exact categorical draws by prefix sums, any number of them from one posterior.
 
-A float32 Gumbel draw loses the tail of a large vocabulary (method: jump). Here a posterior is summed once, in two
-levels: blocks of tokens, then the tokens inside one. A draw finds a block with one uniform number and a token
-within it with another, so that the tail keeps its relative precision and a further draw costs no pass over V.
+A float32 Gumbel draw loses the tail of a large vocabulary. Here a posterior is summed once, in two levels: blocks of
+tokens, then the tokens of a block. A draw finds a block with one uniform number and a token in it with another. So
+the tail keeps its relative precision, and a further draw needs no pass over V.
 """
 
 import functools
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-LANES = 128  # a TPU holds the last axis of an array in rows of this many: blocks of other sizes are copied into such
+LANES = 128  # a TPU stores the last axis of an array in rows of this many elements, and copies blocks of other sizes into such rows
 
 
 class Table(NamedTuple):
@@ -30,7 +30,7 @@ def table(weight):
     weight = weight.astype(jnp.float32)
     mass = jnp.pad(weight, filled).reshape(*weight.shape[:-1], -1, size)
     windows = functools.partial(_windows, size=size, filled=filled)
-    # A TPU would sum what it has padded, copied and written; elsewhere the sum reads the blocks that are there.
+    # A TPU would write the padded copy before it sums it: there the sum reads `weight` itself. Elsewhere it reads the blocks.
     return Table(mass, jax.lax.platform_dependent(weight, mass, tpu=windows, default=lambda _, mass: mass.sum(axis=-1)))
 
 
@@ -40,10 +40,10 @@ def _windows(weight, _, *, size, filled):
 
 
 def _search(u, mass):
-    """The first index whose prefix sum passes u x total, among those that have mass.
+    """The first index with positive mass and a prefix sum above u x total.
 
-    Parallel prefix sums need not be monotone in floating point, nor twice the same; asking for positive mass, and
-    falling back on the last index that has any, keeps an impossible token impossible.
+    Parallel prefix sums need not be monotone in floating point, and may differ between two computations. An index must have
+    positive mass, and the fallback is the last index that has, so that an impossible token stays impossible.
     """
     has, place = mass > 0, jnp.arange(mass.shape[-1]).reshape((1,) * (mass.ndim - 1) + (-1,))
     prefix = jnp.where(has, jnp.cumsum(mass, axis=-1), 0.0)

@@ -1,7 +1,7 @@
-"""The jump: the one transition that the sampler, the chains and the compass's negatives share.
+"""The jump: the transition that the sampler, the chains and the compass's negatives share.
 
-For a step from t to t + h with the posterior p held fixed, each position leaves or stays by a coin of its own and, if
-it leaves, lands on a token. The kinds differ in the coin and in where a leaving position may land (method: jump).
+In a step from t to t + h with a fixed posterior p, each position leaves or stays, independently, and lands on a token if
+it leaves. The kinds differ in the chance to leave and in the tokens on which a position may land.
 """
 
 from typing import NamedTuple
@@ -13,18 +13,18 @@ from tsdfm_jax.flow import draw, path as paths
 
 
 def bridge(path, t_B1, h_B1, at_x_BL):
-    """Leave with 1 - r, then land by p: the path's exact law given p. [D]"""
+    """Leave with chance 1 - r, land by p: the path's exact law given p. [D]"""
     del at_x_BL
     return 1.0 - paths.keep(path, t_B1, h_B1)
 
 
 def cumulative(path, t_B1, h_B1, at_x_BL):
-    """Leave with 1 - r^(1 - p(x_t)): the rate to other tokens integrated over the step (2509.20624)."""
+    """Leave with chance 1 - r^(1 - p(x_t)): the rate to other tokens, integrated over the step (2509.20624)."""
     return 1.0 - paths.keep(path, t_B1, h_B1) ** (1.0 - at_x_BL)
 
 
 def euler(path, t_B1, h_B1, at_x_BL):
-    """Leave with 1 - exp(-h rate (1 - p(x_t))): the rate at the step's start held fixed (2407.15595)."""
+    """Leave with chance 1 - exp(-h rate (1 - p(x_t))): the rate at the step's start, held fixed (2407.15595)."""
     return 1.0 - jnp.exp(-h_B1 * paths.rate(path, t_B1) * (1.0 - at_x_BL))
 
 
@@ -33,12 +33,12 @@ LANDS_ELSEWHERE = {"bridge": False, "cumulative": True, "euler": True}
 
 
 class Move(NamedTuple):
-    """A prepared jump: where from, each position's chance to leave, and where it would land.
+    """A prepared jump: the state before it, each position's chance to leave, and the masses of its landing tokens.
 
     Attributes:
       x_BL: the tokens before the jump.
       leave_BL: chance to leave.
-      table: landing masses, summed once for any number of draws.
+      table: landing masses, summed once and used for any number of draws.
     """
 
     x_BL: jax.Array
@@ -47,19 +47,19 @@ class Move(NamedTuple):
 
 
 def check(name):
-    """The kind of jump of that name, or one line that lists them."""
+    """Return `name`; raise ValueError, one line with all kinds of jump, if it is not one of them."""
     if name not in JUMPS:
         raise ValueError(f"flow.jump '{name}' is not one of {', '.join(JUMPS)}")
     return name
 
 
 def prepare(path, kind, logits_BLV, x_BL, t_B, h_B):
-    """A move of every position from t_B to t_B + h_B under the posterior softmax(logits_BLV).
+    """Prepare the move of every position from t_B to t_B + h_B under the posterior softmax(logits_BLV).
 
-    The step that ends at t = 1 draws x_1 ~ p whatever the kind; under the mask source an unmasked token stays.
+    A step that ends at t = 1 draws x_1 ~ p for every kind. Under the mask source an unmasked token stays.
     """
     logits_BLV = paths.data_logits(path, logits_BLV)
-    # The softmax's numerators: the table's own sums are all of its denominator, so that no pass over V is made to divide.
+    # Numerators of the softmax. The table's sums give the denominator, so that no pass over V is needed to divide.
     peak_BL1 = logits_BLV.max(axis=-1, keepdims=True)
     mass_BLV = jnp.exp(logits_BLV - peak_BL1)
     at_x_BL = jnp.exp(paths.at(logits_BLV, x_BL) - peak_BL1[..., 0])
@@ -80,12 +80,15 @@ def _leaving(coin_B, move):
 
 
 def coins(key_B, move):
-    """Who leaves in the realisation of a move by these keys: left_BL."""
+    """The positions that leave in the realisation of a move with these keys: left_BL."""
     return _leaving(paths.split(key_B, 3)[0], move)
 
 
 def land(key_B, move, left_BL=None):
-    """One realisation of a move, each sequence by its own key: (x_BL after it, left_BL: who left, unless that is given)."""
+    """One realisation of a move, each sequence with its own key: (x_BL after it, left_BL: the positions that left).
+
+    A given `left_BL` is used instead of drawing the positions that leave.
+    """
     coin_B, block_B, token_B = paths.split(key_B, 3)
     length = move.x_BL.shape[1]
     left_BL = _leaving(coin_B, move) if left_BL is None else left_BL

@@ -1,4 +1,4 @@
-"""The look-ahead: a compass that asks the posterior itself how coherent a candidate is. [D]"""
+"""The look-ahead: a compass that reads the coherence of a candidate from the posterior itself. [D]"""
 
 import jax
 import jax.numpy as jnp
@@ -6,20 +6,20 @@ import jax.numpy as jnp
 from tsdfm_jax.flow import losses, normaliser, path as paths
 
 SCORES = ("nll", "entropy", "hidden")
-PRIOR_ROWS = 16  # sequences of noise that the frequencies of tokens are read from
+PRIOR_ROWS = 16  # sequences of noise over which the posterior is averaged to get token frequencies
 
 
 def lookahead(path, posterior, x_BL, t_B, h_B, score, prior_V=None):
-    """(energy_B, score_BL) of candidates x_BL at their time: the scores' mean is the energy, in nats.
+    """(energy_B, score_BL) of candidates x_BL at their time, in nats; the energy is the mean of the scores.
 
-    `entropy`: of the posterior at every position that may still change. `nll`: -log p(x^i | x). Under the mask source
-    an unmasked token has a point mass for posterior, so there every other token is hidden and asked for, first the
-    even places and then the odd ones, at the time that has so many masks: two passes instead of one. `hidden` does so under
-    either source; the uniform one hides tokens under noise, the same for all sequences.
+    `entropy`: the posterior's entropy at every position that may still change. `nll`: -log p(x^i | x). Under the mask source
+    the posterior of an unmasked token is a point mass. So `nll` hides every second token there and scores the hidden ones,
+    first at even positions and then at odd ones, at the time that fits the number of masks: two passes instead of one.
+    `hidden` does so under both sources; the uniform source replaces tokens by noise, the same for all sequences.
 
-    `prior_V`, if given, is added at each token (`nll`), or its mean under the posterior (`entropy`). With the tokens' own
-    log frequencies (see `log_prior`) what is left is how much the context says, not how common the token is: -log p/q,
-    and -KL(p || q).
+    `prior_V`, if given, is added at each token (`nll`, `hidden`), or its mean under the posterior (`entropy`). With the log
+    frequencies of the tokens (`log_prior`) the score then measures what the context says, not how common a token is:
+    -log p/q, and -KL(p || q).
     """
     if score == "entropy":
         logits_BLV = posterior(x_BL, t_B, h_B)
@@ -37,14 +37,14 @@ def lookahead(path, posterior, x_BL, t_B, h_B, score, prior_V=None):
 
 
 def hides(masked, score):
-    """Whether a score hides every token in turn: two passes instead of one."""
+    """Whether a score hides every token in turn, in two passes instead of one."""
     return score == "hidden" or (score == "nll" and masked)
 
 
 def log_prior(path, posterior, length, h):
-    """The log frequency of each token as the posterior knows it: its mean over noise, where it has nothing else to go by.
+    """The log frequency of each token, [V], from the posterior's mean over pure noise, which carries no context.
 
-    [V]; 0 at the mask token. The noise is always the same.
+    0 at the mask token. The noise is always the same.
     """
     x_BL = paths.sample_source(jax.random.split(jax.random.key(0), PRIOR_ROWS), path, length)
     logits_BLV = posterior(x_BL, jnp.zeros(PRIOR_ROWS), jnp.full(PRIOR_ROWS, h))

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 
 from tsdfm_jax.flow import normaliser, path as paths
 
-LONGEST = 1.0 - 1e-3  # training times end here: the generalised KL's weight kappa'/(1 - kappa) has no bound (method: teacher)
-NEAREST = 1e-3  # the ELBO's times end at 1 - NEAREST^2, which float32 tells from 1; less than 2e-5 nats a position is left out
+LONGEST = 1.0 - 1e-3  # last training time: the generalised KL's weight kappa'/(1 - kappa) has no bound as t goes to 1
+NEAREST = 1e-3  # the ELBO's times end at 1 - NEAREST^2, which float32 tells from 1; less than 2e-5 nats per position are left out
 
 
 def generalised_kl(path, logits_BLV, x_1_BL, x_t_BL, t_B):
@@ -27,11 +27,11 @@ def generalised_kl(path, logits_BLV, x_1_BL, x_t_BL, t_B):
 
 
 def elbo(key, path, posterior, x_1_BL):
-    """The negative ELBO, a bound on -log p(x_1), in nats at each position, estimated at one time a text: [B, L] (2412.03487).
+    """The negative ELBO, a bound on -log p(x_1), in nats at each position, estimated at one time per text: [B, L] (2412.03487).
 
-    The generalised KL's integral over all t. The times are 1 - v^2 with v stratified over the batch, weighted by
-    dt/dv: the square of the integrand grows like 1/(1 - t), so that uniform times would give no finite variance, and
-    times cut off at LONGEST another number.
+    It is the generalised KL's integral over all t. The times are 1 - v^2 with v stratified over the batch, weighted by dt/dv:
+    the square of the integrand grows like 1/(1 - t), so uniform times would have infinite variance, and times that end at
+    LONGEST would give another number.
     """
     time_key, path_key = jax.random.split(key)
     v_B = NEAREST + paths.stratified_times(time_key, x_1_BL.shape[0], 1.0 - NEAREST)
@@ -50,7 +50,7 @@ PATH_LOSSES = {"kl": generalised_kl, "cross_entropy": cross_entropy}
 
 
 def check(name):
-    """The path loss of that name, or one line that lists them."""
+    """Return `name`; raise ValueError, one line with all path losses, if it is not one of them."""
     if name not in PATH_LOSSES:
         raise ValueError(f"loss '{name}' is not one of {', '.join(PATH_LOSSES)}")
     return name

@@ -1,8 +1,8 @@
-"""What losses and scores read of a softmax over a large V: few passes over the logits, and no second array of their size.
+"""Sums over a softmax of a large V, for losses and scores: few passes over the logits, and no second array of their size.
 
-What is summed over V is a number at each position, and that is all that is kept for the backward pass, beside the
-logits as they came. There softmax(logits) = exp(logits - top) / total is made again, inside the one expression that
-writes the logits' gradient: in float32, then cast to the logits' own dtype. [D]
+A sum over V gives one number at each position. The backward pass keeps only these numbers and the logits in their own dtype.
+It computes softmax(logits) = exp(logits - top) / total again, inside the one expression that writes the logits' gradient: in
+float32, then cast to the logits' dtype. [D]
 """
 
 import functools
@@ -13,13 +13,13 @@ import jax.numpy as jnp
 
 from tsdfm_jax.flow import path as paths
 
-BLOCK = 1024  # tokens read at once on a CPU: a block of some thousand positions stays in its cache
-LOWEST = -1e30  # stands for the highest of logits that are all -inf: exp(-inf - LOWEST) is 0
-LEAST = -128.0  # exp of it is 0 in float32: what lies this far below the highest logit has no mass, and 0 x -inf must not be met
+BLOCK = 1024  # tokens read at once on a CPU: the block of some thousand positions fits its cache
+LOWEST = -1e30  # replaces the highest logit where all are -inf: exp(-inf - LOWEST) is 0
+LEAST = -128.0  # its exp is 0 in float32: a token this far below the highest logit has no mass. Clipping here avoids 0 x -inf
 
 
 class Normaliser(NamedTuple):
-    """The highest logit, and the sum of exp(logit - top): log-sum-exp in two numbers, exact where logits have a large offset."""
+    """The highest logit, and the sum of exp(logit - top): log-sum-exp as two numbers, exact for logits with a large offset."""
 
     top_BL: jax.Array
     total_BL: jax.Array
@@ -36,10 +36,10 @@ def _join(a, b):
 
 
 def _sums(path, part, join, *logits):
-    """`part(*logits)`, numbers at each position summed over the data's tokens; `join` makes one of those of two blocks.
+    """`part(*logits)`, numbers at each position summed over the data's tokens; `join` combines those of two blocks.
 
-    XLA's CPU backend keeps the terms of a sum over V in an array of their own, so there the tokens are read a block at a
-    time, in a loop: along V, which no mesh splits. A TPU or a GPU makes the terms while it sums them.
+    XLA's CPU backend writes the terms of a sum over V to an array. So on a CPU a loop reads a block of tokens at a time,
+    along V, which no mesh splits. A TPU or a GPU computes the terms while it sums them.
     """
     text_vocab = logits[0].shape[-1] - path.masked
 
@@ -60,9 +60,9 @@ def _weights(path, logits_BLV, found):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def log_p(path, logits_BLV, *x_BL):
-    """log p(x | x_t) = x's logit - log-sum-exp, of one token a position for each of `x_BL`: a list of float32 [B, L].
+    """log p(x | x_t) = x's logit - log-sum-exp, for each array of tokens in `x_BL`: a list of float32 [B, L].
 
-    -inf at the mask token. With g the gradients of the results, the logits' is sum g (1{v = x}) - p sum g.
+    -inf at the mask token. With g the gradients of the results, the logits' gradient is sum g (1{v = x}) - p sum g.
     """
     return _log_p(path, logits_BLV, *x_BL)[0]
 
@@ -83,7 +83,7 @@ def _log_p_back(path, kept, g_BL):
     share_BL = sum(g_BL) / found.total_BL
     grad_BLV = -share_BL[..., None] * _weights(path, logits_BLV, found)
     token_V = jnp.arange(logits_BLV.shape[-1])[None, None]
-    for x, g in zip(x_BL, g_BL):  # compared, not scattered
+    for x, g in zip(x_BL, g_BL):  # a comparison, not a scatter
         g = jnp.where(x == path.mask_id, 0.0, g) if path.masked else g
         grad_BLV += jnp.where(token_V == x[..., None], g[..., None], 0.0)
     return grad_BLV.astype(logits_BLV.dtype), *(None for _ in x_BL)
@@ -115,7 +115,7 @@ def _join_tilted(a, b):
 def entropy(path, logits_BLV):
     """The posterior's entropy H = log total - sum p (logit - top) in nats at each position: [B, L].
 
-    Both terms are positive: none of a large offset's digits are lost. Its gradient is -p (log p + H).
+    Neither term is negative, so a large offset of the logits loses no digits. The gradient is -p (log p + H).
     """
     return _entropy(path, logits_BLV)[0]
 
@@ -138,14 +138,14 @@ entropy.defvjp(_entropy, _entropy_back)
 
 
 def mean(path, logits_BLV, value_V):
-    """The posterior's mean of a number that each token has: [B, L]. What the mask token has is not looked at."""
+    """The posterior's mean of a number per token: [B, L]. The mask token's number has no weight."""
     found = _sums(path, _normaliser, _join, logits_BLV)
     weights_BLV = _weights(path, logits_BLV, found)
     return weights_BLV @ value_V.astype(jnp.float32) / found.total_BL
 
 
 class _Pair(NamedTuple):
-    """Normalisers of a target and of logits, and the sum of exp(a) (a - b), with a and b the two's logits - top."""
+    """Normalisers of a target and of logits, and the sum of exp(a) (a - b), where a and b are the logits - top of the two."""
 
     target: Normaliser
     norm: Normaliser
@@ -172,8 +172,8 @@ def _join_pairs(a, b):
 def divergence(path, target_BLV, logits_BLV):
     """KL(q || p) = sum q (log q - log p) in nats at each position, q = softmax(target), p = softmax(logits): [B, L].
 
-    A token that the target gives no mass adds nothing, whatever p is there. The gradient is p - q for the logits, and
-    none for the target, which is frozen.
+    A token without mass in the target adds nothing, whatever p is there. The logits' gradient is p - q; the target is frozen
+    and gets none.
     """
     return _divergence(path, target_BLV, logits_BLV)[0]
 

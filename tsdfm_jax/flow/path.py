@@ -1,6 +1,6 @@
 """The path from noise (t = 0) to data (t = 1): schedulers, sources, and sequences on the way.
 
-`x_1` is data and `x_0` is source, everywhere; time never runs the other way round.
+`x_1` is data and `x_0` is source everywhere; time never runs the other way.
 """
 
 import dataclasses
@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 
 SOURCES = ("uniform", "mask")
-SETTLED = -70.0  # the logit of what an unmasked position is not: finite, as logits are averaged
+SETTLED = -70.0  # the logit of all other tokens at an unmasked position: finite, because logits are averaged
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Path:
-    """kappa(t) = t^exponent and the law of the source (2407.15595).
+    """The scheduler kappa(t) = t^exponent and the distribution of the source (2407.15595).
 
     Attributes:
       source: `uniform` over the text's tokens, or `mask`: all mass on one extra token.
@@ -48,7 +48,7 @@ class Path:
 
 
 def kappa(path, t):
-    """Share of positions that have arrived at the data at time t."""
+    """Share of positions that have their data token at time t."""
     return t**path.exponent
 
 
@@ -58,13 +58,13 @@ def kappa_dot(path, t):
 
 
 def keep(path, t, h):
-    """r = (1 - kappa(t + h)) / (1 - kappa(t)): the chance that what had not arrived by t has not by t + h."""
+    """r = (1 - kappa(t + h)) / (1 - kappa(t)): the chance that a position without its data token at t has none at t + h."""
     left_t, left_s = 1.0 - kappa(path, t), 1.0 - kappa(path, jnp.minimum(t + h, 1.0))
     return jnp.where(left_t > 0, left_s / jnp.maximum(left_t, 1e-30), 0.0)
 
 
 def rate(path, t):
-    """kappa'(t) / (1 - kappa(t)), the speed at which what is left arrives."""
+    """kappa'(t) / (1 - kappa(t)): the rate at which the remaining positions get their data token."""
     return kappa_dot(path, t) / jnp.maximum(1.0 - kappa(path, t), 1e-30)
 
 
@@ -76,18 +76,18 @@ def sample_source(key_B, path, length):
 
 
 def uniform_BL(key_B, length):
-    """Uniform numbers of each sequence from its own key, so that they do not depend on the batch."""
+    """Uniform numbers for each sequence from its own key, independent of the batch."""
     return jax.vmap(lambda k: jax.random.uniform(k, (length,)))(key_B)
 
 
 def split(key_B, num=2):
-    """Each sequence's key split: a tuple of `num` arrays of keys."""
+    """Split each sequence's key: a tuple of `num` arrays of keys."""
     keys = jax.vmap(lambda k: jax.random.split(k, num))(key_B)
     return tuple(keys[:, i] for i in range(num))
 
 
 def fold(key_B, number):
-    """Each sequence's key folded with a step's (or candidate's) number."""
+    """Fold each sequence's key with a step's (or candidate's) number."""
     return jax.vmap(lambda k: jax.random.fold_in(k, number))(key_B)
 
 
@@ -110,8 +110,8 @@ def data_logits(path, logits_BLV):
 def at(values_BLV, x_BL):
     """The value at each position's token: [B, L].
 
-    By a look-up on a CPU. Elsewhere by a masked sum, which reads what the values are made of while they are made: a look-up
-    would have them written first, all of [B, L, V].
+    A look-up on a CPU. Elsewhere a masked sum, which XLA fuses with the computation of the values: a look-up would first write
+    all of [B, L, V].
     """
     return jax.lax.platform_dependent(values_BLV, x_BL, cpu=_look_up, default=_masked_sum)
 
@@ -126,9 +126,9 @@ def _masked_sum(values_BLV, x_BL):
 
 
 def settled_logits(path, logits_BLV, x_BL):
-    """The same logits, but all but a point mass where a token of x_BL has been unmasked and stays.
+    """The same logits, but (all but) a point mass where a token of x_BL is unmasked and stays.
 
-    Nothing trains a network's logits there under the mask source, so that whoever mixes them must not read them.
+    Under the mask source nothing trains a network's logits there, so a mixture of logits must not use them.
     """
     if not path.masked:
         return logits_BLV
@@ -137,7 +137,7 @@ def settled_logits(path, logits_BLV, x_BL):
 
 
 def free_BL(path, x_BL):
-    """Positions that may still change: under the mask source a token once unmasked stays."""
+    """Positions that may still change: under the mask source an unmasked token stays."""
     return x_BL == path.mask_id if path.masked else jnp.ones_like(x_BL, bool)
 
 

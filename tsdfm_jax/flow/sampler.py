@@ -1,4 +1,4 @@
-"""The sampler: from noise to text in any number of steps, given tokens held fixed, one compiled program."""
+"""The sampler: from noise to text in any number of steps, with given tokens held fixed, in one compiled program."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from tsdfm_jax.flow import jump, path as paths
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
-    """Which jump, and how the posterior is sharpened.
+    """The kind of jump, and how the posterior is sharpened.
 
     Attributes:
       jump: `bridge`, `cumulative` or `euler`.
@@ -39,32 +39,32 @@ def sharpen(logits_BLV, cfg):
 
 
 def nucleus(logits_BLV, top_p):
-    """The smallest set of tokens that holds the mass top_p, tokens of one logit in it together: bool [B, L, V].
+    """The smallest set of tokens that holds the mass top_p; tokens of equal logits are all in it or all out: bool [B, L, V].
 
-    Where it ends is found bit by bit of a float32, by 32 sums over V; a sort of 50,257 tokens takes longer than a network.
+    Its lowest logit is found bit by bit, in 32 sums over V. A sort of 50,257 tokens takes longer than a network evaluation.
     """
     p_BLV, rank_BLV = jax.nn.softmax(logits_BLV, axis=-1), _rank(logits_BLV)
 
     def narrow(bit, low_BL):
-        """Raise `low` by the bit wherever what ranks from there on still holds the mass."""
+        """Set the bit in `low` wherever the tokens of that rank and above still hold the mass."""
         higher_BL = low_BL | (jnp.uint32(1) << (31 - bit).astype(jnp.uint32))
         held_BL = jnp.where(rank_BLV >= higher_BL[..., None], p_BLV, 0.0).sum(axis=-1)
         return jnp.where(held_BL >= top_p, higher_BL, low_BL)
 
     low_BL = jax.lax.fori_loop(0, 32, narrow, jnp.zeros(logits_BLV.shape[:-1], jnp.uint32))
-    # XLA may compute a logit twice with two roundings: the last token can then rank below its own `low`, the first must not.
+    # XLA may compute a logit twice with two roundings: the last token can then fall below its own `low`. The first must not.
     first_BL = jnp.argmax(logits_BLV, axis=-1)
     return (rank_BLV >= low_BL[..., None]) | (jnp.arange(logits_BLV.shape[-1])[None, None] == first_BL[..., None])
 
 
 def _rank(x):
-    """Float32 as uint32 in the same order, both zeros one."""
+    """Float32 as uint32 in the same order, with both zeros equal."""
     bits = jax.lax.bitcast_convert_type(jnp.where(x == 0, 0.0, x), jnp.uint32)
     return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
 
 
 def step(key_B, path, posterior, x_BL, i, steps, given_BL, fixed_BL, cfg):
-    """The jump from i/steps to (i + 1)/steps; positions of `fixed_BL` keep what `given_BL` says."""
+    """The jump from i/steps to (i + 1)/steps; positions of `fixed_BL` keep the tokens of `given_BL`."""
     t_B = jnp.full(x_BL.shape[:1], i / steps, jnp.float32)
     h_B = jnp.full(x_BL.shape[:1], 1.0 / steps, jnp.float32)
     logits_BLV = sharpen(paths.data_logits(path, posterior(x_BL, t_B, h_B)), cfg)
@@ -87,13 +87,13 @@ def advance(key_B, path, posterior, x_BL, first, last, steps, given_BL, fixed_BL
 
 
 def sample(key_B, path, posterior, steps, given_BL, fixed_BL, cfg):
-    """Text x_BL in `steps` evaluations; each sequence depends on its own key alone, never on the batch it came in."""
+    """Text x_BL in `steps` evaluations; each sequence depends on its own key only, never on the batch."""
     x_0_BL, steps_B = start(key_B, path, given_BL, fixed_BL)
     return advance(steps_B, path, posterior, x_0_BL, 0, steps, steps, given_BL, fixed_BL, cfg)
 
 
 def states(key_B, path, posterior, steps, given_BL, fixed_BL, cfg):
-    """Every state on the way, x_0 first: x_SBL of `steps` + 1 (a static number of) states."""
+    """Every state from x_0 to the text: x_SBL, with `steps` + 1 states; `steps` is static."""
     x_0_BL, steps_B = start(key_B, path, given_BL, fixed_BL)
 
     def body(x_BL, i):

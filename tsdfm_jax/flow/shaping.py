@@ -1,7 +1,7 @@
 """Shaping: draw K candidates of one move, score them with the compass, keep the most coherent.
 
-`energy(x_BL, t_B) -> (energy_B, score_BL)` is any compass: the energy of a whole sequence and its share at each
-position, both low for coherent text.
+`energy(x_BL, t_B) -> (energy_B, score_BL)` is any compass: the energy of a whole sequence and a score of each position,
+both low for coherent text.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from tsdfm_jax.flow import draw, jump, path as paths
 
 COINS = ("own", "shared")
-TIE = 1e-5  # of the largest energy: some ten times the rounding of a float32 network
+TIE = 1e-5  # share of the largest energy: about ten times the rounding of a float32 network
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,15 +22,15 @@ class ShapingConfig:
 
     Attributes:
       candidates: K; 1 is the blind jump.
-      policy: `sequence` (one candidate wins whole), `token` (the best token of each position) or
-        `sequence_to_token` (the winner, mended where another candidate's token is better by `margin`).
+      policy: `sequence` (keep one whole candidate), `token` (choose each span by itself) or `sequence_to_token` (keep one
+        candidate, then replace spans where another candidate's score is lower by more than `margin`).
       selection: `argmin`, `boltzmann`, and the controls `random` and `worst`.
       temperature: of `boltzmann`.
-      tau: shape only where the jump arrives at this time or later.
-      span: how many neighbouring tokens are chosen together by the last two, by the mean of their scores.
-      margin: by how much a token's score must be lower to be taken over (`sequence_to_token`).
-      coins: `own` (each candidate leaves where its own coins say) or `shared` (all leave where the first one does and
-        differ in where they land: under the mask source they then have equally many masks, and energies that compare).
+      tau: shape only jumps that arrive at this time or later.
+      span: number of neighbouring tokens that `token` and `sequence_to_token` choose together, by their mean score.
+      margin: how much lower the score of another candidate's span must be to replace the chosen one (`sequence_to_token`).
+      coins: which positions leave: `own` (drawn for each candidate) or `shared` (those of the first candidate, for all;
+        candidates differ in where they land. Under the mask source all have equally many masks, so energies compare).
       chunk: candidates scored at once, 0 for all K; peak memory grows with it.
     """
 
@@ -60,9 +60,9 @@ class ShapingConfig:
 
 
 class Choice(NamedTuple):
-    """A shaped jump's outcome: x_BL kept, the K energies, the index of the candidate taken, all candidates, their scores.
+    """The result of a shaped jump: x_BL kept, the K energies, the index of the chosen candidate, all candidates, their scores.
 
-    `left_BL` marks the positions that left, where there was one candidate.
+    `left_BL` marks the positions that left if there was one candidate; else it is None.
     """
 
     x_BL: jax.Array
@@ -74,10 +74,10 @@ class Choice(NamedTuple):
 
 
 def _argmin(key_B, energy_BK, cfg):
-    """The lowest energy, the first one of a tie.
+    """The index of the lowest energy, the first one of a tie.
 
-    Ties are common: among masks a lone token costs the same wherever it stands. What rounding makes of equal energies
-    differs from machine to machine, so energies closer than TIE are equal.
+    Ties are common: a single token among masks costs the same at every position. Rounding of equal energies differs from
+    machine to machine, so energies that are closer than TIE count as equal.
     """
     del key_B, cfg
     size_BK = jnp.where(jnp.isfinite(energy_BK), jnp.abs(energy_BK), 0.0)
@@ -94,7 +94,7 @@ def _random(key_B, energy_BK, cfg):
 
 
 def _boltzmann(key_B, energy_BK, cfg):
-    """In proportion to exp(-E / temperature): at temperature 1, importance resampling (method: compass)."""
+    """Draw in proportion to exp(-E / temperature): importance resampling at temperature 1."""
     weight_BK = jax.nn.softmax(-energy_BK / cfg.temperature, axis=1)
     return jax.vmap(draw.categorical)(key_B, weight_BK)
 
@@ -108,14 +108,14 @@ def _take(cand_BKL, index_B):
 
 
 def _sequence(key_B, cand_BKL, energy_BK, score_BKL, rescore, cfg):
-    """One candidate wins whole."""
+    """Keep one whole candidate."""
     del score_BKL, rescore
     index_B = SELECTIONS[cfg.selection](key_B, energy_BK, cfg)
     return _take(cand_BKL, index_B), index_B
 
 
 def _spans(score_BKL, span):
-    """The mean score of every span of so many neighbours, the last of which may be shorter: [B, K, N]."""
+    """The mean score of every span of `span` neighbours; the last span may be shorter: [B, K, N]."""
     length = score_BKL.shape[-1]
     filled = jnp.pad(score_BKL, ((0, 0), (0, 0), (0, -length % span)))
     sizes_N = jnp.minimum(span, length - jnp.arange(0, length, span))
@@ -123,7 +123,7 @@ def _spans(score_BKL, span):
 
 
 def _tokens(of_span_BN, span, length):
-    """What each token has of its span: [B, L]."""
+    """The value of each token's span at the token: [B, L]."""
     return jnp.repeat(of_span_BN, span, axis=-1)[..., :length]
 
 
@@ -132,7 +132,7 @@ def _at(cand_BKL, index_BL):
 
 
 def _token(key_B, cand_BKL, energy_BK, score_BKL, rescore, cfg):
-    """Every span is a choice of its own; the index is that of the candidate most positions came from."""
+    """Choose each span by itself; the index is that of the candidate that gave the most positions."""
     del rescore
     (b, k, length), score_BKN = cand_BKL.shape, _spans(score_BKL, cfg.span)
     spans = score_BKN.shape[-1]
@@ -144,9 +144,9 @@ def _token(key_B, cand_BKL, energy_BK, score_BKL, rescore, cfg):
 
 
 def _sequence_to_token(key_B, cand_BKL, energy_BK, score_BKL, rescore, cfg):
-    """The winner, mended span by span, and the mending kept only where the sequence's energy falls. [D]
+    """Choose one candidate, replace its worse spans, and keep the result only where the sequence's energy falls. [D]
 
-    What a control takes is not mended.
+    The candidate of a control (`random`, `worst`) stays as it is.
     """
     x_BL, index_B = _sequence(key_B, cand_BKL, energy_BK, score_BKL, rescore, cfg)
     if cfg.selection in CONTROLS:
@@ -165,8 +165,8 @@ POLICIES = {"sequence": _sequence, "token": _token, "sequence_to_token": _sequen
 def candidates(key_B, move, t_B, energy, cfg):
     """K realisations of one move and their scores, `cfg.chunk` at a time: (cand_BKL, energy_BK, score_BKL).
 
-    Candidate k comes from each sequence's key folded with k, so that the first is the blind jump, whatever K is. Where the
-    choice is random, or all jumps arrive before tau, no energy is asked for, and all are 0.
+    Candidate k comes from each sequence's key folded with k, so the first is the blind jump for every K. Where the choice is
+    random, or all jumps arrive before tau, the compass is not called, and all energies are 0.
     """
 
     left_BL = jump.coins(paths.fold(key_B, 0), move) if cfg.coins == "shared" else None
@@ -182,7 +182,7 @@ def candidates(key_B, move, t_B, energy, cfg):
 
 
 def _asked(energy, t_B, cfg):
-    """The compass as `x_BL -> (energy_B, score_BL)`, asked only where somebody looks at what it says."""
+    """The compass as `x_BL -> (energy_B, score_BL)`, called only where its result is used."""
     if cfg.selection == "random":
         return _unasked
     if cfg.tau <= 0:
@@ -191,20 +191,20 @@ def _asked(energy, t_B, cfg):
 
 
 def late(arrive_B, cfg):
-    """Whether a jump that arrives then is shaped: at cfg.tau or later, but for rounding. Arrays, or one time."""
+    """Whether a jump that arrives at this time (an array or one number) is shaped: at cfg.tau or later, up to rounding."""
     return arrive_B >= cfg.tau - 1e-6
 
 
 def _unasked(x_BL):
-    """The energy and scores of what nobody looks at."""
+    """Zeros in place of energy and scores that are not used."""
     return jnp.zeros(x_BL.shape[:1]), jnp.zeros(x_BL.shape)
 
 
 def shaped_jump(key_B, move, arrive_B, energy, cfg):
-    """One look before one leap: a `Choice` for the move that arrives at time arrive_B.
+    """Choose among the candidates of the move that arrives at time arrive_B: a `Choice`.
 
-    Where arrive_B < tau the first candidate is taken unseen, as it is everywhere for K = 1, where no energy is
-    asked for and the recorded one is 0.
+    Where arrive_B < tau the first candidate is used whatever its energy. For K = 1 it is always used, the compass is not
+    called, and the recorded energy is 0.
     """
     drawn_B, chosen_B = paths.split(key_B)
     if cfg.candidates == 1:

@@ -1,1 +1,1 @@
-"""What a stage was begun with and what it left, written beside its result; knows no stage."""
+"""Records of the config that a stage began with and of its results, beside its output; knows no particular stage."""

@@ -1,4 +1,4 @@
-"""A stage's bookkeeping on disk: begun with this config, finished with these figures."""
+"""A stage's bookkeeping on disk: the config that it began with, and the numbers that it finished with."""
 
 import json
 import pathlib
@@ -7,11 +7,11 @@ from tsdfm_jax.storage import atomic
 
 DONE = "done.json"
 BEGUN = "fingerprint.json"
-SECONDS = "seconds.json"  # what the stage has taken so far, and how much of it for compiling
+SECONDS = "seconds.json"  # seconds that the stage has run so far, and how many of them went into compiling
 
 
 def begin(directory, fingerprint):
-    """Make a stage's directory and note the config it is begun with; return the figures if it is already finished.
+    """Make a stage's directory and note the config that it begins with; return its numbers if it is already finished, else None.
 
     `fingerprint` is a nested dict of the config keys that the stage's result depends on. Raises ValueError where the
     directory was begun or finished with other values.
@@ -19,7 +19,7 @@ def begin(directory, fingerprint):
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if {file.name for file in directory.iterdir()} <= {BEGUN, SECONDS}:
-        (directory / BEGUN).unlink(missing_ok=True)  # begun, and nothing made: a typing error should not bind
+        (directory / BEGUN).unlink(missing_ok=True)  # nothing is made yet: a mistyped config must not block the right one
     check(directory, fingerprint)
     finished = done(directory)
     if finished is not None:
@@ -30,17 +30,17 @@ def begin(directory, fingerprint):
 
 
 def done(directory):
-    """Contents of a finished stage's done.json, {"fingerprint", "figures"}; None if it is unfinished."""
+    """Read a finished stage's done.json, {"fingerprint", "figures"}; None if it is unfinished."""
     return _read(pathlib.Path(directory) / DONE)
 
 
 def finish(directory, fingerprint, figures):
-    """Declare a stage finished: from now on it is skipped, and the stages after it may read its directory."""
+    """Mark a stage as finished: later runs skip it, and the stages after it may read its directory."""
     atomic.overwrite(pathlib.Path(directory) / DONE, json.dumps({"fingerprint": fingerprint, "figures": figures}, indent=1))
 
 
 def check(directory, fingerprint):
-    """Raise ValueError, naming the first key that differs, where a stage was run with another config than this."""
+    """Raise ValueError, naming the first key that differs, where a stage was begun or finished with another config."""
     directory = pathlib.Path(directory)
     finished = done(directory)
     before = finished["fingerprint"] if finished is not None else _read(directory / BEGUN)
@@ -54,7 +54,7 @@ def check(directory, fingerprint):
 
 
 def require(directory, stage_name):
-    """Return the figures of an earlier stage; raise ValueError if it is unfinished."""
+    """Return the numbers of an earlier stage; raise ValueError if it is unfinished."""
     finished = done(directory)
     if finished is None:
         raise ValueError(f"{directory} is unfinished: run --stage={stage_name} first")

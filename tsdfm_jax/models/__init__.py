@@ -1,1 +1,1 @@
-"""Networks only: init and apply, parameters an explicit pytree with logical axes."""
+"""Networks only: init and apply, with parameters as an explicit pytree with logical axes."""

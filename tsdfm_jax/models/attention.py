@@ -1,4 +1,4 @@
-"""Attention over whole windows, by XLA, by cuDNN on an NVIDIA GPU, or by splash attention, JAX's kernel for TPU.
+"""Attention over whole windows: by XLA, by cuDNN on an NVIDIA GPU, or by splash attention, JAX's kernel for TPU.
 
 G is the number of key and value heads, which divides H; d is the head size.
 """
@@ -13,20 +13,20 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 ROTARY_BASE = 10_000.0
-TILE = 128  # positions: splash attention takes windows of a multiple of it
+TILE = 128  # positions: splash attention needs windows of a multiple of this length
 PLATFORMS = {"cudnn": "gpu", "splash": "tpu"}
-LARGEST = {True: 256, False: 128}  # head size that cuDNN takes, on Hopper and later or not
+LARGEST = {True: 256, False: 128}  # head size that cuDNN supports: on Hopper and later (True), or before (False)
 
 
 class Device(NamedTuple):
-    """What a choice depends on: `platform` is cpu, gpu or tpu, `capability` an NVIDIA GPU's, (9, 0), or None."""
+    """What a choice depends on: `platform` is cpu, gpu or tpu; `capability` is that of an NVIDIA GPU, such as (9, 0), or None."""
 
     platform: str
     capability: tuple[int, int] | None = None
 
 
 def rotate(x_BLHd, freq_d=None):
-    """Rotary position embedding over the whole head size, its halves rotated together by `freq_d` radians a position."""
+    """Rotary position embedding of the whole head; element i of both halves is a pair, turned by `freq_d[i]` radians a position."""
     half = x_BLHd.shape[-1] // 2
     if freq_d is None:
         freq_d = ROTARY_BASE ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -37,21 +37,21 @@ def rotate(x_BLHd, freq_d=None):
 
 
 def xla(q_BLHd, k_BLGd, v_BLGd, causal):
-    """Matrix products and a softmax, in float32 whatever the inputs are, with scores of [B, H, L, L]."""
+    """Matrix products and a softmax, which is float32 for every input type, with scores of [B, H, L, L] in memory."""
     return jax.nn.dot_product_attention(q_BLHd, k_BLGd, v_BLGd, is_causal=causal, implementation="xla")
 
 
 def cudnn(q_BLHd, k_BLGd, v_BLGd, causal):
-    """cuDNN's fused attention: no scores in memory, there or back."""
+    """cuDNN's fused attention: no scores in memory, forward or backward."""
     return jax.nn.dot_product_attention(q_BLHd, k_BLGd, v_BLGd, is_causal=causal, implementation="cudnn")
 
 
 def splash(q_BLHd, k_BLGd, v_BLGd, causal, interpret=False):
-    """Splash attention, a Pallas kernel: no scores in memory, there or back.
+    """Splash attention, a Pallas kernel: no scores in memory, forward or backward.
 
-    L is a multiple of TILE. `interpret` runs it where there is no TPU, slowly.
+    L must be a multiple of TILE. `interpret` runs it without a TPU, slowly.
     """
-    # Late: Pallas takes a while to import, and only a TPU needs it.
+    # A late import: Pallas is slow to import, and only a TPU needs it.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask as masks
 
     length, heads, size = q_BLHd.shape[1:]
@@ -71,10 +71,10 @@ def splash(q_BLHd, k_BLGd, v_BLGd, causal, interpret=False):
 
 
 def by_device(compute):
-    """`compute(q_BLHd, k_BLGd, v_BLGd)` on each device's own windows and heads, as the mesh at hand, if there is one, splits them.
+    """`compute(q_BLHd, k_BLGd, v_BLGd)` on each device's own windows and heads, split as the current mesh (if any) splits them.
 
-    XLA cannot split a kernel. JAX can split cuDNN's, but under a vmap it merges candidates and batch into one axis, and
-    what is split over devices would have to move.
+    XLA cannot split a kernel. JAX can split cuDNN's, but under a vmap it merges candidates and batch into one axis, and data that
+    is split over devices would have to move.
     """
     mesh = jax.sharding.get_abstract_mesh()
 
@@ -88,7 +88,7 @@ def by_device(compute):
 
 
 def _axes(mesh, name, size):
-    """The mesh axes that split a logical axis; none where they do not divide its size."""
+    """The mesh axes that split a logical axis; None where they do not divide its size."""
     (axes,) = nn.logical_to_mesh_axes((name,)) or (None,)
     axes = (axes,) if isinstance(axes, str) else axes or ()
     return None if size % math.prod(mesh.shape[axis] for axis in axes) else axes
@@ -99,14 +99,14 @@ CHOICES = ("auto", *IMPLEMENTATIONS)
 
 
 def device():
-    """The `Device` of the mesh at hand, which need not be this machine's; where there is none, JAX's default one."""
-    # A program compiled ahead of time is traced on a machine without its devices, and should wake none of its own.
+    """The `Device` of the current mesh, which may be of another machine; without a mesh, JAX's default device."""
+    # A program compiled ahead of time is traced on a machine without its devices, and must not start that machine's own.
     abstract = jax.sharding.get_abstract_mesh().abstract_device
     return of_platform(jax.default_backend() if abstract is None else abstract.platform)
 
 
 def of_platform(platform):
-    """The `Device` that this machine has of a platform."""
+    """The `Device` of a platform on this machine."""
     if platform != "gpu":
         return Device(platform)
     gpu = jax.local_devices(backend="gpu")[0]
@@ -115,7 +115,7 @@ def of_platform(platform):
 
 
 def network_lacks(name, dtype, head_size):
-    """Why a network of this compute type and head size cannot have an implementation; None where it can."""
+    """Why a network of this compute type and head size cannot use an implementation; None where it can."""
     if name in PLATFORMS and dtype != "bfloat16":
         return f"computes in bfloat16, not in {dtype}: set model.dtype=bfloat16"
     if name == "cudnn" and (head_size % 8 or head_size > LARGEST[True]):
@@ -135,7 +135,7 @@ def device_lacks(name, where, head_size=8):
 
 
 def check(name, reason=None):
-    """Raise ValueError for a name that is no choice, or with the `reason` why this one cannot be had."""
+    """Raise ValueError for a name that is not in CHOICES, or with the `reason` why this choice is not possible."""
     if name not in CHOICES:
         raise ValueError(f"model.attention '{name}' is not one of {', '.join(CHOICES)}")
     if reason:
@@ -143,16 +143,16 @@ def check(name, reason=None):
 
 
 def check_devices(name, platform, length):
-    """Raise ValueError for a choice that devices of a platform cannot run, or not on windows of this length."""
+    """Raise ValueError for a choice that the devices of a platform cannot run, or that does not fit windows of this length."""
     check(name, device_lacks(name, of_platform(platform)))
     if name == "splash" and length % TILE:
         check(name, f"takes windows of a multiple of {TILE} tokens, not of {length}: change data.length")
 
 
 def resolve(name, where, dtype, head_size, length):
-    """The implementation that a choice comes to: `auto` is the first that the device and the network allow, else XLA's.
+    """The implementation for a choice: `auto` is the first of cudnn, splash and xla that the device and the network allow.
 
-    Splash attention leaves windows that are no multiple of TILE to XLA's. Raises ValueError for a choice that cannot be had.
+    For windows that are not a multiple of TILE, xla replaces splash. Raises ValueError for a choice that is not possible.
     """
     lacks = lambda one: network_lacks(one, dtype, head_size) or device_lacks(one, where, head_size)
     if name == "auto":
@@ -162,9 +162,9 @@ def resolve(name, where, dtype, head_size, length):
 
 
 def attend(name, q_BLHd, k_BLGd, v_BLGd, causal=False):
-    """softmax(q k^T / sqrt(d)) v of every head over a whole window, with `causal` of the positions up to each: [B, L, H, d].
+    """softmax(q k^T / sqrt(d)) v of every head over a whole window, or with `causal` over the positions up to each: [B, L, H, d].
 
-    `name` is one of CHOICES. Raises ValueError, one line, for one that these devices or this network cannot have.
+    `name` is one of CHOICES. Raises ValueError, one line, for a choice that these devices or this network cannot use.
     """
     chosen = resolve(name, device(), q_BLHd.dtype.name, q_BLHd.shape[-1], q_BLHd.shape[1])
     compute = functools.partial(IMPLEMENTATIONS[chosen], causal=causal)

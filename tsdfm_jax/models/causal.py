@@ -1,4 +1,4 @@
-"""Judges and the autoregressive model: GPT-2's architecture, and what is asked of any causal transformer."""
+"""Judges and the autoregressive model: GPT-2's architecture, and the functions of every causal transformer."""
 
 import dataclasses
 from typing import NamedTuple
@@ -12,10 +12,10 @@ from tsdfm_jax.models import attention, llama, transformer
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CausalConfig:
-    """Shape of a judge: `vocab` tokens, `length` positions at most, and GPT-2's blocks, width and heads.
+    """Shape of a GPT-2: `vocab` tokens, at most `length` positions, and its blocks, width and heads.
 
-    `mlp_width` is the hidden width of the MLP, four times the width where it is 0; `epsilon` is that of the norms;
-    `attention` says who computes it over whole windows (attention.CHOICES), the token-by-token decoding being XLA's.
+    `mlp_width` is the hidden width of the MLP, 0 for four times the width. `epsilon` is that of the norms. `attention` is the
+    implementation over whole windows (attention.CHOICES); token-by-token decoding always uses XLA's.
     """
 
     vocab: int
@@ -42,11 +42,11 @@ class CausalConfig:
 
 
 class Cache(NamedTuple):
-    """Keys and values of every block at the positions read so far, and the place that is read next.
+    """Keys and values of every block at the positions read so far, and the next position.
 
     Attributes:
       k, v: [blocks, B, L, H, D/H] in the compute type.
-      at_N: int32 [blocks], the same place in all of them.
+      at_N: int32 [blocks], the next position, the same for all blocks.
     """
 
     k: jax.Array
@@ -55,7 +55,7 @@ class Cache(NamedTuple):
 
 
 def _attend(cfg, q_BLHd, k_BLHd, v_BLHd, cache):
-    """Causal attention among the positions at hand or, given a block's cache, of one position to all that were read; (y, cache)."""
+    """Causal attention among all positions or, with a block's cache, of one position to all that were read: (y, cache)."""
     if cache is None:
         return attention.attend(cfg.attention, q_BLHd, k_BLHd, v_BLHd, causal=True), None
     here = (0, cache.at_N, 0, 0)
@@ -103,9 +103,9 @@ class CausalBlock(nn.Module):
 
 
 class Causal(nn.Module):
-    """`apply({"params": p}, x_BL)` -> float32 h_BLD after the last norm, and the head that makes logits of it, [D, V].
+    """`apply({"params": p}, x_BL)` -> float32 h_BLD after the last norm, and the head that maps it to logits, [D, V].
 
-    With a `cache` x_BL is one token of each sequence, at the cache's place, and the cache with it is a third result.
+    With a `cache` x_BL is one token of each sequence, at the cache's position, and the new cache is a third result.
     """
 
     cfg: CausalConfig
@@ -135,12 +135,12 @@ NETWORKS = {CausalConfig: Causal, llama.LlamaConfig: llama.Llama}
 
 
 def init(key, cfg):
-    """Fresh parameters of the network that the class of `cfg` names, boxed with their logical axes."""
+    """Initial parameters of the network for the class of `cfg`, boxed with their logical axes."""
     return NETWORKS[type(cfg)](cfg).init(key, jnp.zeros((1, 1), jnp.int32))["params"]
 
 
 def hidden(cfg, params, x_BL):
-    """What the last norm leaves at every position: float32 h_BLD.
+    """The output of the last norm at every position: float32 h_BLD.
 
     Raises ValueError where x_BL is longer than the network's context, as do `logits` and `token_nll`.
     """
@@ -148,7 +148,7 @@ def hidden(cfg, params, x_BL):
 
 
 def logits(cfg, params, x_BL, dropout_key=None):
-    """Logits of the token after each position, given all up to it: float32 logits_BLV."""
+    """Logits of the token after each position, given all tokens up to it: float32 logits_BLV."""
     return _head(cfg, *_apply(cfg, params, x_BL, dropout_key))
 
 
@@ -164,20 +164,20 @@ def empty_cache(cfg, batch):
 
 
 def decode(cfg, params, cache, x_B):
-    """Reads one further token of each sequence, in the work of one position: (logits_BV of the next one, the Cache with it).
+    """Read one more token of each sequence, at the cost of one position: (logits_BV of the next token, the new Cache).
 
-    The logits are those of `logits` for the whole beginning. `cfg` is a CausalConfig, and its `length` tokens are all
-    that a cache holds: what is read beyond them is wrong.
+    The logits equal those of `logits` for the whole beginning. `cfg` is a CausalConfig. A cache holds `cfg.length` tokens, and
+    results for further tokens are wrong.
     """
     h_B1D, head_DV, cache = Causal(cfg).apply({"params": params}, x_B[:, None], True, cache)
     return _head(cfg, h_B1D, head_DV)[:, 0], cache
 
 
 def token_nll(cfg, params, x_BL, bos, dropout_key=None):
-    """-log p(x^i | x^{<i}) in nats at every position, the first one given the document mark `bos`: nll_BL."""
+    """-log p(x^i | x^{<i}) in nats at every position, with the document mark `bos` before the first one: nll_BL."""
     context_BL = jnp.concatenate([jnp.full_like(x_BL[:, :1], bos), x_BL[:, :-1]], axis=1)
     logits_BLV = logits(cfg, params, context_BL, dropout_key)
-    # A masked sum, not a gather, whose gradient would be a scatter into [B, L, V].
+    # A masked sum: the gradient of a gather would be a scatter into [B, L, V].
     at_x_BL = jnp.where(jnp.arange(cfg.vocab)[None, None] == x_BL[..., None], logits_BLV, 0.0).sum(axis=-1)
     return jax.nn.logsumexp(logits_BLV, axis=-1) - at_x_BL
 

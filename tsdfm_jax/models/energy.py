@@ -1,4 +1,4 @@
-"""The compass network: per-position scores of a sequence at a time, and the energy of the whole."""
+"""The compass network: a score of each position of a sequence at time t, and the energy of the whole sequence."""
 
 import functools
 
@@ -12,9 +12,9 @@ from tsdfm_jax.models import transformer
 class Energy(nn.Module):
     """E(x, t), low for real text: `apply({"params": p}, x_BL, t_B)` -> (energy_B, score_BL), float32.
 
-    The blocks are the teacher's. Two heads: a position's score, and its share of the sequence's energy, which is the
-    shares' mean times a learned scale. One head for both would hold the energy to the mean of ratios that each look at
-    one position, and away from the log ratio of the two joint laws (a law test measures it). [D]
+    The blocks have the teacher's architecture. Two heads give a position's score and its share of the energy, which is the
+    mean of the shares times a learned scale. With one head for both, the energy would be a mean of ratios of single positions,
+    not the log ratio of the two joint distributions (a test in tests/laws measures it). [D]
     """
 
     cfg: transformer.TransformerConfig
@@ -33,7 +33,7 @@ class Energy(nn.Module):
 
 
 def init(key, cfg, length):
-    """Fresh parameters, boxed with their logical axes."""
+    """Initial parameters, boxed with their logical axes."""
     return Energy(cfg).init(key, jnp.zeros((1, length), jnp.int32), jnp.zeros((1,)))["params"]
 
 

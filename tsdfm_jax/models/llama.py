@@ -1,4 +1,4 @@
-"""Llama's architecture, for judges: a causal transformer with RMSNorm, grouped-query attention, SwiGLU and rotary positions."""
+"""Llama's architecture, for judges: a causal transformer with RMSNorm, grouped-query attention, SwiGLU, rotary positions."""
 
 import dataclasses
 import functools
@@ -12,9 +12,9 @@ from tsdfm_jax.models import attention, transformer
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Llama3Scaling:
-    """How Llama 3.1 stretches its rotary positions: waves longer than `original / low` grow by `factor`.
+    """Llama 3.1's scaling of rotary positions: waves longer than `original / low` become longer by `factor`.
 
-    Waves shorter than `original / high` stay, and those between are a mixture. `original` counts positions.
+    Waves shorter than `original / high` stay, and those between are interpolated. `original` counts positions.
     """
 
     factor: float
@@ -33,23 +33,23 @@ class LlamaConfig:
 
     Attributes:
       vocab: V, rows of the embedding and of the head.
-      length: positions that it was made for, at most.
+      length: largest number of positions.
       blocks: transformer blocks.
       width: D.
       heads: heads of the queries.
-      kv_heads: heads of keys and values, each read by `heads / kv_heads` queries.
+      kv_heads: heads of keys and values, each shared by `heads / kv_heads` heads of queries.
       head_size: width of one head, even.
       mlp_width: hidden width of the MLP.
       tied: whether the head is the embedding.
       attention_bias: whether the four projections of attention have a bias.
-      mlp_bias: whether the three of the MLP have one.
+      mlp_bias: whether the three projections of the MLP have a bias.
       epsilon: of the norms.
       rope_theta: base of the rotary frequencies.
-      rope_scaling: how they are stretched, or None.
+      rope_scaling: scaling of these frequencies, or None.
       dtype: compute type; norms, softmax and logits are float32.
       remat: `none`, `full` or `dots`: what a backward pass recomputes.
       unroll: blocks laid out one after the other in each turn of the scan.
-      attention: one of attention.CHOICES: who computes attention.
+      attention: one of attention.CHOICES, the implementation of attention.
     """
 
     vocab: int
@@ -82,7 +82,7 @@ class LlamaConfig:
 
 
 def frequencies(cfg):
-    """Radians a position of each rotated pair, float32 [head_size / 2] (RoFormer, arXiv 2104.09864; Llama 3.1's scaling)."""
+    """Radians per position of each rotated pair, float32 [head_size / 2] (RoFormer, arXiv 2104.09864; Llama 3.1's scaling)."""
     half = cfg.head_size // 2
     freq_d = cfg.rope_theta ** (-np.arange(half, dtype=np.float64) / half)
     if (scaling := cfg.rope_scaling) is not None:
@@ -98,13 +98,13 @@ def _norm(cfg, name):
 
 
 class LlamaBlock(nn.Module):
-    """Llama's block: pre-norm causal attention, several queries to a key, and SwiGLU."""
+    """Llama's block: pre-norm causal attention with several query heads per key head, and SwiGLU."""
 
     cfg: LlamaConfig
 
     @nn.compact
     def __call__(self, x_BLD, freq_d, deterministic):
-        del deterministic  # it has no dropout
+        del deterministic  # this block has no dropout
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
         b, length, d = x_BLD.shape
         normal, into_residual = nn.initializers.normal(0.02), nn.initializers.normal(0.02 / (2 * cfg.blocks) ** 0.5)
@@ -127,7 +127,7 @@ class LlamaBlock(nn.Module):
 
 
 class Llama(nn.Module):
-    """`apply({"params": p}, x_BL)` -> float32 h_BLD after the last norm, and the head that makes logits of it, [D, V]."""
+    """`apply({"params": p}, x_BL)` -> float32 h_BLD after the last norm, and the head that maps it to logits, [D, V]."""
 
     cfg: LlamaConfig
 

@@ -1,8 +1,8 @@
-"""How many parameters a network has, by arithmetic: to choose one of a size without making any."""
+"""Numbers of parameters by arithmetic, to choose a network of a given size without making one."""
 
 
 def transformer(cfg):
-    """Parameters of the teacher of a TransformerConfig (no step size among its conditions)."""
+    """Parameters of the teacher of a TransformerConfig (without step-size conditioning)."""
     v, d, c, mlp = cfg.vocab, cfg.width, cfg.cond_width, cfg.mlp_ratio * cfg.width
     time = (256 * c + c) + (c * c + c)
     block = (6 * c * d + 6 * d) + 2 * d + 4 * d * d + (d * mlp + mlp) + (mlp * d + d)
@@ -11,14 +11,14 @@ def transformer(cfg):
 
 
 def causal(cfg):
-    """Parameters of GPT-2's architecture in the shape of a CausalConfig."""
+    """Parameters of a CausalConfig (GPT-2's architecture)."""
     d, mlp = cfg.width, cfg.mlp_width or 4 * cfg.width
     block = 4 * d + 4 * (d * d + d) + (d * mlp + mlp) + (mlp * d + d)
     return cfg.vocab * d + cfg.length * d + cfg.blocks * block + 2 * d
 
 
 def nearest_blocks(one, most):
-    """Blocks, at least one, that bring a CausalConfig of one block nearest to `most` parameters."""
+    """Number of blocks, at least one, that brings `one`, a CausalConfig of one block, nearest to `most` parameters."""
     first = causal(one)
     block = first - one.width * (one.vocab + one.length + 2)
     return 1 + max(0, round((most - first) / block))

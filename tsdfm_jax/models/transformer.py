@@ -1,7 +1,7 @@
 """The DiT of teacher and student.
 
-Letters used in names throughout the project: B batch, L positions, V vocabulary (the mask token included where
-the source is `mask`), K candidates, D width, H heads, C conditioning width, S midpoints of a trajectory.
+Letters in names of the whole project: B batch, L positions, V vocabulary (with the mask token if the source is `mask`), K
+candidates, D width, H heads, C conditioning width, S midpoints of a trajectory.
 """
 
 import dataclasses
@@ -33,12 +33,12 @@ class TransformerConfig:
       heads: H; divides `width` into even head sizes.
       cond_width: C, width of the time conditioning.
       mlp_ratio: hidden width of the MLP over D.
-      dropout: rate on attention's and the MLP's outputs.
+      dropout: rate on the outputs of attention and MLP.
       dtype: compute type, `float32` or `bfloat16`; parameters, norms, softmax and logits stay float32.
       remat: `none`, `full` or `dots`: what the backward pass recomputes.
-      unroll: blocks laid out one after the other in each turn of the scan: faster, and longer to compile.
-      attention: one of attention.CHOICES: who computes attention; results differ by rounding.
-      step_conditioned: whether the network is told the step size h (the student).
+      unroll: blocks in each turn of the scan; more run faster and take longer to compile.
+      attention: one of attention.CHOICES, the implementation of attention; results differ by rounding.
+      step_conditioned: whether the network is given the step size h (the student).
     """
 
     vocab: int
@@ -69,25 +69,25 @@ class TransformerConfig:
 
 
 def flat_dot(x, kernel, dimension_numbers, precision=None, preferred_element_type=None):
-    """A dot over the last axis with the leading ones merged: its weight gradient is then one plain matrix product.
+    """A dot over the last axis with the leading axes merged, so that its weight gradient is one plain matrix product.
 
-    XLA's CPU backend takes twice as long for the same gradient contracted over two axes; elsewhere it is free.
+    XLA's CPU backend takes twice as long for the same gradient contracted over two axes; elsewhere merging costs nothing.
     """
     out = jax.lax.dot_general(x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())), precision, preferred_element_type)
     return out.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def is_split(axis):
-    """Whether the mesh at hand, if there is one, splits a logical axis over devices."""
+    """Whether the current mesh (if any) splits a logical axis over devices."""
     mesh, (names,) = jax.sharding.get_abstract_mesh(), nn.logical_to_mesh_axes((axis,)) or (None,)
     names = (names,) if isinstance(names, str) else names or ()
     return not mesh.empty and math.prod(mesh.shape[name] for name in names) > 1
 
 
 def head_dot(x_BLD, kernel_DV, dimension_numbers, precision=None, preferred_element_type=None):
-    """The projection to [B, L, V]: the kernel gathered whole, so that each device has whole rows of V for its positions.
+    """The projection to [B, L, V]: the kernel is gathered whole, so each device has whole rows of V for its positions.
 
-    What follows, softmax, losses, prefix sums, then needs no other device, and no device the logits of another.
+    Softmax, losses and prefix sums of these logits then need no other device.
     """
     kernel_DV = nn.with_logical_constraint(kernel_DV, (None, "vocab"))
     x_BLD = nn.with_logical_constraint(x_BLD, ("batch", "positions", None))
@@ -111,7 +111,7 @@ def dense(features, in_axis, out_axis, *, name, dtype, use_bias=True, kernel_ini
 
 
 def layer_norm(name):
-    """LayerNorm with a weight and no bias, in float32 whatever the compute type."""
+    """LayerNorm with a weight and no bias, in float32 for every compute type."""
     return nn.LayerNorm(
         epsilon=1e-5,
         use_bias=False,
@@ -134,7 +134,7 @@ def modulate(x_BLD, shift_BD, scale_BD):
 
 
 def pin(x_BLD):
-    """Keep the residual stream split over the batch, where a mesh is at hand: left free, XLA may place it badly."""
+    """Keep the residual stream split over the batch under a mesh: without this XLA may place it badly."""
     return nn.with_logical_constraint(x_BLD, ("batch", "length", "embed"))
 
 
@@ -150,7 +150,7 @@ class TimeMLP(nn.Module):
 
 
 def _mirror(key, shape, dtype=jnp.float32):
-    """[[I, -I], [0, 0]]: passes the time on as (t, -t) and leaves the step size out, to be learned."""
+    """[[I, -I], [0, 0]]: maps the time to (t, -t), with zero weights for the step size, to be learned."""
     del key
     eye = jnp.eye(shape[0] // 2, dtype=dtype)
     return jnp.concatenate([jnp.concatenate([eye, -eye], 1), jnp.zeros((shape[0] // 2, shape[1]), dtype)], 0)
@@ -164,11 +164,11 @@ def _unmirror(key, shape, dtype=jnp.float32):
 
 
 class Conditioning(nn.Module):
-    """Time, and for a student the step size, to what every block is modulated by.
+    """Map the time, and for a student the step size, to the vector that modulates every block.
 
-    With a step size the two embeddings are joined by a linear map 2C -> 2C and each block fuses 2C -> C. The joining
-    maps are born so that the student starts as exactly its teacher: SiLU(x) - SiLU(-x) = x. [D] Without one a student
-    is conditioned as a teacher is, and uses neither map.
+    With a step size a linear map 2C -> 2C joins the two embeddings, and each block fuses 2C -> C. Both maps are initialised
+    so that the student starts exactly as its teacher: SiLU(x) - SiLU(-x) = x. [D] Without a step size a student is conditioned
+    like a teacher and uses neither map.
     """
 
     cfg: TransformerConfig
@@ -185,7 +185,7 @@ class Conditioning(nn.Module):
 
 
 def fuse(cfg, cond_BC):
-    """A block's own view of the conditioning: [B, C] as it is, or that with a step size [B, 2C] -> [B, C]."""
+    """A block's conditioning: [B, C] unchanged, or with a step size [B, 2C] -> [B, C] by the block's own map."""
     if cond_BC.shape[-1] == cfg.cond_width:
         return cond_BC
     layer = dense(cfg.cond_width, "features", "cond", name="condition_fuser", dtype=jnp.float32, kernel_init=_unmirror)
@@ -193,7 +193,7 @@ def fuse(cfg, cond_BC):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each under adaLN: shift, scale and gate from the conditioning."""
+    """Attention and MLP, each with adaLN: shift, scale and gate from the conditioning."""
 
     cfg: TransformerConfig
 
@@ -225,7 +225,7 @@ class Block(nn.Module):
 def stack(block, cfg, own=nn.broadcast, **kwargs):
     """`cfg.blocks` copies of a block module as one scan, rematerialised as `cfg.remat` says.
 
-    The block's second argument is the same for all of them, or with `own=0` each one's own part of a leading axis.
+    The block's second argument is the same for all blocks; with `own=0` each block gets its part of the leading axis.
     """
     if REMAT[cfg.remat] is not None:
         block = nn.remat(block, policy=REMAT[cfg.remat], prevent_cse=False, static_argnums=(3,))
@@ -248,7 +248,7 @@ def embedding(cfg, name="vocab_embed"):
 
 
 def look_up(table, x_BL):
-    """The rows of an `nn.Embed` for each token, [B, L, D]; the table is gathered whole, not the whole batch's rows."""
+    """The rows of an `nn.Embed` for each token, [B, L, D]; devices gather the table, not the rows of the whole batch."""
     return pin(jnp.take(nn.with_logical_constraint(table.embedding, ("vocab", None)), x_BL, axis=0))
 
 
@@ -256,7 +256,7 @@ class Transformer(nn.Module):
     """Logits of the data's token at every position, given a noised sequence and its time.
 
     `apply({"params": p}, x_BL, t_B, h_B)`: x_BL int32 tokens, t_B in [0, 1], h_B the step size, ignored unless
-    `cfg.step_conditioned`; a student that is told none (None) goes by the time alone. Returns float32 logits_BLV.
+    `cfg.step_conditioned`; a student without it (None) uses the time only. Returns float32 logits_BLV.
     """
 
     cfg: TransformerConfig
@@ -271,7 +271,7 @@ class Transformer(nn.Module):
 
 
 class OutputLayer(nn.Module):
-    """The last norm, modulated, and the head: logits start at zero."""
+    """The last norm, modulated, and the head, which is initialised to zero logits."""
 
     cfg: TransformerConfig
 
@@ -285,7 +285,7 @@ class OutputLayer(nn.Module):
 
 
 def init(key, cfg, length):
-    """Fresh parameters, boxed with their logical axes."""
+    """Initial parameters, boxed with their logical axes."""
     x_BL = jnp.zeros((1, length), jnp.int32)
     return Transformer(cfg).init(key, x_BL, jnp.zeros((1,)), jnp.zeros((1,)))["params"]
 
@@ -297,7 +297,7 @@ def apply(cfg, params, x_BL, t_B, h_B=None, dropout_key=None):
 
 
 def overlay(params, given, at=""):
-    """Boxed parameters with the values of another network's (unboxed) where it has such; the rest stays as it was born.
+    """Replace boxed parameters by those of another network (unboxed) where it has them; the rest keep their initial values.
 
     Raises ValueError naming the first parameter whose shape differs.
     """

@@ -1,1 +1,1 @@
-"""Files on disk that are whole or absent, checksums, and what a full disk says; under every other room."""
+"""Files on disk that are whole or absent, checksums, and errors of a full disk; every other package may use it."""

@@ -11,10 +11,10 @@ from typing import Any
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Lends a temporary path beside `path`, and moves it there once the block ends well.
+    """Yield a temporary path beside `path`, and move the file to `path` when the block ends without an error.
 
-    The temporary name is fixed, so that what a killed process left behind is overwritten, never collected.
-    Errors: whatever the block raises; nothing is then left under either name.
+    The temporary name is fixed, so that the file of a killed process is overwritten and none pile up.
+    Errors: whatever the block raises; the temporary file is then deleted, and `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
@@ -40,7 +40,7 @@ def _sync_directory(directory: pathlib.Path) -> None:
 
 
 def write(path: pathlib.Path, data: bytes) -> None:
-    """Writes `data` to `path`, whole or not at all; raises OSError, a full disk among them."""
+    """Write `data` to `path`, whole or not at all; raises OSError, also for a full disk."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
@@ -72,7 +72,7 @@ def _render(body: dict[str, Any]) -> bytes:
 
 
 def write_sealed(path: pathlib.Path, body: dict[str, Any]) -> dict[str, Any]:
-    """Writes `body` as JSON with a sha256 over its own canonical form, and returns it as read back."""
+    """Write `body` as JSON with a sha256 of its canonical form, and return both as one dict."""
     body = json.loads(_render(body))
     sealed = body | {"sha256": hashlib.sha256(_render(body)).hexdigest()}
     write(path, _render(sealed))
@@ -80,9 +80,9 @@ def write_sealed(path: pathlib.Path, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_sealed(path: pathlib.Path, *, missing: str, damaged: str) -> dict[str, Any]:
-    """Reads what `write_sealed` wrote; `missing` and `damaged` are the remedies that end the error's line.
+    """Read a file of `write_sealed`; `missing` and `damaged` are the remedies at the end of the error's line.
 
-    Errors: FileNotFoundError where it is missing, ValueError where a single byte differs from what was written.
+    Errors: FileNotFoundError where the file is missing, ValueError where any byte differs from what was written.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {missing}")
@@ -99,7 +99,7 @@ def read_sealed(path: pathlib.Path, *, missing: str, damaged: str) -> dict[str, 
 
 
 def overwrite(path, content):
-    """Write bytes or text so that the file is, at any moment, either the old one or the new one, never a part."""
+    """Write bytes or text so that the file is at any moment either the old one or the new one, never a part."""
     path = pathlib.Path(path)
     content = content.encode() if isinstance(content, str) else content
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -1,4 +1,4 @@
-"""What disks do: checksums name a damaged file instead of reading it, and a full disk is one clear line."""
+"""Faults of disks: checksums find a damaged file before it is read, and a full disk is one clear line."""
 
 import errno
 import json
@@ -20,12 +20,12 @@ def seal(directory):
 
 
 def damage(directory):
-    """What is wrong with a directory, in a few words; None if it is as it was sealed, or was never sealed."""
+    """Say what is damaged in a directory, in a few words; None if it is as it was sealed, or was never sealed."""
     directory = pathlib.Path(directory)
     try:
         sealed = json.loads((directory / SEAL).read_text())
     except FileNotFoundError:
-        return None  # finished in the moment before the process died: left to the reader's own checks
+        return None  # the process died between finishing and sealing: the reader has its own checks
     except ValueError:
         return f"{directory.name}/{SEAL} is not JSON"
     for name, (length, crc) in sealed.items():
@@ -40,7 +40,7 @@ def damage(directory):
 
 
 def _sums(directory):
-    # Hidden files are drafts on their way to another name.
+    # Hidden files are drafts that are still to be renamed.
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.startswith("."))
     return {str(p.relative_to(directory)): (p.stat().st_size, _crc(p)) for p in paths if p.name != SEAL}
 
@@ -56,7 +56,7 @@ def _crc(path):
 def require_room(directory, size, what):
     """Raise OSError unless the disk of a directory, which need not exist yet, has `size` bytes free for `what`.
 
-    Asked beforehand, because Orbax meets a full disk in several threads, each with a traceback of its own.
+    Check before writing: on a full disk several of Orbax's threads fail, each with its own traceback.
     """
     directory = next(path for path in (directory, *directory.parents) if path.exists())
     free = shutil.disk_usage(directory).free
@@ -66,7 +66,7 @@ def require_room(directory, size, what):
 
 @contextmanager
 def writing(what):
-    """Turn the several ways in which libraries report a full disk into one line of OSError."""
+    """Turn the various errors of libraries for a full disk into one line of OSError."""
     try:
         yield
     except Exception as error:

@@ -1,1 +1,1 @@
-"""A run's work directory: a stage's bookkeeping in it, and the loaders of what earlier stages left."""
+"""A run's work directory: the bookkeeping of a stage in it, and the loaders of what earlier stages wrote."""

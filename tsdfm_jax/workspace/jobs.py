@@ -1,4 +1,4 @@
-"""A stage at work in a run's work directory: what its result depends on, its bookkeeping, and the training of one network."""
+"""A running stage in a work directory: the config keys behind its result, its bookkeeping, and the training of one network."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ KEYS = {
     "compass": ("compass", "shaping", "flow", "trajectories.chain"),
     "trajectories": ("shaping", "trajectories", "flow", "student.target", "student.progressive"),
     "student": ("student",),
-    # Sets of texts and judges only add to what is there already.
+    # Keys that add sets of texts or judges are not here: the stage keeps its results and adds to them.
     "evaluate": ("evaluate.samples", "evaluate.temperature", "evaluate.top_p", "flow", "rounds"),
 }
 
@@ -38,12 +38,13 @@ def fingerprint(config, name):
 
 @dataclasses.dataclass(kw_only=True)
 class Job:
-    """One stage at work.
+    """A running stage.
 
     Attributes:
-      directory: where it writes.
+      directory: the directory that it writes to.
       metrics: its log and curves.
-      finished: the figures it left if it has been done already, else None.
+      fingerprint: the config keys that its result depends on, see `fingerprint`.
+      finished: its numbers if it was already finished, else None.
     """
 
     directory: pathlib.Path
@@ -54,7 +55,7 @@ class Job:
     _compiled: metrics_lib.Compiled = metrics_lib.Compiled()
 
     def finish(self, figures):
-        """Declare the stage done, with its figures; its seconds and compilations count every part of it, interruptions left out."""
+        """Mark the stage as finished, with its numbers; seconds and compilations sum over all its runs, without the pauses."""
         spent = self._account()
         figures = {**figures, **spent, "peak_memory_bytes": metrics_lib.peak_memory_bytes()}
         hosts.first(lambda: bookkeeping.finish(self.directory, self.fingerprint, figures))
@@ -62,10 +63,10 @@ class Job:
         self.metrics.line(f"done in {spent['seconds']:.0f} s, of which {compiled}")
 
     def _account(self):
-        """Add what was spent since the stage was taken up to that of earlier times; process 0 alone keeps the account."""
+        """Sum seconds and compilations of this run and earlier ones, write the sum to disk, return it; only process 0 writes."""
         file = self.directory / bookkeeping.SECONDS
         before = json.loads(file.read_text()) if file.exists() else {}
-        before = before if isinstance(before, dict) else {"seconds": before}  # of a version that noted no more
+        before = before if isinstance(before, dict) else {"seconds": before}  # the format of an older version
         now, compiled = time.perf_counter(), metrics_lib.compiled()
         spent = {"seconds": now - self._begun}
         spent |= dict(zip(("compile_seconds", "compilations", "from_cache"), compiled - self._compiled))
@@ -78,7 +79,7 @@ class Job:
 
 @contextlib.contextmanager
 def job(config, workdir, name, directory=None):
-    """Begin a stage, or go on with it; `job.finished` says whether there is nothing left to do."""
+    """Begin a stage or go on with it; where `job.finished` is not None there is nothing left to do."""
     where = pathlib.Path(workdir) / (directory or name)
     mark = fingerprint(config, name)
     with metrics_lib.Metrics(workdir, name) as metrics:
@@ -95,7 +96,7 @@ def job(config, workdir, name, directory=None):
 
 
 def require(config, workdir, name, directory=None):
-    """The directory of an earlier stage, known to be finished and of this config."""
+    """The directory of an earlier stage; raises ValueError unless it is finished and was made with this config."""
     where = pathlib.Path(workdir) / (directory or name)
     bookkeeping.require(where, name)
     bookkeeping.check(where, fingerprint(config, name))
@@ -103,9 +104,9 @@ def require(config, workdir, name, directory=None):
 
 
 def train(config, job, section, learner, batches, *, name, mesh, tok, directory=None, evaluate=None):
-    """Fit one network, and leave its moving average in `model` below the job's directory (or `directory`).
+    """Train one network, and write its moving average to `model` below the job's directory (or `directory`).
 
-    `section` is the config section with its batch and optimiser, `learner` a `state.Learner`. Returns (state, figures).
+    `section` is the config section with its batch and optimiser, `learner` a `state.Learner`. Returns (state, numbers).
     """
     where = directory or job.directory
     checkpoints = checkpoint.Checkpoints(where / "checkpoints")
@@ -129,5 +130,5 @@ def train(config, job, section, learner, batches, *, name, mesh, tok, directory=
 
 
 def student_directory(variant, round_number):
-    """Where a student of a round lives, below the work directory."""
+    """The directory of a student of a round, below the work directory."""
     return f"student/{variant}/round_{round_number}"

@@ -1,4 +1,4 @@
-"""What every stage stands on: its directory, its bookkeeping, and the loaders of what earlier stages left on disk."""
+"""Loaders of what earlier stages wrote to a work directory: tokenizer, networks and compass."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from tsdfm_jax.workspace import jobs
 
 
 def tokenizer(config, workdir):
-    """The tokenizer that the stage of that name left."""
+    """The tokenizer that the stage `tokenizer` wrote."""
     return tokenizers.load(jobs.require(config, workdir, "tokenizer"))
 
 
@@ -28,7 +28,7 @@ def flow_path(config, workdir):
 class Network:
     """A trained network: `apply(params, x_BL, t_B, h_B) -> logits_BLV`, its weights and their content hash.
 
-    The autoregressive one's is `apply(params, cache, x_B) -> (logits_BV, cache)`; see causal.decode.
+    The autoregressive model has `apply(params, cache, x_B) -> (logits_BV, cache)`; see causal.decode.
     """
 
     apply: Callable[..., jax.Array]
@@ -37,14 +37,14 @@ class Network:
 
 
 def network(config, text_vocab, mesh, *, step_conditioned):
-    """The teacher's or the student's network over a text vocabulary, its weights abstract: what to load or to compile for."""
+    """The teacher's or the student's network over a text vocabulary, with abstract weights, to load or to compile for."""
     cfg = settings.network(config, settings.path(config, text_vocab).vocab, step_conditioned=step_conditioned)
     init = lambda: transformer.init(jax.random.key(0), cfg, config.data.length)
     return Network(apply=functools.partial(transformer.apply, cfg), params=meshes.abstract(mesh, init), hash="")
 
 
 def check_tokenizer(directory, meta, tok):
-    """Raise ValueError where a model was trained with another tokenizer than the one at hand."""
+    """Raise ValueError where a model was trained with another tokenizer than `tok`."""
     if meta["tokenizer"] != tok.content_hash:
         raise ValueError(
             f"{directory} was trained with tokenizer {meta['tokenizer'][:12]}, but this workdir has {tok.content_hash[:12]}: "
@@ -66,14 +66,14 @@ def teacher(config, workdir, mesh):
 
 
 def student(config, workdir, mesh, variant, round_number=None):
-    """A trained student, of the last round unless another is named."""
+    """A trained student of a round, by default the last one."""
     number = config.rounds - 1 if round_number is None else round_number
     where = jobs.require(config, workdir, "student", jobs.student_directory(variant, number))
     return _flow_network(config, workdir, mesh, where, True)
 
 
 def generator(config, workdir, mesh, variant, round_number):
-    """Who generates a round: the teacher, then the student of the round before."""
+    """The network that generates a round: the teacher in round 0, then the student of the round before."""
     if round_number == 0:
         return teacher(config, workdir, mesh)
     return student(config, workdir, mesh, variant, round_number - 1)
@@ -90,14 +90,14 @@ def autoregressive(config, workdir, mesh):
 
 
 def model(config, workdir, mesh, name):
-    """The trained network of one of roster.MODELS; the student's of the last round."""
+    """The trained network of one of networks.MODELS; a student is that of the last round."""
     if name.startswith("student_"):
         return student(config, workdir, mesh, name.removeprefix("student_"))
     return {"teacher": teacher, "autoregressive": autoregressive}[name](config, workdir, mesh)
 
 
 def compass(config, workdir, mesh):
-    """Weights and content hash of a trained compass; (None, name) for a look-ahead, which has none."""
+    """Weights and content hash of a trained compass; (None, name) for a look-ahead, which has no weights."""
     where = jobs.require(config, workdir, "compass")
     if config.compass.kind == "lookahead":
         return None, f"lookahead-{config.compass.score}"
