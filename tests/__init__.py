@@ -1,4 +1,4 @@
-"""The tests; what they and the processes that they start have in common."""
+"""The tests, and the XLA flags that they share with the processes that they start."""
 
-# Small programs, compiled once and run briefly: less optimising makes the suite faster, and so do the older, plainer emitters.
+# Test programs are small and run briefly: less optimisation and the older emitters make the suite faster.
 CHEAP = " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
