@@ -1,14 +1,14 @@
-"""Tests of laws: chi-squared at a stated rate of false alarms, with fixed seeds."""
+"""Statistical assertions: chi-squared and Student's t at a stated false-alarm rate, with fixed seeds."""
 
 import numpy as np
 import scipy.stats
 
 FALSE_ALARM = 1e-6
-RARE = 5.0  # the chi-squared law holds for cells that are expected this often; rarer ones are counted together
+RARE = 5.0  # chi-squared holds for cells with at least this expected count; rarer cells are merged
 
 
 def assert_law(draws, law):
-    """The draws (integers) follow `law`: impossible tokens never occur, and the chi-squared test does not object."""
+    """Assert that the draws (integers) follow `law`: no impossible token occurs, and the chi-squared test passes."""
     law = np.asarray(law, np.float64)
     count = np.bincount(np.asarray(draws).ravel(), minlength=len(law))
     possible = law > 1e-12
@@ -23,7 +23,7 @@ def assert_law(draws, law):
 
 
 def assert_mean(values, expected):
-    """Independent values have this mean: Student's t does not object. `values` [N] or [N, ...], each column by itself."""
+    """Assert by Student's t that independent values have this mean. `values` is [N] or [N, ...], each column tested by itself."""
     values = np.asarray(values, np.float64)
     gap, error = values.mean(axis=0) - expected, values.std(axis=0, ddof=1) / np.sqrt(len(values))
     worst = np.max(np.abs(gap) / error)

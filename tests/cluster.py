@@ -1,4 +1,4 @@
-"""A cluster made of stubs: commands that record how they were called, for tests of the launch scripts."""
+"""A cluster of stub commands that record how they were called, for tests of the launch scripts."""
 
 import os
 import pathlib
@@ -8,7 +8,7 @@ import time
 
 LAUNCH = pathlib.Path(__file__).parent.parent / "launch"
 MAIN = ["-m", "tsdfm_jax.main"]
-# What no shell on the way may touch.
+# Arguments that no shell on the way may change.
 TRICKY = [
     "--config=configs/quickstart.py",
     "--workdir=/mnt/shared/a b/run",
@@ -22,7 +22,7 @@ printf '%s\\0' "${CUDA_VISIBLE_DEVICES--}" "${JAX_LOCAL_DEVICE_IDS--}" "${JAX_PL
 all="$*" me=0
 case "$all" in *--process=*) me="${all##*--process=}" ;; esac
 """
-# A main that works until it is told to stop, and then takes a moment to save: 128 + the signal is its exit code.
+# A main that works until a signal stops it, then takes a moment to save. Its exit code is 128 + the signal.
 WORKS = (
     PYTHON
     + """
@@ -63,18 +63,18 @@ class Cluster:
         file.chmod(0o755)
 
     def calls(self, name=None):
-        """Every call so far, [command, argument, …]."""
+        """Every call so far, as [command, argument, …]."""
         file = self.where / "calls"
         found = [c.split("\0")[:-1] for c in file.read_text().split("\1\0")[:-1]] if file.exists() else []
         return [call for call in found if name in (None, call[0])]
 
     def left(self, suffix):
-        """What the stubs left in files of a suffix, by file name."""
+        """Contents of the files with this suffix that the stubs wrote, by file name."""
         return {file.name: file.read_text() for file in sorted(self.where.glob(f"calls.*.{suffix}"))}
 
     def start(self, script, *args, **env):
-        """The script at work, in a session of its own; it hears a Ctrl-C even where the tests themselves run in the background."""
-        ours = signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is ignored here would be ignored there
+        """Start the script in its own session; it receives Ctrl-C even where the tests run in the background."""
+        ours = signal.signal(signal.SIGINT, signal.SIG_DFL)  # a child inherits an ignored signal
         try:
             return subprocess.Popen(
                 ["bash", LAUNCH / script, *args], env={**self.env, **env}, cwd=LAUNCH.parent, text=True, start_new_session=True,
@@ -84,28 +84,28 @@ class Cluster:
             signal.signal(signal.SIGINT, ours)
 
     def run(self, script, *args, **env):
-        """(exit code, stdout, stderr)."""
+        """Run the script to its end and return (exit code, stdout, stderr)."""
         process = self.start(script, *args, **env)
         out, err = process.communicate(timeout=60)
         return process.returncode, out, err
 
     def wait_until(self, holds, awaited):
-        """Return when `holds()` does; AssertionError, which says what was awaited, if it never does."""
+        """Return when `holds()` is true; raise AssertionError, which names what was awaited, after 30 s."""
         deadline = time.monotonic() + 30
         while not holds():
             assert time.monotonic() < deadline, f"{awaited} awaited: {self.calls()}"
             time.sleep(0.02)
 
     def wait_for(self, suffix, number):
-        """Return when so many stubs have left a file of that suffix."""
+        """Return when `number` stubs have written a file with that suffix."""
         self.wait_until(lambda: sum(map(bool, self.left(suffix).values())) >= number, f"{number} files of {suffix}")
 
 
 def parsed(line):
-    """The arguments that a shell makes of a line."""
+    """Split a line into arguments as a shell does."""
     return subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True).stdout.split("\0")[:-1]
 
 
 def assert_one_line(err, *parts):
-    """A message is one line, and has these parts."""
+    """Assert that a message is one line and contains these parts."""
     assert len(err.strip().splitlines()) == 1 and all(part in err for part in parts), err

@@ -1,4 +1,4 @@
-"""Eight CPU devices, and JAX's strictest habits, for every test."""
+"""Every test runs on eight CPU devices with JAX's strict checks."""
 
 import atexit
 import fcntl
@@ -11,7 +11,7 @@ from tests import CHEAP
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8" + CHEAP
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-# What one test, worker or child process has compiled, another need not compile again; gone when the tests are.
+# Tests, workers and child processes share one compilation cache, which is deleted at the end.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     CACHE = tempfile.mkdtemp(prefix="tsdfm-tests-")
     atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
@@ -20,9 +20,9 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 
 from tsdfm_jax.runtime import memory  # noqa: E402
 
-memory.keep()  # as a run does, before JAX has threads
+memory.keep()  # as a run does: before JAX starts threads
 
-import jax  # noqa: E402  after the flags that it reads
+import jax  # noqa: E402  JAX reads the flags set above
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -33,7 +33,7 @@ def pytest_addoption(parser):
     parser.addoption("--write-laws", metavar="FILE", help="write what tests/laws measured to this JSON file (with -n 0)")
 
 
-# The files that take longest, begun first, so that no worker is left alone with one at the end.
+# The slowest files start first, so that no worker runs one alone at the end.
 LONGEST = ("test_stages", "test_processes", "test_meshes", "test_invariance", "test_compass", "test_student", "test_robustness")
 
 
@@ -43,9 +43,9 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """A work directory in which every stage of the tiny config has been run, on eight devices.
+    """A work directory in which every stage of the tiny config has run, on eight devices.
 
-    It is made once for all workers, by the first that needs it; each has its own copy.
+    The first worker that needs it makes it for all; each worker has its own copy.
     """
     from tests import tiny
     from tsdfm_jax import main
@@ -61,7 +61,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def copy(finished, tmp_path):
-    """A copy of it, to be damaged."""
+    """A copy of `finished` that a test may damage."""
     return shutil.copytree(finished, tmp_path / "run")
 
 

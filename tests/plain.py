@@ -1,4 +1,4 @@
-"""A tokenizer of bytes that a worker process can import without the rest of the tests; some texts make it misbehave."""
+"""A byte tokenizer that a worker process can import without the rest of the tests; some texts make it fail."""
 
 import os
 import signal
@@ -13,12 +13,12 @@ HEAVY = ("jax", "flax", "grain", "orbax", "tensorboardX", "pyarrow", "matplotlib
 
 
 class Bytes(tokenizer.Tokenizer):
-    """Tokens are bytes, the document end is 256."""
+    """Tokens are bytes; the document end is 256."""
 
     vocab_size, eos_id, content_hash = 257, 256, "bytes"
 
     def encode_batch(self, texts):
-        """Bytes; dies, waits or tells what is loaded where a text says so."""
+        """Encode as bytes. DIE kills the process, WAIT sleeps, TELL raises with the heavy modules loaded and the thread count."""
         for text in texts:
             if text.startswith("DIE"):
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -33,7 +33,7 @@ class Bytes(tokenizer.Tokenizer):
 
 
 def documents(count, prefix=""):
-    """Documents of different lengths, each with words of its own and words of its neighbours."""
+    """Documents of different lengths, each with its own number and word, and words that others share."""
     rng = np.random.default_rng(0)
     name = lambda number: "".join(chr(97 + int(digit)) for digit in str(number))
     return [f"{prefix}{i:04d} {name(i)} " + " ".join(name(w) for w in rng.integers(0, 900, 30 + i % 50)) for i in range(count)]

@@ -1,4 +1,4 @@
-"""Small random GPT-2 and Llama models in the published format, written from numpy."""
+"""Small random GPT-2 and Llama models in the published format, written with NumPy."""
 
 import json
 
@@ -17,7 +17,7 @@ LLAMA |= dict(attention_bias=True, rope_theta=1000.0, tie_word_embeddings=False)
 
 
 def gpt2(seed=0):
-    """Names and arrays of the model of GPT2, without a prefix."""
+    """Tensors of a model of the GPT2 config, {name without prefix: array}."""
     shapes = {"wte.weight": (VOCAB, WIDTH), "wpe.weight": (LENGTH, WIDTH), "ln_f.weight": (WIDTH,), "ln_f.bias": (WIDTH,)}
     for block in range(BLOCKS):
         for name, shape in {"ln_1": (WIDTH,), "ln_2": (WIDTH,)}.items():
@@ -33,7 +33,7 @@ def gpt2(seed=0):
 
 
 def llama(seed=0):
-    """Names and arrays of the model of LLAMA, with their prefix."""
+    """Tensors of a model of the LLAMA config, {name with prefix: array}."""
     shapes = {"model.embed_tokens.weight": (VOCAB, WIDTH), "model.norm.weight": (WIDTH,), "lm_head.weight": (VOCAB, WIDTH)}
     for block in range(BLOCKS):
         at = f"model.layers.{block}"
@@ -51,7 +51,7 @@ def llama(seed=0):
 
 
 def draw(shapes, seed):
-    """Arrays of a size that makes logits of a size of a few: matrices around 0, norms and biases around 1."""
+    """Random arrays that give logits of a few units: matrices around 0, norms and biases around 1."""
     rng = np.random.default_rng(seed)
     return {name: rng.normal(len(shape) == 1, 0.4, shape).astype(np.float32) for name, shape in shapes.items()}
 
@@ -60,7 +60,7 @@ MODELS = {"gpt2": (GPT2, gpt2), "llama": (LLAMA, llama)}
 
 
 def write(directory, config, tensors, dtype=None):
-    """A directory with the three files, all weights in one, in their own type or all in `dtype`."""
+    """Write config, weights (one file) and tokenizer to a directory; weights keep their type, or all are cast to `dtype`."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config))
     stored = {name: np.ascontiguousarray(value.astype(jnp.dtype(dtype or value.dtype))) for name, value in tensors.items()}
@@ -70,7 +70,7 @@ def write(directory, config, tensors, dtype=None):
 
 
 def write_sharded(directory, config, tensors, shards):
-    """The same in as many files, with an index."""
+    """Write the same directory with the weights in `shards` files and an index."""
     write(directory, config, {})
     (directory / "model.safetensors").unlink()
     names, weight_map = sorted(tensors), {}
@@ -84,7 +84,7 @@ def write_sharded(directory, config, tensors, shards):
 
 
 def write_tokenizer(path, vocab, end="<|endoftext|>"):
-    """A tokenizer.json of `vocab` tokens, a word each, the last of them the document end."""
+    """Write a tokenizer.json of `vocab` tokens, one word each; the last is the document end."""
     words = {f"w{number}": number for number in range(vocab - 1)} | {end: vocab - 1}
     model = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
     model.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()

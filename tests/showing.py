@@ -1,4 +1,4 @@
-"""A report and traces of random words, in the shape that the stages leave them: for tests of the page."""
+"""A report and traces of random words, in the format that the stages write: for tests of the page."""
 
 import random
 
@@ -10,7 +10,7 @@ JUDGES = {"judge_0": 113_120, "judge_1": 636_768}
 
 
 def vocabulary(text_vocab=200):
-    """Tokens as they are shown: words with a space before them, some pieces of words, punctuation, a document's end."""
+    """Tokens as the page shows them: words after a space, word pieces, punctuation, the document end."""
     shown = [f" {w}" for w in WORDS] + [",", ".", "\n", "¶", "ing", "ed", "s", "▒"]
     return {
         str(i): shown[i] if i < len(shown) else f"{random.Random(i).choice('bcdfgk')}{random.Random(i).choice('aeiou')}"
@@ -19,7 +19,7 @@ def vocabulary(text_vocab=200):
 
 
 def row(model, steps, seed, judge, **changes):
-    """One row of the table; a model is better with more steps, and the shaped student better than the blind one."""
+    """One row of the table: more steps give a lower perplexity, and the shaped student's is below the blind one's."""
     chance = random.Random(f"{model}{steps}{seed}{judge}")
     base = {"data": 190, "unigram": 2600, "teacher": 420, "student_shaped": 330, "student_blind": 440}.get(model, 280)
     ppl = base * (1 + 1.6 / max(steps, 1) ** 0.9 if steps else 1) * chance.uniform(0.95, 1.05)
@@ -48,7 +48,7 @@ def frontier(model, steps, judge, **changes):
 
 
 def report(seeds=(0, 1)):
-    """A whole report of schema 2."""
+    """A complete report of schema 2."""
     sets = [("data", 0), ("unigram", 0), ("text:a peer", 0)] + [(m, s) for m, steps in MODELS.items() for s in steps]
     rows = [row(m, s, seed, judge) for m, s in sets for seed in seeds for judge in JUDGES]
     rows += [row("student_shaped", 8, 0, judge, temperature=0.7, ppl_token=1.0) for judge in JUDGES]
@@ -88,7 +88,7 @@ def report(seeds=(0, 1)):
 
 
 def compass():
-    """What a look-ahead compass leaves, one pair of whose figures is not a number."""
+    """The report section of a look-ahead compass; one accuracy is NaN."""
     sized = [{"h": 0.5**n, "pairs": 144, "accuracy": 0.95 - 0.05 * n, "auc": 0.64 - 0.01 * n} for n in range(8)]
     timed = [
         {"time": t, "pairs": 100, "accuracy": a, "auc": 0.55}
@@ -104,7 +104,7 @@ def compass():
 
 
 def shaping(candidates=8, midpoints=8):
-    """Energies that fall with time; the kept one is the lowest."""
+    """Candidate energies by time: the mean falls, and the kept candidate is the lowest."""
     out = []
     for n in range(1, midpoints + 1):
         mean = 6 - 4 * n / midpoints
@@ -114,7 +114,7 @@ def shaping(candidates=8, midpoints=8):
 
 
 def traces(length=64, midpoints=8, candidates=8, seed=0):
-    """Two trajectories, and eight steps of both students for two texts."""
+    """Two trajectories, and eight steps of each student for two texts."""
     chance, shown = random.Random(seed), vocabulary()
     word = lambda: chance.randrange(len(WORDS) + 4)
     noise = lambda: [chance.randrange(len(shown)) for _ in range(length)]

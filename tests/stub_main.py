@@ -1,6 +1,6 @@
-"""Stands in for main in the tests of the sweep: parses its flags for real, and leaves what main leaves, without computing.
+"""A stub of main for tests of the sweep: it parses main's flags and writes main's files, but computes nothing.
 
-It looks for `control.json` beside the sweep's work directories: {"fingerprints": {stage: …}, "fail": [run], "hang": [run], "die": [run]}.
+It reads `control.json` beside the sweep's work directories: {"fingerprints": {stage: …}, "fail": [run], "hang": [run], "die": [run]}.
 """
 
 import json
@@ -21,7 +21,7 @@ _STAGE = flags.DEFINE_list("stage", [], "")
 
 
 def main(argv):
-    """Work, fail, hang or save and stop, as control.json says; the exit code."""
+    """Work, fail, hang, die, or save and stop, as control.json says; return the exit code."""
     where = pathlib.Path(_WORKDIR.value)
     control = json.loads((where.parent / "control.json").read_text())
     signals = []
@@ -48,7 +48,7 @@ def main(argv):
 
 
 def leave(where, control):
-    """The traces of finished stages, or, without --stage, of a finished run."""
+    """Write the files of finished stages or, without --stage, of a finished run."""
     for stage in _STAGE.value:
         (where / stage).mkdir(exist_ok=True)
         (where / stage / "done.json").write_text(json.dumps({"fingerprint": control["fingerprints"][stage], "figures": {}}))
@@ -62,7 +62,7 @@ def leave(where, control):
 
 
 def note(where, what, more):
-    """One line in the sweep's log."""
+    """Append one line to the sweep's log."""
     with open(where.parent / "log", "a") as log:
         log.write(json.dumps([where.name, what, more, os.getpid()]) + "\n")
 

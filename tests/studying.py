@@ -7,5 +7,5 @@ from tsdfm_jax.experiments.study import runs as study_runs
 
 
 def study(root=pathlib.Path("runs"), **changes):
-    """A study whose one seed is 0."""
+    """A study with the single seed 0."""
     return study_runs.Study(file="tests/tiny.py", config=tiny.changed(**changes), given={}, root=root, seeds=(0,))

@@ -1,4 +1,4 @@
-"""A sweep of the tiny config whose main is a stub: for tests of the sweep."""
+"""A sweep of the tiny config with a stub for main: for tests of the sweep."""
 
 import json
 import os
@@ -16,7 +16,7 @@ STUB = [sys.executable, str(ROOT / "tests/stub_main.py")]
 
 
 def make(root, entries, main=None, given=None):
-    """A sweep of the tiny config whose main is the stub."""
+    """A sweep of the tiny config that runs `main`, the stub by default."""
     root.mkdir(exist_ok=True)
     file = root / "swept.py"
     file.write_text(f"from tests import tiny\nget_config = tiny.get_config\nget_hyper = lambda hyper: {entries!r}\n")
@@ -28,19 +28,19 @@ def make(root, entries, main=None, given=None):
 
 
 def control(root, made, **what):
-    """Tell the stubs what to do: see tests/stub_main.py."""
+    """Write control.json, which tests/stub_main.py reads."""
     marks = {stage: jobs.fingerprint(made.common.config, stage) for stage in made.shared}
     (root / "control.json").write_text(json.dumps({"fingerprints": marks, **what}))
 
 
 def log(root):
-    """What the stubs did: (run, "begins", "saved" or "ends"), in order."""
+    """What the stubs did, in order: (run, "begins", "saved" or "ends")."""
     file = root / "log"
     return [tuple(json.loads(line)[:2]) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 class Said(list):
-    """Takes the sweep's lines."""
+    """A list that collects the sweep's lines."""
 
     def __call__(self, line, ended=0):
         self.append(line)
@@ -49,7 +49,7 @@ class Said(list):
 TWO = hyper.sweep("shaping.candidates", [2, 4])
 
 
-# The command line itself, with the stub in main's place.
+# The sweep's own command line, with the stub in place of main.
 DRIVER = f"""
 import sys
 from tsdfm_jax.config import command_line
@@ -60,7 +60,7 @@ command_line.start(command)
 
 
 def start(root, *flags, **env):
-    """The command line, in a session of its own."""
+    """Start the command line in its own session."""
     command = [sys.executable, "-c", DRIVER, f"--config={root / 'swept.py'}", f"--workdir={root}", *flags]
     return subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, **env}, text=True, start_new_session=True,
@@ -69,7 +69,7 @@ def start(root, *flags, **env):
 
 
 def wait_for(root, number, what):
-    """Return when so many stubs have said so."""
+    """Return when `number` stubs have logged `what`; AssertionError after 60 s."""
     deadline = time.monotonic() + 60
     while sum(event == what for _, event in log(root)) < number:
         assert time.monotonic() < deadline, log(root)

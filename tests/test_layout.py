@@ -1,4 +1,4 @@
-"""The layout of the package: floors, rooms with a purpose; configs that build, keys that exist."""
+"""The layout of the package: which subpackage imports which; configs that build, keys that are read."""
 
 import ast
 import importlib.util
@@ -10,7 +10,7 @@ from configs import base
 from tsdfm_jax.config import validation
 
 ROOT = pathlib.Path(__file__).parent.parent
-# Lowest first. A room imports its own modules and those of lower floors: rooms on one floor do not know each other.
+# Subpackages ("rooms") in layers ("floors"), lowest first. A room imports its own modules and lower floors only.
 FLOORS = (
     {"storage"},
     {"data", "models", "flow", "runtime", "lineage", "report"},
@@ -26,7 +26,7 @@ CONFIGS = sorted(p for p in [*ROOT.glob("configs/*.py"), ROOT / "tests/tiny.py"]
 
 
 def imported(file):
-    """What a file imports, anywhere in it, by its full name."""
+    """Full names of everything that a file imports, anywhere in it."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield from (f"{node.module}.{a.name}" for a in node.names)
@@ -43,7 +43,7 @@ def modules():
 
 
 def known(name, names):
-    """The module that an imported name is, or is found in: tsdfm_jax.flow.path of tsdfm_jax.flow.path.sample_xt; None if of others."""
+    """The package module of an imported name (tsdfm_jax.flow.path for tsdfm_jax.flow.path.sample_xt); None for other packages."""
     while name and name not in names:
         name = name.rpartition(".")[0]
     return name or None
@@ -56,7 +56,7 @@ def graph():
 
 
 def test_the_floors_hold():
-    """Every module is in a room with a purpose, and imports its own room and lower floors alone; a stage imports no other stage."""
+    """Every module is in a known room and imports only its own room and lower floors; a stage imports no other stage."""
     floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
     for name, found in graph().items():
         if name.split(".")[0] == "launch" or name == "tsdfm_jax":
@@ -71,7 +71,7 @@ def test_the_floors_hold():
 
 
 def test_nothing_imports_in_a_circle():
-    """No module imports, by whatever way, one that imports it."""
+    """No two modules import each other, directly or through others."""
     left = graph()
     while left:
         free = [name for name, found in left.items() if not found & set(left) - {name}]
@@ -80,7 +80,7 @@ def test_nothing_imports_in_a_circle():
 
 
 def test_every_room_says_what_it_is_for():
-    """A package's docstring is one sentence; at the top there is nothing but __init__.py and main.py."""
+    """Every subpackage's docstring is one line; the top level has only __init__.py and main.py."""
     assert {p.name for p in (ROOT / "tsdfm_jax").glob("*.*") if p.is_file()} == {"__init__.py", "main.py"}
     rooms = [p for p in (ROOT / "tsdfm_jax").rglob("*") if p.is_dir() and list(p.glob("*.py"))]
     for room in rooms:
@@ -97,12 +97,12 @@ def load(file):
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
 def test_every_config_builds(file):
-    """Every config file makes a locked config with exactly the base's keys, and all of its choices are valid."""
+    """Every config file builds a locked config with exactly the base's keys and valid values."""
     config = load(file)
     assert config.is_locked
     assert keys(config) == keys(base.get_config())
     with config.unlocked():
-        config.mesh.data, config.mesh.fsdp, config.mesh.tensor = 1, 1, 8  # any batch divides
+        config.mesh.data, config.mesh.fsdp, config.mesh.tensor = 1, 1, 8  # so that any batch divides
     validation.validate(config)
 
 
@@ -113,7 +113,7 @@ def keys(config, at=""):
 
 
 def test_every_key_is_read():
-    """No key of the base config is dead: each one's name stands somewhere in the code as a field or a lookup."""
+    """No key of the base config is dead: the name of each occurs in the package's code."""
     code = "\n".join(f.read_text() for f in ROOT.glob("tsdfm_jax/**/*.py"))
     dead = [key for key in keys(base.get_config()) if key.split(".")[-1] not in code]
     assert not dead
@@ -146,7 +146,7 @@ def test_every_key_is_read():
     ],
 )
 def test_bad_choices_are_one_line(key, value, said):
-    """A choice that cannot work is refused before anything is computed, in one line that says what is wrong."""
+    """An invalid value is refused before anything is computed, in one line that says what is wrong."""
     config = load(ROOT / "tests/tiny.py")
     with config.unlocked():
         config.update_from_flattened_dict({key: value})

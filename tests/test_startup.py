@@ -1,4 +1,4 @@
-"""What a start costs: what is imported before it is needed, and what is compiled though it was before."""
+"""The cost of a start: no import before it is needed, no second compilation of the same program."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ for key, value in {"flow.source": "foo", "teacher.batch": 7, "model.heads": 5}.i
 
 
 def loaded(code, *args):
-    """(the heavy modules that a Python has loaded at its end, what it wrote on stderr)."""
+    """Run Python code; return (the heavy modules loaded at its end, its stderr)."""
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     done = subprocess.run([sys.executable, "-c", code, *args], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
     names = done.stdout.splitlines()[-1].split()
@@ -53,13 +53,13 @@ def loaded(code, *args):
     *(([name, "--help"], "") for name in COMMANDS),
 ])  # fmt: skip
 def test_help_and_mistypes_load_nothing_heavy(command, said):
-    """Help, an unknown flag, key or stage: no JAX, and nothing else that takes long to import."""
+    """Help, and an unknown flag, key or stage, import neither JAX nor any other slow module."""
     heavy, err = loaded(RUN, *command)
     assert not heavy and said in err and (not said or len(err.splitlines()) == 1), err
 
 
 def test_a_wrong_value_loads_no_more_than_the_networks():
-    """A value that cannot work is found without what reads data, stores models, or draws."""
+    """An invalid value is refused before the modules for data, checkpoints and plots are imported."""
     heavy, err = loaded(TELL + REFUSED)
     assert heavy <= {"jax", "flax", "optax"}
     assert [word in line for word, line in zip(("flow.source", "teacher.batch=7", "heads"), err.splitlines())] == [True] * 3, err
@@ -67,7 +67,7 @@ def test_a_wrong_value_loads_no_more_than_the_networks():
 
 @pytest.fixture
 def unset(monkeypatch):
-    """JAX as it is where nobody has said anything of a cache; afterwards as the tests have it."""
+    """JAX without any cache setting; the tests' own settings come back afterwards."""
     names = ["jax_compilation_cache_dir", *compile_cache.SETTINGS]
     before = {name: getattr(jax.config, name) for name in names}
     for name in names:
@@ -82,7 +82,7 @@ def unset(monkeypatch):
 
 @pytest.fixture
 def kept(unset, tmp_path, monkeypatch):
-    """A cache of the test's own that keeps every program: its folder."""
+    """The folder of a separate cache that keeps every program."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     where = pathlib.Path(compile_cache.keep())
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -90,7 +90,7 @@ def kept(unset, tmp_path, monkeypatch):
 
 
 def test_where_programs_are_kept(unset, tmp_path, monkeypatch):
-    """Below the user's cache folder, by the kind of machine, bounded; what the user has set of it stays."""
+    """The cache is in the user's cache folder, by kind of machine, with a maximum size; settings of the user stay."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("JAX_COMPILATION_CACHE_MAX_SIZE", "12345")
     size = jax.config.jax_compilation_cache_max_size
@@ -111,7 +111,7 @@ def test_where_programs_are_kept(unset, tmp_path, monkeypatch):
 
 
 def test_what_the_user_has_set_is_left_alone(unset, tmp_path, monkeypatch):
-    """A folder of the user's own, or none at all: neither it nor what belongs to it is touched."""
+    """Where the user sets a cache folder, or disables the cache, no setting changes and nothing is written."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     before = {name: getattr(jax.config, name) for name in compile_cache.SETTINGS}
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "own"))
@@ -127,17 +127,17 @@ def test_what_the_user_has_set_is_left_alone(unset, tmp_path, monkeypatch):
 
 
 def test_a_folder_that_cannot_be_written_costs_a_line(unset, tmp_path, monkeypatch, caplog):
-    """No cache, one warning that says what to do, and no error."""
+    """A cache folder that cannot be written gives no cache, one warning that says what to do, and no error."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(logging.getLogger("tsdfm_jax"), "propagate", True)
     assert compile_cache.keep() is None and jax.config.jax_compilation_cache_dir is None
-    (record,) = {record for record in caplog.records if record.name == compile_cache.LOG.name}  # pytest may hear it twice
+    (record,) = {record for record in caplog.records if record.name == compile_cache.LOG.name}  # pytest may record it twice
     assert "JAX_COMPILATION_CACHE_DIR" in record.getMessage() and "\n" not in record.getMessage()
 
 
 def test_a_damaged_entry_is_compiled_again(kept):
-    """A program is read from disk by whoever asks next, and an entry that is no program costs a compilation, not the run."""
+    """A compiled program is read from disk the next time; a damaged entry costs a compilation, not the run."""
     counts, argument = [], jnp.arange(3.0)
     for damage in (False, False, True):
         for entry in kept.glob("*-cache") if damage else ():
@@ -150,7 +150,7 @@ def test_a_damaged_entry_is_compiled_again(kept):
 
 
 def programs(seed, round_number):
-    """The programs of a student and of its records, at a size that compiles fast: lowered."""
+    """Lowered programs of a student and of its records, at a size that compiles fast."""
     shape = {"model.blocks": 1, "model.width": 8, "model.heads": 1, "data.length": 8, "seed": seed}
     batches = {"teacher.batch": 2, "trajectories.batch": 2, "student.batch": 2}
     config, mesh = tiny.changed(**shape, **batches), meshes.make_mesh(meshes.MeshConfig(), jax.devices()[:1])
@@ -166,7 +166,7 @@ def programs(seed, round_number):
 
 
 def test_seeds_and_rounds_share_their_programs(kept):
-    """Another seed, another round: a student's birth and update, and its records, are the programs of the first."""
+    """Another seed and another round use the same programs for a student's initialisation, its update and its records."""
     counts = []
     for seed, round_number in ((0, 0), (7, 1)):
         with metrics.count_compilations() as counted:
@@ -177,7 +177,7 @@ def test_seeds_and_rounds_share_their_programs(kept):
 
 
 def test_a_stage_tells_what_compiling_cost(tmp_path):
-    """Its figures and its log count every part of the stage, also what was done before it was interrupted."""
+    """A stage's metrics and log count all its compilations, those before an interruption included."""
     compile_one = lambda n: jax.jit(lambda x: x * n)(jnp.arange(4))
     with pytest.raises(KeyboardInterrupt), jobs.job(tiny.get_config(), tmp_path, "tokenizer") as job:
         compile_one(2)

@@ -1,4 +1,4 @@
-"""What a checkout holds: all tracked files together stay small."""
+"""The size of a checkout: all tracked files together stay small."""
 
 import pathlib
 import subprocess
@@ -10,7 +10,7 @@ MOST = 16_000_000  # bytes
 
 
 def tracked():
-    """The files that git keeps of this checkout; skips where there is none."""
+    """The files that git tracks in this checkout; skips the test where there is no git."""
     if not (ROOT / ".git").exists():
         pytest.skip("no git checkout: what is tracked is not known")
     try:
@@ -21,7 +21,7 @@ def tracked():
 
 
 def test_all_tracked_files_together_are_small():
-    """Text, code, results and the models among them; the heaviest are named where it is too much."""
+    """All tracked files, models and results included, are below MOST bytes; the message names the largest five."""
     sizes = {file: file.stat().st_size for file in tracked()}
     assert ROOT / "README.md" in sizes
     heaviest = [f"{file.relative_to(ROOT)}: {size:,}" for file, size in sorted(sizes.items(), key=lambda item: -item[1])[:5]]

@@ -4,7 +4,7 @@ from configs import base
 
 
 def get_config():
-    """Every stage, a few updates each, on the files that a test gives."""
+    """Every stage, with a few updates each, on the default corpus."""
     c = base.get_config()
     with c.unlocked():
         c.log_every, c.save_every = 4, 4
@@ -27,7 +27,7 @@ def get_config():
 
 
 def changed(**changes):
-    """The same with some keys changed, by their dotted names."""
+    """The tiny config with some keys changed, by their dotted names."""
     c = get_config()
     with c.unlocked():
         c.update_from_flattened_dict(changes)

@@ -1,4 +1,4 @@
-"""Chains, whole trajectories and the sampler: scans are Python loops, and chains start where they should."""
+"""Chains, trajectories and the sampler: each scan equals its Python loop, and each chain has the right jumps."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def a_path(source):
 @pytest.mark.parametrize("source", paths.SOURCES)
 @pytest.mark.parametrize("k", [1, 3])
 def test_trajectory_is_a_python_loop(source, k):
-    """The scan over midpoints is the loop of posterior, move and shaped jump, to the bit."""
+    """The scan over midpoints gives bit for bit what a loop of posterior, move and shaped jump gives."""
     path, cfg, steps = a_path(source), shaping.ShapingConfig(candidates=k), 4
     x_0 = paths.sample_source(keys(1), path, L)
     found = chain.trajectory(keys(), path, "bridge", posterior_of(path), x_0, steps, energy, cfg)
@@ -53,7 +53,7 @@ def test_trajectory_is_a_python_loop(source, k):
 @pytest.mark.parametrize("source", paths.SOURCES)
 @pytest.mark.parametrize("kind", jump.JUMPS)
 def test_sampler_is_a_python_loop(source, kind):
-    """The compiled loop, the scan that keeps its states, and a Python loop write one text; it has no mask in it."""
+    """The compiled loop, the scan that keeps its states, and a Python loop give the same text, without a mask token."""
     path, cfg, steps = a_path(source), sampler.SamplerConfig(jump=kind, temperature=0.8, top_p=0.9), 5
     given, fixed = jnp.zeros((B, L), int), jnp.zeros((B, L), bool)
     whole = jax.jit(lambda n: sampler.sample(keys(), path, posterior_of(path), n, given, fixed, cfg))(steps)
@@ -66,7 +66,7 @@ def test_sampler_is_a_python_loop(source, kind):
 
 
 def test_given_tokens_stay():
-    """Prompts and infills are in place from x_0 to the text."""
+    """Tokens of prompts and infills stay fixed from x_0 to the final text."""
     path, given = a_path("uniform"), jnp.tile(jnp.array([[5, 0, 3, 0, 0, 1]]), (B, 1))
     fixed = jnp.tile(jnp.array([[True, False, True, False, False, True]]), (B, 1))
     states = sampler.states(keys(), path, posterior_of(path), 4, given, fixed, sampler.SamplerConfig())
@@ -74,7 +74,7 @@ def test_given_tokens_stay():
 
 
 def test_top_p_keeps_the_smallest_nucleus():
-    """The kept tokens are the fewest that hold the mass, the one that crosses it included."""
+    """Top-p keeps the fewest tokens with the required mass, the token that crosses it included."""
     logits = jnp.log(jnp.array([[[0.5, 0.1, 0.3, 0.1]]]))
     kept = lambda p: np.isfinite(sampler.sharpen(logits, sampler.SamplerConfig(top_p=p)))[0, 0].tolist()
     assert kept(0.4) == [True, False, False, False]
@@ -83,10 +83,10 @@ def test_top_p_keeps_the_smallest_nucleus():
 
 
 def test_nucleus_of_many_tokens():
-    """At a large V it is the set that sorting finds, tokens of one logit together; none of no mass is in it."""
+    """At a large V the nucleus equals the one found by sorting; equal logits stay together, and zero mass is out."""
     rng = np.random.default_rng(0)
     logits = rng.normal(scale=[[[1.0]], [[8.0]], [[0.01]]], size=(3, 2, 1001)).astype(np.float32)
-    logits[:, 1] = np.round(logits[:, 1] * 4) / 4  # many alike
+    logits[:, 1] = np.round(logits[:, 1] * 4) / 4  # many ties
     logits[..., -1] = -np.inf
     p = np.exp(logits.astype(np.float64))
     p /= p.sum(axis=-1, keepdims=True)
@@ -101,7 +101,7 @@ def test_nucleus_of_many_tokens():
 @pytest.mark.parametrize("name", chain.CHAINS)
 @pytest.mark.parametrize("k", [1, 3])
 def test_chain_by_hand(name, k):
-    """Every jump of a chain, written out: fsdfm from the last landing, classical from x_t, Heun's single full step, SDTT's half."""
+    """Each chain makes its jumps: fsdfm from the last landing, classical from x_t, heun one full step, sdtt one half step."""
     path, cfg = a_path("uniform"), shaping.ShapingConfig(candidates=k)
     x, t, h = paths.sample_source(keys(1), path, L), jnp.full((B,), 0.25), jnp.full((B,), 0.5)
     found = chain.run(keys(), path, "bridge", name, posterior_of(path), x, t, h, energy, cfg)
@@ -134,7 +134,7 @@ def test_chain_by_hand(name, k):
 @pytest.mark.parametrize("source", paths.SOURCES)
 @pytest.mark.parametrize("name", chain.CHAINS)
 def test_pairs_differ_only_in_their_landings(name, source):
-    """The positive has the data's token wherever the chain has landed, and x_t's everywhere else."""
+    """The positive has the data's token where the chain has landed, and x_t's token everywhere else."""
     path = a_path(source)
     x_1 = jax.random.randint(jax.random.key(3), (B, L), 0, 6)
     t, h = jnp.full((B,), 0.25), jnp.full((B,), 0.5)
@@ -144,7 +144,7 @@ def test_pairs_differ_only_in_their_landings(name, source):
     assert (jnp.where(left, 0, negative) == jnp.where(left, 0, x_t[:, None])).all()
     assert (jnp.where(left, 0, positive) == jnp.where(left, 0, x_t[:, None])).all()
     assert left.any() and not left.all()
-    landed = jnp.zeros((B, L), bool)  # the coins of `bridge` do not depend on the posterior
+    landed = jnp.zeros((B, L), bool)  # where `bridge` jumps does not depend on the posterior
     for i, link in enumerate(chain.CHAINS[name].links):
         move = jump.prepare(path, "bridge", jnp.zeros((B, L, path.vocab)), x_t, t + link.depart * h, link.width * h)
         landed = jump.land(paths.fold(keys(), i), move)[1] | (landed & link.from_last)
@@ -154,7 +154,7 @@ def test_pairs_differ_only_in_their_landings(name, source):
 @pytest.mark.parametrize("source", paths.SOURCES)
 @pytest.mark.parametrize("score", lookahead.SCORES)
 def test_lookahead_is_finite_and_prefers_what_the_posterior_expects(source, score):
-    """The look-ahead is a number for any state, and -log p is lower for the posterior's own favourite."""
+    """The look-ahead is finite for any state, and -log p is lower for the token that the posterior prefers."""
     path = a_path(source)
     sure = lambda x_BL, t_B, h_B: jnp.broadcast_to(jnp.where(jnp.arange(path.vocab) == 4, 5.0, 0.0), (*x_BL.shape, path.vocab))
     likely, unlikely = jnp.full((1, L), 4), jnp.full((1, L), 2)
@@ -167,7 +167,7 @@ def test_lookahead_is_finite_and_prefers_what_the_posterior_expects(source, scor
 
 @pytest.mark.parametrize("source, score, sees", [("uniform", "nll", True), ("uniform", "hidden", False), ("mask", "hidden", False)])
 def test_a_hidden_token_is_not_seen(source, score, sees):
-    """A posterior that repeats what it is shown is sure of every token that it sees, and of none that is hidden from it."""
+    """A posterior that copies its input scores every visible token as sure, and most hidden tokens as unsure."""
     path, x_BL = a_path(source), jnp.tile(jnp.arange(L)[None] % 3, (B, 1))
     parrot = lambda x_BL, t_B, h_B: 20.0 * jax.nn.one_hot(x_BL, path.vocab)
     score_BL = lookahead.lookahead(path, parrot, x_BL, jnp.full((B,), 0.5), jnp.full((B,), 0.1), score)[1]
@@ -177,7 +177,7 @@ def test_a_hidden_token_is_not_seen(source, score, sees):
 @pytest.mark.parametrize("source", paths.SOURCES)
 @pytest.mark.parametrize("score", lookahead.SCORES)
 def test_without_its_prior_a_posterior_says_nothing(source, score):
-    """What every context is given alike has no score once the tokens' frequencies are taken out; the rest is log p/q."""
+    """With the prior removed, a context-free posterior scores 0; any other scores by log p/q."""
     path, x_BL = a_path(source), jnp.tile(jnp.arange(L)[None] % 3, (B, 1))
     same_V = jax.random.normal(jax.random.key(5), (path.vocab,))
     apart_V = jax.random.normal(jax.random.key(6), (path.vocab,))

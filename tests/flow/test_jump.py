@@ -21,7 +21,7 @@ def drawn(path, kind, x, t, h, seed=0):
 
 
 def law(path, kind, x, t, h):
-    """The closed form of method.md's jumps, in float64: what a position at x becomes."""
+    """The closed form of method.md's jumps in float64: the law of a position that is at x."""
     kappa = lambda s: s**path.exponent
     r = (1 - kappa(t + h)) / (1 - kappa(t))
     here = np.eye(path.vocab)[x]
@@ -40,14 +40,14 @@ def law(path, kind, x, t, h):
 @pytest.mark.parametrize("source", paths.SOURCES)
 @pytest.mark.parametrize("t, h", [(0.0, 0.25), (0.5, 0.25), (0.5, 0.5), (0.0, 1.0)])
 def test_law(kind, source, t, h):
-    """bridge, cumulative and euler have the transition probabilities of their definitions, the last step included."""
+    """bridge, cumulative and euler follow their defined transition probabilities, the last step included."""
     path = paths.Path(source=source, exponent=2.0, text_vocab=3)
     for x in range(path.vocab):
         chance.assert_law(drawn(path, kind, x, t, h)[0], law(path, kind, x, t, h))
 
 
 def test_all_agree_for_small_steps():
-    """As h goes to 0 the three jumps have one law: chances to change differ by o(h)."""
+    """As h goes to 0 the three jumps agree: their probabilities of a change differ by o(h)."""
     path = paths.Path(source="uniform", exponent=2.0, text_vocab=3)
     for h, gap in ((1e-2, 5e-3), (1e-4, 5e-5)):
         laws = [law(path, kind, 0, 0.4, h) for kind in jump.JUMPS]
@@ -56,7 +56,7 @@ def test_all_agree_for_small_steps():
 
 @pytest.mark.parametrize("kind", ["cumulative", "euler"])
 def test_at_most_one_jump(kind):
-    """Who leaves lands elsewhere: `left` and a changed token are the same thing, short of the last step."""
+    """A position that leaves lands on another token: before the last step, `left` means that the token changed."""
     path = paths.Path(source="uniform", exponent=1.0, text_vocab=3)
     x, left = drawn(path, kind, 1, 0.3, 0.4)
     assert ((np.asarray(x) != 1) == np.asarray(left)).all() and left.any()
@@ -65,7 +65,7 @@ def test_at_most_one_jump(kind):
 @pytest.mark.parametrize("kind", jump.JUMPS)
 @pytest.mark.parametrize("source", paths.SOURCES)
 def test_a_sample_is_its_own(kind, source):
-    """A sequence's jump depends on its own key alone, not on the batch it came in."""
+    """A sequence's jump depends on its own key, not on the other sequences of the batch."""
     path = paths.Path(source=source, exponent=1.0, text_vocab=7)
     key_B = lambda: jax.random.split(jax.random.key(0), 6)
     logits = jax.random.normal(jax.random.key(1), (6, 5, path.vocab))

@@ -1,4 +1,4 @@
-"""Losses and scores over a large V against their plain forms: values, gradients, precision and memory."""
+"""Losses and scores against their plain forms: values, gradients, precision and memory."""
 
 import functools
 
@@ -18,7 +18,7 @@ OURS = (losses.generalised_kl, losses.cross_entropy, losses.distillation_kl, los
 
 
 def arrays(path, scale=1.0, seed=0):
-    """(logits, target, x_1, x_t, t): x_t equal to x_1 at some positions, masks among them; a target with tokens of no mass."""
+    """(logits, target, x_1, x_t, t): x_t equals x_1 at position 0; the target has a token of zero mass."""
     a, b, c, d = jax.random.split(jax.random.key(seed), 4)
     logits_BLV, target_BLV = (scale * jax.random.normal(key, (B, L, path.vocab)) for key in (a, b))
     target_BLV = jnp.where(jnp.arange(path.vocab)[None, None] == 1, -jnp.inf, target_BLV)
@@ -39,7 +39,7 @@ def each(functions, path, logits_BLV, target_BLV, x_1_BL, x_t_BL, t_B):
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def with_gradients(functions, path, block, logits_BLV, weight_BL, *rest):
-    """(values, gradients) of every loss and score, each position with a weight of its own; `block` tokens are read at once."""
+    """(values, gradients) of every loss and score, each position with its own weight; `block` tokens are read at once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(normaliser, "BLOCK", block)
         found, back = jax.vjp(lambda l: each(functions, path, l, *rest), logits_BLV)
@@ -48,7 +48,7 @@ def with_gradients(functions, path, block, logits_BLV, weight_BL, *rest):
 
 
 def close(found, expected, tolerance):
-    """Within a share of the largest number of each array."""
+    """Assert that arrays are finite and equal to `tolerance` times the largest number of each."""
     for a, b in zip(found, expected, strict=True):
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
         assert np.isfinite(a).all() and np.abs(a - b).max() <= tolerance * np.abs(b).max()
@@ -57,9 +57,9 @@ def close(found, expected, tolerance):
 @pytest.mark.parametrize("source", paths.SOURCES)
 @pytest.mark.parametrize("block", [1024, 3])
 def test_gradients_are_the_plain_forms(source, block):
-    """Values and gradients at logits of scale 1 and 10, offset too, read at once or in blocks of 3 of 7 tokens.
+    """Values and gradients equal the plain forms', at logit scales 1 and 10 and offsets, read at once or in blocks of 3.
 
-    The first block is then one token, which may have no mass at all; the mask token stands behind the last.
+    V = 7, so that the first block is one token, which may have zero mass; the mask token comes after the last block.
     """
     path, weight_BL = paths.Path(source=source, exponent=1.0, text_vocab=7), jnp.arange(1.0, 1 + B * L).reshape(B, L)
     for seed, (scale, offset) in enumerate([(1.0, 0.0), (10.0, 0.0), (10.0, 100.0), (10.0, -100.0)]):
@@ -88,7 +88,7 @@ def exact(path, logits_BLV, target_BLV, x_1_BL, x_t_BL, t_B):
 
 @pytest.mark.parametrize("source", paths.SOURCES)
 def test_gradients_are_slopes(source):
-    """Values, and gradients by central differences, of an independent float64 implementation."""
+    """Values and gradients equal an independent float64 implementation and its central differences."""
     path, weight_BL, step = paths.Path(source=source, exponent=1.0, text_vocab=7), jnp.ones((B, L)), 1e-5
     logits_BLV, *rest = arrays(path, seed=5)
     found, gradients = with_gradients(OURS, path, 3, logits_BLV, weight_BL, *rest)
@@ -102,7 +102,7 @@ def test_gradients_are_slopes(source):
 
 
 def test_gradients_in_bfloat16():
-    """Logits of bfloat16 are read in float32 where they are, and their gradient is the float32 one, rounded."""
+    """bfloat16 logits are computed in float32, and their gradient is the float32 gradient, rounded."""
     path, weight_BL = paths.Path(source="mask", exponent=1.0, text_vocab=7), jnp.ones((B, L))
     logits_BLV, *rest = arrays(path)
     logits_BLV = logits_BLV.astype(jnp.bfloat16)
@@ -115,7 +115,7 @@ def test_gradients_in_bfloat16():
 
 @pytest.mark.parametrize("offset", [-100.0, 0.0, 100.0])
 def test_precision_over_a_large_vocabulary(offset):
-    """Entropies of 0.01 to 10 nats to 1e-5 of themselves and 3e-7 nats, log p to 1e-6, at V = 50,257, wherever the logits stand."""
+    """At V = 50,257 and any offset, entropies of 0.01 to 10 nats are right to 1e-5 (relative) plus 3e-7 nats, log p to 1e-6."""
     path = paths.Path(source="uniform", exponent=1.0, text_vocab=50_257)
     noise_LV = np.random.default_rng(0).normal(size=(6, path.vocab))
     noise_LV[:, 7] += [0.0, 12.0, 14.0, 16.0, 18.0, 19.0]  # one token takes more and more of the mass
@@ -130,14 +130,14 @@ def test_precision_over_a_large_vocabulary(offset):
 
 
 def test_a_frozen_target_has_no_gradient():
-    """Nothing flows to the distillation's target, at whose logits a student is not to be pulled."""
+    """The distillation loss has zero gradient with respect to its target's logits."""
     path = paths.Path(source="uniform", exponent=1.0, text_vocab=7)
     logits_BLV, target_BLV, _, x_t_BL, _ = arrays(path)
     assert (jax.grad(lambda q: losses.distillation_kl(path, q, logits_BLV, x_t_BL).sum())(target_BLV) == 0).all()
 
 
 def arrays_of_logits(functions, which):
-    """Peak temporary memory of a loss's gradient through a head, over that of the logits; V is large, all else is small."""
+    """Peak temporary memory of a loss's gradient through a head, in units of the logits' size; V is large, all else small."""
     path, rows, width = paths.Path(source="uniform", exponent=1.0, text_vocab=30_000), (2, 8), 2
     like = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype)
 
@@ -152,5 +152,5 @@ def arrays_of_logits(functions, which):
 
 @pytest.mark.parametrize("which", range(3), ids=["kl", "cross_entropy", "distillation"])
 def test_no_second_array_of_the_logits_size(which):
-    """A loss's gradient through a head needs the logits and their gradient, and nothing else as large; the plain form does."""
+    """A loss's gradient through a head stores the logits, their gradient and no third array of that size; the plain form does."""
     assert arrays_of_logits(OURS, which) < 2.3 < arrays_of_logits(PLAIN, which)

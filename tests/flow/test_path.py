@@ -1,4 +1,4 @@
-"""The path's marginals and the losses on it."""
+"""The path's marginals, and the losses on the path."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def keys(seed, n):
 @pytest.mark.parametrize("exponent", [1.0, 2.0, 3.0])
 @pytest.mark.parametrize("t", [0.0, 0.5, 1.0])
 def test_marginals(source, exponent, t):
-    """x_t is x_1 with chance kappa(t) and else a draw of the source (2407.15595), at t = 0, 1/2 and 1."""
+    """x_t is x_1 with probability kappa(t), else a draw from the source (2407.15595), at t = 0, 1/2 and 1."""
     path, n = paths.Path(source=source, exponent=exponent, text_vocab=4), 20_000
     x_1_BL = jnp.full((n, 1), 2)
     x_t = np.asarray(paths.sample_xt(keys(0, n), path, x_1_BL, jnp.full((n,), t)))[:, 0]
@@ -27,7 +27,7 @@ def test_marginals(source, exponent, t):
 
 
 def test_keep_is_the_ratio_of_what_is_left():
-    """r = (1 - kappa(t + h)) / (1 - kappa(t)): it composes over steps, and is 0 for the step that ends at 1."""
+    """r = (1 - kappa(t + h)) / (1 - kappa(t)) multiplies over steps, and is 0 for a step that ends at 1."""
     path = paths.Path(source="uniform", exponent=2.0, text_vocab=4)
     r = lambda t, h: float(paths.keep(path, jnp.float32(t), jnp.float32(h)))
     assert r(0.2, 0.6) == pytest.approx(r(0.2, 0.3) * r(0.5, 0.3), rel=1e-5)
@@ -35,13 +35,13 @@ def test_keep_is_the_ratio_of_what_is_left():
 
 
 def test_stratified_times_cover_the_line():
-    """One time in each stratum, all below the longest."""
+    """Each stratum has exactly one time, and all times are below the maximum."""
     t = np.sort(np.asarray(paths.stratified_times(jax.random.key(3), 64, 0.999)))
     assert (np.floor(t / 0.999 * 64) == np.arange(64)).all() and t.max() < 0.999
 
 
 def test_the_mask_is_never_predicted():
-    """Under the mask source the posterior gives no mass to the mask token, whatever the network says."""
+    """Under the mask source the posterior gives the mask token zero mass, whatever the network's logits."""
     path = paths.Path(source="mask", exponent=1.0, text_vocab=3)
     x_BL = jnp.arange(4)[None]
     nll = losses.negative_log_posterior(path, jnp.array([[0.0, 1.0, 2.0, 50.0]] * 4)[None], x_BL)[0]
@@ -50,7 +50,7 @@ def test_the_mask_is_never_predicted():
 
 @pytest.mark.parametrize("source", paths.SOURCES)
 def test_generalised_kl_by_hand(source):
-    """The integrand of 2412.03487, term by term, at a position that has arrived and at one that has not."""
+    """The loss is the integrand of 2412.03487, at a position with x_t = x_1 and at one without."""
     path = paths.Path(source=source, exponent=2.0, text_vocab=3)
     p = np.array([0.2, 0.5, 0.3])
     logits = jnp.log(jnp.array(np.append(p, 1e-9) if source == "mask" else p))[None, None].repeat(2, axis=1)
@@ -64,7 +64,7 @@ def test_generalised_kl_by_hand(source):
 
 @pytest.mark.parametrize("source", paths.SOURCES)
 def test_losses_differentiate(source):
-    """No loss has a NaN in its value or gradient, even where the target has tokens of no mass."""
+    """Every loss is finite in value and gradient, even where the target has tokens of zero mass."""
     path = paths.Path(source=source, exponent=1.0, text_vocab=5)
     logits = jax.random.normal(jax.random.key(0), (2, 4, path.vocab))
     target = jnp.where(jnp.arange(path.vocab)[None, None] == 0, -jnp.inf, logits)
@@ -80,7 +80,7 @@ def test_losses_differentiate(source):
 
 
 def test_distillation_kl_is_zero_at_the_target():
-    """Forward KL vanishes where student and target agree, and is positive elsewhere."""
+    """The forward KL is 0 where student and target agree, and the sum of p log(p/q) otherwise."""
     path = paths.Path(source="uniform", exponent=1.0, text_vocab=5)
     a, b = jax.random.normal(jax.random.key(0), (2, 1, 3, 5))
     x = jnp.zeros((1, 3), int)
@@ -90,12 +90,12 @@ def test_distillation_kl_is_zero_at_the_target():
 
 
 def test_nce_prefers_low_energy_for_data():
-    """The sign: lowering the energy of data or raising the generator's lowers the loss."""
+    """A lower energy of data, with a higher energy of generated text, lowers the loss."""
     assert losses.nce(-1.0, 1.0) < losses.nce(0.0, 0.0) < losses.nce(1.0, -1.0)
 
 
 def test_both_ways_to_read_a_tokens_value():
-    """What a CPU looks up is what the others sum, tokens of no mass among them, in the values' own type."""
+    """The CPU's look-up and the masked sum of other devices agree, at zero mass too, and keep the values' type."""
     rng = np.random.default_rng(0)
     values_BLV, x_BL = rng.normal(size=(2, 5, 7)).astype(np.float32), rng.integers(0, 7, (2, 5))
     values_BLV[..., 3], x_BL[0, 0] = -np.inf, 3

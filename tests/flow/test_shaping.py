@@ -1,4 +1,4 @@
-"""Candidates, policies and controls."""
+"""Shaping: candidates, policies and controls."""
 
 import dataclasses
 
@@ -40,7 +40,7 @@ def config(**kwargs):
 @pytest.mark.parametrize("policy", shaping.POLICIES)
 @pytest.mark.parametrize("selection", shaping.SELECTIONS)
 def test_one_candidate_is_blind(policy, selection):
-    """K = 1 is the blind jump to the bit, whatever the policy, and asks for no energy."""
+    """K = 1 is the blind jump to the bit under every policy, and computes no energy."""
     blind_key, _ = paths.split(keys())
     blind, _ = jump.land(paths.fold(blind_key, 0), move())
     choice = shaping.shaped_jump(
@@ -50,7 +50,7 @@ def test_one_candidate_is_blind(policy, selection):
 
 
 def test_the_first_candidate_is_the_blind_jump():
-    """The blind jump is among the K candidates, in the first place, for every K and every chunk."""
+    """The first of the K candidates is the blind jump, for every K and every chunk."""
     blind = shaping.shaped_jump(keys(), move(), jnp.full((B,), 0.75), energy, config(candidates=1)).x_BL
     for k, chunk in ((2, 0), (5, 2), (8, 3)):
         choice = shaping.shaped_jump(keys(), move(), jnp.full((B,), 0.75), energy, config(candidates=k, chunk=chunk))
@@ -67,7 +67,7 @@ def test_chunks_change_nothing(chunk):
 
 
 def test_shared_coins_move_the_same_places():
-    """With shared coins every candidate stays where the blind jump stays, and they differ in where they land."""
+    """With coins = shared, all candidates move at the blind jump's positions and differ only in their tokens there."""
     drawn, _ = paths.split(keys())  # the second keys choose
     blind, left = jump.land(paths.fold(drawn, 0), move())
     own, shared = (shaping.shaped_jump(keys(), move(), jnp.ones((B,)), energy, config(coins=c)).cand_BKL for c in shaping.COINS)
@@ -79,7 +79,7 @@ def test_shared_coins_move_the_same_places():
 
 @pytest.mark.parametrize("policy", shaping.POLICIES)
 def test_a_random_choice_asks_for_no_energy(policy):
-    """The control costs what a blind jump costs: its energies are 0, and every candidate is taken now and then."""
+    """The random control computes no energy: its energies are 0, and every candidate is chosen sometimes."""
     key_B = keys(400)
     choice = shaping.shaped_jump(
         key_B, move(b=400), jnp.full((400,), 0.75), forbidden, config(candidates=3, selection="random", policy=policy)
@@ -88,7 +88,7 @@ def test_a_random_choice_asks_for_no_energy(policy):
 
 
 def test_vmapped_scores_are_looped_scores():
-    """Scoring a whole batch's candidates in one vmap is scoring them one by one."""
+    """Scoring all candidates in one vmap equals scoring them one by one."""
     t_B = jnp.linspace(0.1, 0.9, B)
     cand_BKL, energy_BK, score_BKL = shaping.candidates(keys(), move(), t_B, energy, config(candidates=4))
     for k in range(4):
@@ -108,19 +108,19 @@ def chosen(cfg, energy_BK, rescore=lambda x: jnp.zeros(1), seed=0):
 
 
 def test_sequence_takes_one_whole():
-    """argmin takes the lowest energy whole; worst the highest."""
+    """The sequence policy keeps one whole candidate: argmin the lowest energy, worst the highest."""
     assert chosen(config(candidates=3), [3.0, 1.0, 6.0]) == ([1, 1, 1], 1)
     assert chosen(config(candidates=3, selection="worst"), [3.0, 1.0, 6.0]) == ([2, 2, 2], 2)
 
 
 def test_token_takes_each_position():
-    """Every position takes the token of the candidate with the lowest score there; worst the highest."""
+    """Each position gets the token of the candidate with the lowest score there; with worst, the highest."""
     assert chosen(config(candidates=3, policy="token"), [3.0, 1.0, 6.0])[0] == [0, 2, 1]
     assert chosen(config(candidates=3, policy="token", selection="worst"), [3.0, 1.0, 6.0])[0] == [2, 0, 2]
 
 
 def test_sequence_to_token_mends_the_winner():
-    """The winner's tokens give way to better ones by the margin, and only if the sequence's energy falls."""
+    """A token of the winner is replaced by one better by the margin, and only if the sequence's energy falls."""
     cfg = config(candidates=3, policy="sequence_to_token", margin=0.5)
     falls, rises = (lambda x: jnp.array([0.5])), (lambda x: jnp.array([1.5]))
     assert chosen(cfg, [3.0, 1.0, 6.0], falls) == ([0, 2, 1], 1)
@@ -130,7 +130,7 @@ def test_sequence_to_token_mends_the_winner():
 
 
 def test_spans_are_chosen_whole():
-    """Two neighbours go by their mean score, the last span may be one token, and a random choice is one choice a span."""
+    """A span is chosen whole by its mean score or one random choice; the last span may be shorter."""
     score = np.array(SCORE)[0]
     assert chosen(config(candidates=3, policy="token", span=2), [3.0, 1.0, 6.0])[0] == [1, 1, 1]
     cfg = config(candidates=3, policy="sequence_to_token", span=2, margin=0.5)
@@ -144,7 +144,7 @@ def test_spans_are_chosen_whole():
     "selection, law", [("random", [1 / 3] * 3), ("boltzmann", np.exp([-0.0, -1.0, -2.0]) / np.exp([-0.0, -1.0, -2.0]).sum())]
 )
 def test_laws_of_the_random_selections(selection, law):
-    """random-of-K is uniform; boltzmann is exp(-E / T): low energies win more often."""
+    """random chooses uniformly among K; boltzmann chooses with probability proportional to exp(-E / T)."""
     key_B = jax.random.split(jax.random.key(5), 20_000)
     energy_BK = jnp.broadcast_to(jnp.array([0.0, 2.0, 4.0]), (20_000, 3))
     index = shaping.SELECTIONS[selection](key_B, energy_BK, config(candidates=3, selection=selection, temperature=2.0))
@@ -152,7 +152,7 @@ def test_laws_of_the_random_selections(selection, law):
 
 
 def test_tau_leaves_early_jumps_blind():
-    """Where a jump arrives before tau the first candidate is taken unseen; from tau on the best one."""
+    """A jump that arrives before tau keeps the first candidate unscored; from tau on it keeps the best one."""
     cfg = config(candidates=8, tau=0.5)
     early = shaping.shaped_jump(keys(), move(), jnp.full((B,), 0.49), energy, cfg)
     late = shaping.shaped_jump(keys(), move(), jnp.full((B,), 0.5), energy, cfg)
@@ -163,14 +163,14 @@ def test_tau_leaves_early_jumps_blind():
 
 @pytest.mark.parametrize("policy", shaping.POLICIES)
 def test_no_compass_is_asked_before_tau(policy):
-    """What nobody looks at is not computed, neither the candidates' energies nor the mended winner's."""
+    """Before tau no energy is computed, neither the candidates' nor the repaired winner's."""
     asked = []
 
     def counted(x_BL, t_B):
         jax.debug.callback(lambda: asked.append(1))
         return energy(x_BL, t_B)
 
-    for arrive, wanted in ((0.49, {0}), (0.5, {2, 3})):  # two chunks, and a mended winner once more
+    for arrive, wanted in ((0.49, {0}), (0.5, {2, 3})):  # two chunks, and once more for a repaired winner
         asked.clear()
         jax.block_until_ready(
             shaping.shaped_jump(
@@ -189,7 +189,7 @@ def test_memory_grows_with_candidates_only_through_their_tokens():
         def f(key_B, logits, table_VV):
             move = jump.prepare(path, "bridge", logits, jnp.zeros((b, length), int), jnp.full((b,), 0.1), jnp.full((b,), 0.5))
 
-            def posterior_energy(x_BL, t_B):  # an energy that makes a posterior of its own over V
+            def posterior_energy(x_BL, t_B):  # an energy that computes its own posterior over V
                 score = jax.nn.logsumexp(table_VV[x_BL % 50], axis=-1)
                 return score.mean(axis=-1), score
 

@@ -1,4 +1,4 @@
-"""Starts the processes of one run on this machine, and gathers what they said."""
+"""Start the processes of one run on this machine and collect their messages."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ def free_port():
 
 
 def run(workdir, stages, count, *flags, devices=2, accident="none", victim=0, timeout=500):
-    """`count` processes of `devices` CPU devices each, process `victim` with an accident: [(exit code, stderr)] by process."""
+    """Run `count` processes of `devices` CPU devices each, `victim` with an accident; return [(exit code, stderr)] by process."""
     several = ["--multihost", f"--coordinator=127.0.0.1:{free_port()}", f"--processes={count}"] if count > 1 else []
     environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}" + CHEAP}
     started = []

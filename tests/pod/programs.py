@@ -1,4 +1,4 @@
-"""The jitted programs of training and generation over several meshes, compiled once for the tests that look at them."""
+"""The jitted programs of training and generation over several meshes, compiled once for all tests."""
 
 import functools
 
@@ -15,7 +15,7 @@ from tsdfm_jax.models import causal
 from tsdfm_jax.runtime import mesh as meshes
 from tsdfm_jax.workspace import trained
 
-# Sizes that no two axes share, so that a shape tells what it is; V is odd, as GPT-2's is.
+# All axes differ in size, so that a shape identifies its axes; V is odd, as GPT-2's is.
 V, LENGTH, BATCH, WIDTH = 97, 24, 16, 32
 MESHES = {"one": (1, 1, 1), "data": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (2, 1, 4), "mixed": (2, 2, 2)}
 SMALL = {"data.length": LENGTH, "model.width": WIDTH, "model.heads": 4, "model.cond_width": 8, "shaping.candidates": 3}
@@ -25,7 +25,7 @@ SMALL |= {"trajectories.chain": "heun"}  # the shortest to compile
 
 
 def config(**changes):
-    """The tiny config at these sizes."""
+    """The tiny config with the sizes of SMALL."""
     c = tiny.get_config()
     with c.unlocked():
         c.update_from_flattened_dict(SMALL | changes)
@@ -34,13 +34,13 @@ def config(**changes):
 
 @functools.cache
 def mesh_of(name):
-    """One of MESHES, over the first devices alone."""
+    """One of MESHES, over the first devices."""
     data, fsdp, tensor = MESHES[name]
     return meshes.make_mesh(meshes.MeshConfig(data=data, fsdp=fsdp, tensor=tensor), jax.devices()[: data * fsdp * tensor])
 
 
 def drawn(tree, mesh=None):
-    """Random arrays in place of abstract ones, the same ones whatever the mesh: nothing is left at zero."""
+    """Random arrays in place of abstract ones, the same on every mesh; no array stays zero."""
     rng = np.random.default_rng(0)
 
     def draw(where, leaf):
@@ -66,7 +66,7 @@ def learner(c, name, mesh):
 
 
 def batch(c, name, number):
-    """Rows of a batch, the same whatever the mesh."""
+    """Rows of a batch, the same on every mesh."""
     rng = np.random.default_rng(number)
     x_1_BL = rng.integers(0, V, (BATCH, LENGTH), np.int32)
     if name == "teacher":
@@ -77,7 +77,7 @@ def batch(c, name, number):
 
 
 def abstract(mesh, rows):
-    """Rows as ShapeDtypeStructs split over the batch."""
+    """Rows as ShapeDtypeStructs, split over the batch axis."""
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=meshes.batch_sharding(mesh))
     return jax.tree.map(place, rows)
 
@@ -116,7 +116,7 @@ def judging_program(mesh_name):
 
 @functools.cache
 def generating_program(kind, mesh_name):
-    """(the network's weights, compiled program) that makes shaped records of a kind over a mesh."""
+    """(weights, compiled program) that makes shaped records of a kind over a mesh."""
     c, mesh = config(), mesh_of(mesh_name)
     net, params = network(c, mesh)
     program = generation.program(c, V, mesh, kind, "shaped", net.apply)

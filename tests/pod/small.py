@@ -1,10 +1,10 @@
-"""The whole method at a size for several processes on one machine; small enough to be run many times."""
+"""The whole method at a size for several processes on one machine, small enough to run many times."""
 
 from tests import tiny
 
 
 def get_config():
-    """A few seconds a stage, most of them compilation; every stage saves more than once."""
+    """A config with a few seconds a stage, mostly compilation; every stage saves more than once."""
     c = tiny.get_config()
     with c.unlocked():
         c.log_every, c.save_every = 1, 4

@@ -1,4 +1,4 @@
-"""One seed, one result: the same curve and the same records on every mesh, and no exchange that a mesh does not need."""
+"""One seed gives the same curve and the same records on every mesh, without needless communication."""
 
 import re
 
@@ -13,15 +13,15 @@ from tsdfm_jax.runtime import mesh as meshes
 
 UPDATES = 4
 SPLIT = [name for name in programs.MESHES if name != "one"]
-# The longer programs over the mesh that splits most.
+# The longer programs only over the mesh that splits most.
 UPDATES_OVER = [("teacher", name) for name in SPLIT] + [("student", "mixed")]
 RECORDS_OVER = [("whole", name) for name in SPLIT] + [("chain", "mixed")]
-# What a mesh's programs may exchange: gradients over a batch axis; besides, weights and what is as wide as D.
+# Collectives allowed on a mesh: gradients over a batch axis; on the others also weights and arrays as wide as D.
 KINDS = {"data": {"all-reduce"}} | dict.fromkeys(("fsdp", "tensor", "mixed"), {"all-reduce", "all-gather", "reduce-scatter"})
 
 
 def losses(name, mesh_name):
-    """The loss and gradient norm of each of the first updates, and the average weights after them."""
+    """(loss and gradient norm of each of the first updates [UPDATES, 2], averaged weights after them)."""
     learner, compiled = programs.update(name, mesh_name)
     c, mesh, state, told = programs.config(), programs.mesh_of(mesh_name), learner.create(), []
     for number in range(UPDATES):
@@ -33,13 +33,13 @@ def losses(name, mesh_name):
 
 @pytest.mark.parametrize("name, mesh_name", UPDATES_OVER)
 def test_the_same_curve_on_every_mesh(name, mesh_name):
-    """Losses within 1e-5 of one device's, gradient norms within 1e-4 (relative, float32): only the order of sums differs."""
+    """Losses agree with one device's within 1e-5, gradient norms within 1e-4 (relative, float32)."""
     one, weights = losses(name, "one")
     other, others = losses(name, mesh_name)
     assert one[-1, 0] < one[0, 0]
     np.testing.assert_allclose(other[:, 0], one[:, 0], rtol=1e-5)
     np.testing.assert_allclose(other[:, 1], one[:, 1], rtol=1e-4)
-    # Adam divides by the gradient's own size, so that where it is nearly zero rounding is no longer small.
+    # Adam divides by the gradient's size, which amplifies rounding where the gradient is nearly zero.
     apart = [np.abs(a - b).mean() / np.abs(b).mean() for a, b in zip(jax.tree.leaves(others), jax.tree.leaves(weights)) if b.any()]
     assert max(apart) < 1e-3
 
@@ -54,7 +54,7 @@ def recorded(kind, mesh_name):
 
 @pytest.mark.parametrize("kind, mesh_name", RECORDS_OVER)
 def test_the_same_records_on_every_mesh(kind, mesh_name):
-    """Tokens and choices are equal; energies to rounding. (tests/laws counts how rarely rounding decides a token.)"""
+    """Tokens and choices are equal on every mesh, energies to rounding. (tests/laws counts tokens that rounding changes.)"""
     one, other = recorded(kind, "one"), recorded(kind, mesh_name)
     assert len(np.unique(one["index"])) == 3 and len(np.unique(one["states"])) > 0.9 * programs.V
     np.testing.assert_allclose(other.pop("energy"), one.pop("energy"), rtol=1e-4, atol=1e-5)
@@ -76,7 +76,7 @@ def dims(shape):
 
 @pytest.mark.parametrize("name, mesh_name", UPDATES_OVER + RECORDS_OVER + [("sampler", "mixed"), ("judge", "mixed")])
 def test_what_a_step_exchanges(name, mesh_name):
-    """Nothing as wide as V but a table or its gradient; never the whole batch; known kinds alone.
+    """A step exchanges only known kinds: nothing as wide as V but a table or its gradient, never the whole batch.
 
     Generation over `data` exchanges nothing: each device draws and scores the K candidates of its own texts.
     """
@@ -93,7 +93,7 @@ def test_what_a_step_exchanges(name, mesh_name):
 
 
 def test_every_logit_has_one_home():
-    """The logits of a batch are split over all devices of every mesh: none holds another's share of [B, L, V]."""
+    """The logits [B, L, V] of a batch are split over all devices of every mesh, without copies."""
     for mesh_name in SPLIT:
         c, mesh = programs.config(), programs.mesh_of(mesh_name)
         net, params = programs.network(c, mesh)
@@ -110,7 +110,7 @@ def test_every_logit_has_one_home():
 
 @pytest.mark.parametrize("name, mesh_name, parts", [("teacher", "fsdp", 8), ("student", "mixed", 4)])
 def test_born_in_parts(name, mesh_name, parts):
-    """Tables, their average and moments are split over fsdp × tensor from birth, the blocks' weights over one or both."""
+    """From initialisation, tables, their average and moments are split over fsdp × tensor, and blocks' weights over one or both."""
     learner, _ = programs.update(name, mesh_name)
     state = learner.create()
     size = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
@@ -125,7 +125,7 @@ def test_born_in_parts(name, mesh_name, parts):
 
 @pytest.mark.parametrize("remat", ["full", "dots"])
 def test_recomputing_changes_nothing(remat):
-    """What the backward pass computes again costs memory or time, not bits that matter."""
+    """Rematerialisation changes losses by at most 1e-6 and gradient norms by 1e-5 (relative)."""
     plain = losses("teacher", "mixed")[0]
     c, mesh = programs.config(**{"model.remat": remat}), programs.mesh_of("mixed")
     learner = programs.learner(c, "teacher", mesh)
@@ -137,7 +137,7 @@ def test_recomputing_changes_nothing(remat):
 
 
 def test_bfloat16_computes_and_float32_keeps():
-    """Under bfloat16 the matrix products are bfloat16's, the losses close, and all that is kept is float32."""
+    """Under bfloat16, matrix products are bfloat16, the stored state stays float32, and the loss is within 2 %."""
     plain = losses("teacher", "data")[0]
     c, mesh = programs.config(**{"model.dtype": "bfloat16"}), programs.mesh_of("data")
     learner = programs.learner(c, "teacher", mesh)
@@ -150,6 +150,6 @@ def test_bfloat16_computes_and_float32_keeps():
 
 
 def test_a_window_that_does_not_split_is_refused():
-    """L over the tensor axis must come out even, and the line says so."""
+    """A window length that the tensor axis does not divide is refused in one line."""
     with pytest.raises(ValueError, match="data.length=18 is not divisible by mesh.tensor=4"):
         meshes.require_positions(18, programs.mesh_of("tensor"), "data.length")

@@ -1,4 +1,4 @@
-"""Real processes on the loopback address, with real collectives: they get what one gets, and lose nothing to accidents."""
+"""Several real processes on the loopback address give the results of one process, and recover from accidents."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(prepared, tmp_path_factory):
-    """Every stage by this one process and its eight devices."""
+    """A work directory with every stage run by this one process on its eight devices."""
     where = shutil.copytree(prepared, tmp_path_factory.mktemp("alone") / "run")
     main.run(small.get_config(), where, STAGES.split(","))
     return where
@@ -35,7 +35,7 @@ def alone(prepared, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pair(prepared, tmp_path_factory):
-    """Every stage by two processes of two devices each, undisturbed."""
+    """A work directory with every stage run by two processes of two devices each, without accidents."""
     where = shutil.copytree(prepared, tmp_path_factory.mktemp("pair") / "run")
     ended(processes.run(where, STAGES, 2), 0, 0)
     return where
@@ -57,7 +57,7 @@ def before(pair, tmp_path):
 
 
 def ended(outcome, *codes):
-    """Every process ended with its code, or, where that is None, with any but 0; their messages."""
+    """Assert that every process ended with its code (None: any but 0); return their messages."""
     for (code, said), wanted in zip(outcome, codes, strict=True):
         assert code == wanted if wanted is not None else code != 0, (code, said[-3000:])
     return [said for _, said in outcome]
@@ -68,7 +68,7 @@ def done(where, stage):
 
 
 def same_curve(where, other, stage="teacher"):
-    """Two runs' losses, update by update, to float32's tolerance."""
+    """Assert that two runs have the same losses, update by update, to 1e-5."""
     one, two = (np.array(done(at, stage)["curve"]) for at in (where, other))
     np.testing.assert_allclose(one, two, rtol=1e-5)
     assert len(one) == 12
@@ -88,12 +88,12 @@ def tokens(where, variant):
 
 
 def checkpoints(where):
-    """The steps of the finished checkpoints."""
+    """Steps of the teacher's finished checkpoints."""
     return sorted(int(path.name) for path in (where / "teacher/checkpoints").iterdir() if path.name.isdigit())
 
 
 def alike(where, alone):
-    """All that two runs of every stage leave: curves, records, texts and table."""
+    """Assert that two runs of every stage have the same curves, records, texts and table."""
     for stage in ("teacher", "student/shaped/round_0", "student/blind/round_0"):
         same_curve(where, alone, stage)
     for variant in ("shaped", "blind"):
@@ -107,15 +107,15 @@ def alike(where, alone):
 
 
 def test_two_processes_get_what_one_gets(alone, pair):
-    """Curves to 1e-5; records, texts and the report's rows the same."""
+    """Two processes give one process's curves to 1e-5, and the same records, texts and report rows."""
     alike(pair, alone)
 
 
 def test_four_processes_share_the_weights(alone, prepared, tmp_path):
-    """Four processes, the batch over all and the weights over pairs of them (data = fsdp = 2): the same again."""
+    """Four processes, batch over all and weights over pairs (data = fsdp = 2), give the same curve and records."""
     where = shutil.copytree(prepared, tmp_path / "run")
     flags = ("--config.mesh.data=2", "--config.mesh.fsdp=2")
-    shutil.copytree(alone / "compass", where / "compass")  # the look-ahead's has no weights
+    shutil.copytree(alone / "compass", where / "compass")  # the look-ahead compass has no weights
     ended(processes.run(where, "teacher,trajectories", 4, *flags, devices=1), 0, 0, 0, 0)
     same_curve(where, alone)
     for variant in ("shaped", "blind"):
@@ -123,7 +123,7 @@ def test_four_processes_share_the_weights(alone, prepared, tmp_path):
 
 
 def test_killed_in_training(pair, before):
-    """kill -9 of one process: the other ends too, the finished checkpoints stay, and both go on to the same bits."""
+    """After kill -9 of one process the other ends too, finished checkpoints stay, and a restart gives the same bits."""
     where = before("teacher")
     ended(processes.run(where, "teacher", 2, accident="killed_in_training", victim=1), None, -signal.SIGKILL)
     assert 4 in checkpoints(where) and max(checkpoints(where)) <= 8 and not (where / "teacher/done.json").exists()
@@ -132,7 +132,7 @@ def test_killed_in_training(pair, before):
 
 
 def test_killed_in_a_checkpoint_and_resumed_alone(alone, before):
-    """kill -9 with all arrays written and no name yet: that one does not count; a single process goes on from the one before."""
+    """A checkpoint killed before it gets its name does not count; a single process goes on from the one before."""
     where = before("teacher")
     ended(processes.run(where, "teacher", 2, accident="killed_in_a_checkpoint", victim=0), -signal.SIGKILL, None)
     assert checkpoints(where) == [4]
@@ -142,7 +142,7 @@ def test_killed_in_a_checkpoint_and_resumed_alone(alone, before):
 
 
 def test_terminated_and_resumed_on_half_the_devices(alone, before, monkeypatch):
-    """SIGTERM to one process: both save, say so and exit with 143; two devices instead of four go on."""
+    """On SIGTERM to one process both save, log it and exit with 143; two devices instead of four go on."""
     where = before("teacher")
     told = ended(processes.run(where, "teacher", 2, accident="terminated", victim=1), 143, 143)
     assert all("stopped at step 10 of 12; the same command goes on from there" in said for said in told)
@@ -154,7 +154,7 @@ def test_terminated_and_resumed_on_half_the_devices(alone, before, monkeypatch):
 
 
 def test_a_full_disk_at_a_checkpoint_and_twice_the_devices(alone, before):
-    """No room for the next checkpoint: one line from each process, those there stay; with room, eight devices go on."""
+    """A full disk at a checkpoint gives one line per process and keeps earlier checkpoints; with room, eight devices go on."""
     where = before("teacher")
     told = ended(processes.run(where, "teacher", 2, accident="full_at_a_checkpoint", victim=0), 2, 2)
     assert all("no room" in said or "disk is full" in said for said in told), told
@@ -164,7 +164,7 @@ def test_a_full_disk_at_a_checkpoint_and_twice_the_devices(alone, before):
 
 
 def test_a_corrupted_newest_checkpoint(pair, before):
-    """One flipped byte: every process goes back to the checkpoint before, one line says so, and the bits are the same."""
+    """After one flipped byte all processes go back to the checkpoint before, log one line, and end at the same bits."""
     where = before("teacher")
     shutil.copytree(pair / "teacher", where / "teacher")
     shutil.rmtree(where / "teacher/model")
@@ -181,7 +181,7 @@ def test_a_corrupted_newest_checkpoint(pair, before):
 
 
 def test_killed_in_a_shard(pair, before):
-    """kill -9 in the middle of a shard: it has no name; the finished ones are kept, and all end the same to the bit."""
+    """A shard killed half way gets no name; finished shards stay, and a restart makes the rest to the bit."""
     where = before("trajectories")
     ended(processes.run(where, "trajectories", 2, accident="killed_in_a_shard", victim=1), None, -signal.SIGKILL)
     first = shards(where)
@@ -194,7 +194,7 @@ def test_killed_in_a_shard(pair, before):
 
 
 def test_a_full_disk_at_a_shard(alone, before):
-    """No room for a shard in one process: it says so, the other leaves with it; what is finished is kept, the rest is made."""
+    """A full disk at a shard ends both processes, each with a message; finished shards stay, and a restart makes the rest."""
     where = before("trajectories")
     told = ended(processes.run(where, "trajectories", 2, accident="full_at_a_shard", victim=1), 1, 2)
     assert "another process of this run failed" in told[0] and "disk is full" in told[1]

@@ -1,4 +1,4 @@
-"""One process of a run that meets with an accident: `python -m tests.pod.worker ACCIDENT --config=… --multihost …`."""
+"""One process of a run, with a planned accident: `python -m tests.pod.worker ACCIDENT --config=… --multihost …`."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ from tsdfm_jax.runtime import checkpoint, ledger
 
 
 def at_call(number, owner, name, accident):
-    """Let the accident happen at the `number`-th call of a function, before it does anything."""
+    """Cause the accident at the `number`-th call of a function, before the call does anything."""
     whole, left = getattr(owner, name), [number]
 
     def replaced(*args, **kwargs):
@@ -36,19 +36,19 @@ def terminated():
 
 
 def refused():
-    """A write that the disk refuses."""
+    """Fail as a write to a full disk does."""
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def no_room_left():
-    """From now on the disk has no byte free."""
+    """Report a full disk from now on."""
     shutil.disk_usage = lambda path: types.SimpleNamespace(free=0)
 
 
 ACCIDENTS = {
     "none": lambda: None,
     "killed_in_training": lambda: at_call(10, ledger.Ledger, "update", killed),
-    # Orbax calls it in the background when all arrays are written and the checkpoint has not got its name.
+    # Orbax calls it in the background, after all arrays are written and before the checkpoint gets its name.
     "killed_in_a_checkpoint": lambda: at_call(2, checkpoint.Checkpoints, "_seal_items", killed),
     "killed_in_a_shard": lambda: at_call(2, shards.atomic, "sha256", killed),
     "terminated": lambda: at_call(10, ledger.Ledger, "update", terminated),

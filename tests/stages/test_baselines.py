@@ -1,4 +1,4 @@
-"""What TS-DFM is compared with: every baseline through all stages at a tiny size, and the key `models`."""
+"""The baselines: each runs through all stages at a tiny size; and the config key `models`."""
 
 import importlib
 import io
@@ -25,7 +25,7 @@ SMALL = {"autoregressive.width": 16, "autoregressive.heads": 2, "autoregressive.
 
 
 def tiny_one(name, **changes):
-    """The tiny config with everything of a baseline that is not a size."""
+    """The tiny config with all of a baseline's changes except sizes."""
     differing = hyper.differing(name, quickstart.get_config(), importlib.import_module(f"configs.baselines.{name}").get_config())
     kept = {key: value for key, value in differing.items() if key.split(".")[-1] not in SIZES}
     return tiny.changed(**{**kept, **FEW, **SMALL, **changes})
@@ -33,7 +33,7 @@ def tiny_one(name, **changes):
 
 @pytest.fixture
 def begun(finished, tmp_path):
-    """A work directory with what all baselines have in common."""
+    """A work directory with the stages that all baselines share."""
     for shared in ("tokenizer", "data", "judges", "teacher"):
         shutil.copytree(finished / shared, tmp_path / shared)
     return tmp_path
@@ -46,7 +46,7 @@ def report_of(where):
 @pytest.mark.parametrize("of", baselines.OF)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_budget_is_the_same(name, of):
-    """Every baseline builds from every config, asks for what it makes, and sees as many tokens as teacher and student."""
+    """Every baseline of every config is valid and trains on as many tokens as teacher and student together."""
     base = importlib.import_module(f"configs.{of}").get_config()
     c = importlib.import_module(f"configs.baselines.{name}").get_config(of)
     with c.unlocked():
@@ -64,13 +64,14 @@ def test_the_budget_is_the_same(name, of):
 
 
 def test_another_config_has_no_baseline():
+    """A baseline of any other config is refused in one line that names it and the possible ones."""
     with pytest.raises(ValueError) as caught:
         baselines.start("fineweb_1b", ("teacher",))
     assert "fineweb_1b" in str(caught.value) and "quickstart" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_fsdfm(begun):
-    """Only a blind student, by FS-DFM's chains; what it has none of leaves nothing."""
+    """FS-DFM runs with only a blind student, on its own chains, and writes nothing for the models that it lacks."""
     main.run(tiny_one("fsdfm"), begun)
     assert not any((begun / name).exists() for name in ("compass", "autoregressive", "student/shaped"))
     report = report_of(begun)
@@ -83,7 +84,7 @@ def test_fsdfm(begun):
 
 
 def test_a_further_model_only_adds(finished, begun):
-    """What is made of a blind student alone is what a run of both has of it, and stays as it is when the shaped one comes."""
+    """A blind student made alone equals that of a run with both, and does not change when the shaped one is added."""
     shutil.copytree(finished / "compass", begun / "compass")
     alone = {"models": ("teacher", "student_blind"), "evaluate.frontier": "", "sample.model": "student_blind"}
     main.run(tiny.changed(**alone), begun, ["trajectories", "student"])
@@ -102,7 +103,7 @@ def test_a_further_model_only_adds(finished, begun):
 
 
 def test_sdtt(begun):
-    """Rounds of one step size each, twice the last one's; the generator is the student of the round before."""
+    """SDTT doubles its step size each round; a round's generator is the student of the round before."""
     main.run(tiny_one("sdtt", **{"rounds": 2, "report.traces": 0}), begun)
     made = []
     for r in range(2):
@@ -119,7 +120,7 @@ def test_sdtt(begun):
 
 
 def test_autoregressive(begun):
-    """Alone: no teacher, no student; a row at one step a token, -log p itself, a prompt, and no end or middle."""
+    """The autoregressive model runs alone: one step a token, exact -log p, a prompt, but no suffix or infill."""
     shutil.rmtree(begun / "teacher")
     c = tiny_one("autoregressive", **{"evaluate.frontier": "autoregressive:16", "sample.prompt": "The Senate"})
     main.run(c, begun, ["teacher", "autoregressive", "compass", "trajectories", "student", "evaluate", "report", "sample"])
@@ -143,7 +144,7 @@ def test_autoregressive(begun):
         with pytest.raises(ValueError) as caught:
             model.sample(**ask)
         assert "left to right" in str(caught.value) and "\n" not in str(caught.value)
-    assert load(begun).name.startswith("autoregressive of")  # the first that it has
+    assert load(begun).name.startswith("autoregressive of")  # the first model of the run
     with pytest.raises(ValueError, match="not among models"):
         load(begun, "student_shaped")
 
@@ -164,13 +165,14 @@ def test_autoregressive(begun):
     ({"student.progressive": 64}, "student.target"),
 ])  # fmt: skip
 def test_what_cannot_be_made_is_one_line(changes, said):
+    """A combination of models that cannot work is refused in one line."""
     with pytest.raises(ValueError) as caught:
         validation.validate(tiny.changed(**changes))
     assert said.replace("needs", "learns from") in str(caught.value) and "\n" not in str(caught.value), str(caught.value)
 
 
 def test_the_sweep_of_all(tmp_path):
-    """Four runs by name; tokenizer, data, judges and teacher are made once, for whichever runs have them."""
+    """The sweep has four named runs, and makes tokenizer, data, judges and teacher once for all."""
     file = "configs/sweeps/baselines.py:quickstart"
     made = sweep_plan.Sweep(file, quickstart.get_config(), {}, tmp_path, main=STUB)
     assert [run.name for run in made.runs] == ["tsdfm", *NAMES] and all(run.named for run in made.runs)
@@ -182,7 +184,7 @@ def test_the_sweep_of_all(tmp_path):
 
 
 def test_the_sweeps_table(tmp_path):
-    """Runs with names are told by those, each where it has texts; the autoregressive model has its own column and steps."""
+    """The sweep's table names its runs, and gives the autoregressive model its own column and steps."""
     made = sweep_plan.Sweep("configs/sweeps/baselines.py:quickstart", quickstart.get_config(), {}, tmp_path, main=STUB)
     row = {"status": "finished", "seconds": 1.0, "teacher_heldout_bits_per_byte": 2.5, "autoregressive_heldout_bits_per_byte": None}
     figures = {
@@ -204,7 +206,7 @@ def test_the_sweeps_table(tmp_path):
 
 
 def test_what_is_not_made_may_be_of_any_size():
-    """A batch that does not split over the devices is refused where its network is made, and there alone."""
+    """A batch that does not split over the devices is refused only where its network is among `models`."""
     odd = tiny.changed(**{"autoregressive.batch": 3})
     validation.validate(odd)
     with odd.unlocked():

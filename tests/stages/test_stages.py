@@ -1,4 +1,4 @@
-"""Every stage, end to end at a tiny size: what it leaves, how it stops and goes on, what it says of bad input."""
+"""Every stage, end to end at a tiny size: its files, its stop and resume, its errors on bad input."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def shards(directory):
 
 
 def test_what_a_run_leaves(finished):
-    """Everything that the README promises is there."""
+    """A finished run has every file that the README promises."""
     for name in (
         "config.json",
         "log.txt",
@@ -50,7 +50,7 @@ def test_what_a_run_leaves(finished):
 
 
 def test_the_report(finished):
-    """report.json has its schema: stages with time and memory, the compass's account, a row a set and judge."""
+    """report.json follows its schema: stages with time and memory, the compass's report, one row per text set and judge."""
     report = json.loads((finished / "report/report.json").read_text())
     assert report["schema"] == 2 and report["config"]["data"]["length"] == 16 and report["environment"]["devices"] == 8
     for stage in report["stages"].values():
@@ -67,7 +67,7 @@ def test_the_report(finished):
 
 
 def test_loss_falls_and_nothing_recompiles(finished):
-    """Every training stage's loss ends below its start, and its step is compiled once."""
+    """The loss of every training stage ends below its start, and no training step recompiles."""
     report = json.loads((finished / "report/report.json").read_text())
     trained = [report["stages"][name] for name in ("teacher", "student/shaped/round_0", "student/blind/round_0")]
     trained += list(report["stages"]["judges"]["judges"].values())
@@ -78,7 +78,7 @@ def test_loss_falls_and_nothing_recompiles(finished):
 
 
 def test_shaped_and_blind_start_alike(finished):
-    """Both sets have the same x_0; the shaped one has K energies a midpoint and takes the lowest; the blind one has one."""
+    """Both record sets have the same x_0; the shaped one keeps the lowest of K energies a midpoint, the blind one has one."""
     shaped, blind = (records.open_store(finished / f"trajectories/round_0/{v}/whole") for v in ("shaped", "blind"))
     assert len(shaped) == len(blind) == 64
     for i in (0, 17, 63):
@@ -91,14 +91,14 @@ def test_shaped_and_blind_start_alike(finished):
 
 
 def test_finished_stages_are_skipped(finished):
-    """The same command on a finished directory computes nothing again."""
+    """The same command on a finished directory computes no stage again."""
     before = {file: file.stat().st_mtime_ns for file in finished.glob("**/done.json")}
     main.run(config(), finished, ["tokenizer", "data", "judges", "teacher", "compass", "trajectories", "student", "evaluate"])
     assert before == {file: file.stat().st_mtime_ns for file in finished.glob("**/done.json")}
 
 
 def test_prompt_stays(finished):
-    """A prompt is the beginning of every text."""
+    """Every sampled text begins with the prompt."""
     main.run(config(**{"sample.prompt": "The Senate", "sample.model": "student_blind"}), finished, ["sample"])
     lines = [json.loads(line) for line in (finished / "samples/sample.jsonl").read_text().splitlines()]
     assert all(line["text"].startswith("The Senate") for line in lines)
@@ -113,7 +113,7 @@ def command(workdir, stage, *more):
     [("teacher", "teacher", "checkpoints/4/*"), ("trajectories", "trajectories/round_0", "shaped/whole/shard-00000.array_record")],
 )
 def test_stopped_and_resumed_is_never_stopped(finished, copy, stage, output, sign):
-    """SIGTERM in the middle of a stage: exit code 143 and one line; the same command then ends where no stop would have."""
+    """SIGTERM in a stage gives exit code 143 and one line; the same command then gives the result of an unstopped run."""
     shutil.rmtree(copy / output)
     first = subprocess.Popen(command(copy, stage), cwd=ROOT, stderr=subprocess.PIPE, text=True)
     while not list((copy / output).glob(sign)):
@@ -135,7 +135,7 @@ def test_stopped_and_resumed_is_never_stopped(finished, copy, stage, output, sig
     {"shaping.candidates": 1, "compass.kind": "distilled", "compass.score": "entropy", "student.target": "chain", "flow.jump": "cumulative", "teacher.loss": "kl", "student.loss": "kl", "mesh.fsdp": 2, "mesh.tensor": 2},
 ], ids=["mask-nce-mixed-rounds-bf16", "k1-distilled-chain-mesh"])  # fmt: skip
 def test_other_ways_through(finished, tmp_path, changes):
-    """The other source, compass, targets, chains, jumps, rounds and mesh run through every stage, to a report."""
+    """Other sources, compasses, targets, chains, jumps, rounds and meshes run through every stage to a report."""
     for shared in ("tokenizer", "data"):
         shutil.copytree(finished / shared, tmp_path / shared)
     few = {"judges.widths": (8,), "judges.blocks": (1,), "judges.heads": (1,), "report.traces": 1}
@@ -157,7 +157,7 @@ def one_line(caught, *parts):
 
 @pytest.mark.parametrize("stage", ["data", "teacher", "compass", "trajectories", "student", "evaluate", "sample", "report"])
 def test_an_unfinished_earlier_stage_is_named(tmp_path, stage):
-    """A stage whose forerunner is not done says which one to run."""
+    """A stage that lacks an earlier stage names the one to run."""
     with pytest.raises(ValueError) as caught:
         main.run(config(), tmp_path, [stage])
     one_line(caught, "run --stage=")
@@ -170,7 +170,7 @@ def test_an_unfinished_earlier_stage_is_named(tmp_path, stage):
     (b"we the people of the united states " * 100, {"data.length": 9999, "tokenizer.vocab_size": 280}, "9999"),
 ])  # fmt: skip
 def test_bad_text(tmp_path, text, changes, said):
-    """No corpus, an empty one, text that is not UTF-8, a window longer than the corpus: one line each."""
+    """A missing or empty corpus, text that is not UTF-8 and a window longer than the corpus each give a one-line error."""
     if text is not None:
         (tmp_path / "a.txt").write_bytes(text)
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
@@ -179,7 +179,7 @@ def test_bad_text(tmp_path, text, changes, said):
 
 
 def test_a_tokenizer_that_does_not_fit(copy):
-    """A model refuses another tokenizer than it was trained with."""
+    """A model is refused with a tokenizer other than the one it was trained with."""
     meta = copy / "teacher/model/meta.json"
     meta.write_text(json.dumps({**json.loads(meta.read_text()), "tokenizer": "0" * 64}))
     shutil.rmtree(copy / "compass")
@@ -190,7 +190,7 @@ def test_a_tokenizer_that_does_not_fit(copy):
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "missing"])
 def test_a_damaged_shard_is_named_and_remade(finished, copy, damage):
-    """A truncated, foreign or missing shard is named; its stage makes it again, as it was, and touches no other."""
+    """A truncated, foreign or missing shard is named; its stage makes it again, bit for bit, and touches no other shard."""
     where = copy / "trajectories/round_0/blind/whole"
     bad = where / "shard-00002.array_record"
     other = where / "shard-00001.array_record"
@@ -210,7 +210,7 @@ def test_a_damaged_shard_is_named_and_remade(finished, copy, damage):
 
 
 def test_another_config_does_not_overwrite(finished):
-    """A finished stage is not silently taken for one of another config."""
+    """A finished stage is refused under another config, in one line that names the changed keys."""
     with pytest.raises(ValueError) as caught:
         main.run(config(**{"model.width": 64, "compass.width": 64}), finished, ["teacher"])
     one_line(caught, "model.width=32", "64", "--workdir")
@@ -226,7 +226,7 @@ def test_another_config_does_not_overwrite(finished):
     ("--config.flow.source=masked", "mask"),
 ])  # fmt: skip
 def test_the_command_line_refuses_in_one_line(tmp_path, flag, said):
-    """An unknown key or flag, and a bad value, cost one line with the nearest name, and a non-zero exit code."""
+    """An unknown key or flag and a bad value each give one line with a hint, and a non-zero exit code."""
     args = [sys.executable, "-m", "tsdfm_jax.main", "--config=tests/tiny.py", f"--workdir={tmp_path}", flag]
     done = subprocess.run(args, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode not in (0, None) and said in done.stderr, done.stderr
@@ -234,7 +234,7 @@ def test_the_command_line_refuses_in_one_line(tmp_path, flag, said):
 
 
 def test_a_full_disk_is_one_line(tmp_path, capsys):
-    """ENOSPC, wherever it comes from, is one line that says what to do."""
+    """ENOSPC gives one line that says that the disk is full, and exit code 2."""
     error = OSError(28, os.strerror(28), str(tmp_path / "x"))
     assert main.explain(error, tmp_path) == 2
     assert "disk is full" in capsys.readouterr().err
