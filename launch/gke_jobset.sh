@@ -5,7 +5,7 @@
 #                        --config=FILE --workdir=DIR [any other flag of main]
 #   launch/gke_jobset.sh --name=N --status | --logs | --stop
 #
-#   --name=N          of the JobSet; give another one, or --stop the old one, to start another run
+#   --name=N          name of the JobSet; give another one, or --stop the old one, to start another run
 #   --image=I         an image with this repository as its working directory and python in its PATH; its Dockerfile may be:
 #                       FROM python:3.12-slim
 #                       COPY . /app
@@ -13,17 +13,17 @@
 #                       RUN pip install -e '.[tpu,demo]'
 #   --accelerator=A   such as tpu-v5-lite-podslice or tpu-v6e-slice
 #   --topology=T      such as 4x4
-#   --chips=K         chips a host (default 4)
+#   --chips=K         chips per host (default 4)
 #   --claim=C         the PersistentVolumeClaim that all hosts share
 #   --mount=M         where it is mounted (default /mnt/shared); DIR must lie below it
-#   --grace=S         seconds for saving the state before a host is taken (default 300)
-#   --restarts=R      how often the run starts again by itself after a host was taken or main failed (default 20)
-#   --namespace=NS    the namespace, where it is not kubectl's default
+#   --grace=S         seconds for saving the state before a host is stopped (default 300)
+#   --restarts=R      how often the run restarts by itself after a host was stopped or main failed (default 20)
+#   --namespace=NS    the namespace, if it is not kubectl's default
 #   --status          the JobSet and its pods
 #   --logs            follow host 0's log
 #   --stop            delete the JobSet: the run saves its state and ends; the first command goes on from there
 #   --dry-run         print the manifest, or the command, and run nothing
-#   --                all that follows is for main
+#   --                everything after this goes to main
 set -euo pipefail
 
 fail() {
@@ -64,7 +64,7 @@ done
 kubectl=(kubectl)
 [[ -z $namespace ]] || kubectl+=(--namespace="$namespace")
 mine=--selector="jobset.sigs.k8s.io/jobset-name=$name"
-run() { # the command, or, in a dry run, its text
+run() { # run the command, or print it in a dry run
   local line
   if [[ -n $dry_run ]]; then
     line=$(printf '%q ' "$@")
@@ -91,7 +91,7 @@ given=" ${for_main[*]%%=*} " workdir=""
 for argument in "${for_main[@]}"; do [[ $argument != --workdir=* ]] || workdir=${argument#*=}; done
 for key in image accelerator topology claim; do [[ -n ${!key} ]] || fail "--$key is missing: --help says what it is"; done
 for key in chips grace restarts; do [[ ${!key} =~ ^[0-9]{1,6}$ ]] || fail "--$key=${!key} is not a whole number: try --$key=4"; done
-# Plain words only: what else could stand here would be YAML.
+# Plain words only: anything else could be read as YAML.
 for key in image accelerator claim mount; do
   [[ ${!key} =~ ^[A-Za-z0-9/_.:@-]+$ ]] || fail "--$key=${!key} has a character that such a name cannot have: check it"
 done
@@ -104,7 +104,7 @@ total=$((${topology//x/ * }))
 hosts=$((total / chips))
 ((hosts == 1)) || for_main+=(--multihost)
 
-quote() { # quote TEXT: as a string of YAML, in which Kubernetes finds no $(VARIABLE) of its own
+quote() { # quote TEXT: as a YAML string in which Kubernetes expands no $(VARIABLE)
   local text=$1 dollars='$$'
   text=${text//\\/\\\\}
   text=${text//\"/\\\"}
@@ -121,7 +121,7 @@ for argument in python -m tsdfm_jax.main "${for_main[@]}"; do
 done
 
 manifest=$(<"$(dirname -- "${BASH_SOURCE[0]}")/gke_jobset.yaml")
-fill() { # fill NAME VALUE: every ${NAME} of the manifest
+fill() { # fill NAME VALUE: replace every ${NAME} in the manifest
   manifest=${manifest//"\${$1}"/"$2"}
 }
 fill NAME "$name"

@@ -3,18 +3,18 @@
 #
 #   launch/gpu_node.sh [options] --config=FILE [--workdir=DIR] [any other flag of main]
 #
-# One process takes all GPUs. With --processes=N there are N of them, each with its share, joined by jax.distributed;
-# if one fails, the others are stopped, and its exit code is the script's. Ctrl-C and SIGTERM are passed on, so that
-# the run saves its state; the same command goes on from there. A CUDA_VISIBLE_DEVICES of your own is kept to.
+# One process uses all GPUs. With --processes=N there are N processes, each with its share, joined by jax.distributed;
+# if one fails, the script stops the others and exits with its code. Ctrl-C and SIGTERM are passed on, so that the run
+# saves its state; the same command goes on from there. If you set CUDA_VISIBLE_DEVICES, only those GPUs are used.
 #
 #   --processes=N   processes on this machine; N divides the number of GPUs (default 1)
 #   --cpu           no GPUs: everything on the CPU
-#   --port=P        where the processes meet (default: one that is free)
+#   --port=P        the port where the processes meet (default: a free one)
 #   --grace=S       seconds that the others have to stop after one failed, before they are killed (default 60)
 #   --dry-run       print the commands and start nothing
-#   --              all that follows is for main
+#   --              everything after this goes to main
 #
-# XLA_PYTHON_CLIENT_MEM_FRACTION is 0.92 unless you have set it: the GPUs are taken to be this run's alone.
+# XLA_PYTHON_CLIENT_MEM_FRACTION is 0.92 unless you have set it: the run is assumed to have its GPUs to itself.
 set -euo pipefail
 
 fail() {
@@ -23,7 +23,7 @@ fail() {
 }
 ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || fail "bash $BASH_VERSION is too old: install 4.4 or newer"
 
-whole() { # whole NAME VALUE LEAST EXAMPLE: one line unless it is a whole number, at least LEAST
+whole() { # whole NAME VALUE LEAST EXAMPLE: fail unless VALUE is a whole number, at least LEAST
   if ! [[ $2 =~ ^(0|[1-9][0-9]{0,8})$ ]] || (($2 < $3)); then fail "--$1=$2 is not a whole number from $3: try --$1=$4"; fi
 }
 
@@ -98,18 +98,18 @@ if ((processes == 1)); then
   exec "${main[@]}"
 fi
 
-free_port() { # a port that nobody answers at
+free_port() { # print a port at which nothing listens
   local candidate=$((20000 + $$ % 10000))
   while (exec 3<>"/dev/tcp/127.0.0.1/$candidate") 2>/dev/null; do candidate=$((candidate + 1)); done
   printf '%s' "$candidate"
 }
 
-command_of() { # command_of I: the command of process I, in the array main
+command_of() { # command_of I: put the command of process I into the array main
   local share=$((${#gpus[@]} / processes)) own=("${settings[@]}") mine ids
   if [[ -z $cpu ]]; then
     mine=$(IFS=, && printf '%s' "${gpus[*]:$1 * share:share}")
     ids=$(seq -s, 0 $((share - 1)))
-    # Inside a Slurm job JAX would take one GPU a process, whatever is visible, unless it is told.
+    # Inside a Slurm job JAX uses one GPU per process, whatever is visible, unless JAX_LOCAL_DEVICE_IDS is set.
     own+=(CUDA_VISIBLE_DEVICES="$mine" JAX_LOCAL_DEVICE_IDS="$ids")
   fi
   main=(env "${own[@]}" python -m tsdfm_jax.main "${for_main[@]}"
@@ -125,25 +125,25 @@ if [[ -n $dry_run ]]; then
   exit
 fi
 
-# The traps only take note: the loop below passes on, when it knows every process.
+# The traps only record the signal: the loop below passes it on, when it knows every process.
 signalled="" pids=()
 trap 'signalled=INT' INT
 trap 'signalled=TERM' TERM
 for ((i = 0; i < processes && ${#signalled} == 0; i++)); do
   command_of "$i"
-  set -m # each in a process group of its own: a Ctrl-C reaches it once, from here, and not from the terminal as well
+  set -m # each in its own process group: a Ctrl-C reaches it once, from here, and not from the terminal as well
   "${main[@]}" </dev/null &
   pids+=("$!")
   set +m
 done
 
 code=0 asked="" failed="" deadline=0 left=("${!pids[@]}")
-tell() { # tell SIGNAL: pass it on to all that are left
+tell() { # tell SIGNAL: pass it on to all processes that are left
   local i
   for i in "${left[@]}"; do kill -s "$1" "${pids[i]}" 2>/dev/null || true; done
 }
 
-ended() { # ended I STATUS: take note of how process I ended
+ended() { # ended I STATUS: record how process I ended, and stop the others after a failure
   (($2 == 0)) && return
   if ((code == 0)) || [[ -n $asked && -z $failed && ($code == 130 || $code == 143) ]]; then code=$2; fi
   [[ -z $asked && -z $failed ]] || return 0
@@ -166,7 +166,7 @@ while ((${#left[@]})); do
     unset "left[i]"
     ended "$i" "$status"
   done
-  # A signal to the whole group ends the sleep too, which is no reason to leave.
+  # A signal to the whole group ends the sleep too, and must not end the script.
   ((${#left[@]} == 0)) || sleep 0.2 || true
 done
 exit "$code"

@@ -5,20 +5,21 @@
 #   launch/tpu_pod.sh --name=TPU --zone=ZONE --status | --logs | --stop
 #   launch/tpu_pod.sh --zone=ZONE --list
 #
-# It copies the repository, as it is at a commit, to every worker, installs it there in a virtual environment with the
-# extras tpu and demo, and starts main with --multihost. The run outlives this connection. DIR must be a path that all
+# It copies one commit of the repository to every worker, installs it there in a virtual environment with the extras
+# tpu and demo, and starts main with --multihost. The run goes on when the connection ends. DIR must be a path that all
 # workers share: a Filestore (NFS) or gcsfuse mount at the same place on each, such as /mnt/shared/runs/mine.
 #
-#   --project=P     the project, where it is not gcloud's default
-#   --commit=REF    what to run (default HEAD); changes that are not committed stay behind
+#   --project=P     the project, if it is not gcloud's default
+#   --commit=REF    the commit to run (default HEAD); uncommitted changes are not copied
 #   --status        the slice's state, and on every worker whether main runs, or how it ended
 #   --logs          follow worker 0's log (Ctrl-C ends the following, not the run)
-#   --stop          SIGTERM to main on all workers, so that the run saves its state; the first command goes on from there
+#   --stop          send SIGTERM to main on all workers: the run saves its state; the first command goes on from there
 #   --list          the slices of the zone
 #   --dry-run       print the commands and run nothing
-#   --              all that follows is for main
+#   --              everything after this goes to main
 #
-# On the workers it keeps to ~/tsdfm_run: code, venv, main.log, main.pid, and main.exit once main has ended.
+# On the workers it writes ~/tsdfm_run.tar.gz and ~/tsdfm_run: code, venv, main.log, main.pid, and main.exit once main
+# has ended.
 set -euo pipefail
 
 fail() {
@@ -54,7 +55,7 @@ done
 [[ -n $name || $action == list ]] || fail "--name is missing: give the name of the slice; --list shows those that there are"
 if [[ $action != start ]] && ((${#for_main[@]})); then fail "'${for_main[0]}' goes to main, and --$action does not run it: leave it out"; fi
 
-run() { # the command, or, in a dry run, its text
+run() { # run the command, or print it in a dry run
   local line
   if [[ -n $dry_run ]]; then
     line=$(printf '%q ' "$@")
@@ -68,13 +69,13 @@ where=(--zone="$zone")
 [[ -z $project ]] || where+=(--project="$project")
 tpu=(gcloud compute tpus tpu-vm)
 
-on_workers() { # on_workers WORKER SCRIPT [ARGUMENT…]: a bash script with arguments on one worker, or on all
+on_workers() { # on_workers WORKER SCRIPT [ARGUMENT…]: run a bash script with arguments on one worker, or on all
   local remote
   remote=$(printf '%q ' bash -c "$2" tpu_pod.sh "${@:3}")
   run "${tpu[@]}" ssh "$name" "${where[@]}" --worker="$1" --command="${remote% }"
 }
 
-# What follows runs on the workers, each with this in front of it.
+# The scripts below run on the workers, each after this prelude.
 # shellcheck disable=SC2016 # every $ is for the worker's own shell
 prelude='
 set -euo pipefail
@@ -126,7 +127,7 @@ if ! running; then echo "main does not run"; exit 0; fi
 kill -TERM "$pid"
 for _ in $(seq 1200); do
   if ! running; then
-    # The shell that waits for it leaves the code a moment later.
+    # The shell that waits for main writes the code a moment later.
     for _ in $(seq 100); do [ -s main.exit ] && break; sleep 0.1; done
     echo "main stopped, exit code $(cat main.exit)"
     exit 0

@@ -1,1 +1,1 @@
-"""The data room: text in, batches out; it knows files, not networks."""
+"""Data: reads text, writes token windows and records, yields batches; knows files, not networks."""

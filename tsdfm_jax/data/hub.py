@@ -1,4 +1,4 @@
-"""Files of a dataset on the Hugging Face hub: listed at one commit, each fetched when its turn comes."""
+"""Files of a dataset on the Hugging Face hub: listed at one commit, each fetched when it is needed."""
 
 import dataclasses
 import fnmatch
@@ -23,7 +23,7 @@ class Remote:
 
     Attributes:
         repo: the dataset, owner/name.
-        commit: 40 hex digits, which a branch or tag was resolved to.
+        commit: 40 hex digits, resolved from a branch or tag.
         name: its path in the dataset.
         size: bytes.
     """
@@ -44,11 +44,11 @@ class Remote:
 
 @functools.lru_cache(maxsize=16)
 def matches(pattern: str) -> tuple[Remote, ...]:
-    """The files of hf://datasets/OWNER/NAME[@REVISION]/GLOB, sorted, at the commit that the revision (main) is now.
+    """The files of hf://datasets/OWNER/NAME[@REVISION]/GLOB, sorted, at the revision's current commit (default main).
 
-    A process asks once, so that all it does is of one commit. A slash in a revision is written %2F.
-    Errors: ValueError, one line with the remedy, for another form, without the package, where the hub does not answer;
-    FileNotFoundError where no file matches.
+    The result is cached, so that a process sees one commit. A slash in a revision is written %2F.
+    Errors: ValueError, one line with the remedy, for another form, for a missing package, or if the hub does not answer;
+    FileNotFoundError if no file matches.
     """
     form = _FORM.fullmatch(pattern)
     if not form:
@@ -60,7 +60,7 @@ def matches(pattern: str) -> tuple[Remote, ...]:
         commit = api.dataset_info(repo, revision=revision, timeout=_SECONDS_TO_ANSWER).sha
         tree = api.list_repo_tree(repo, folder or None, recursive=True, revision=commit, repo_type="dataset")
         sizes = {entry.path: entry.size for entry in tree if hasattr(entry, "size")}  # folders have none
-    except Exception as error:  # of its own, of its HTTP client, or OSError
+    except Exception as error:  # the library's own, its HTTP client's, or OSError
         raise ValueError(f"the hub did not list {pattern} ({_reason(error)}): check it and the network, or {_REMEDY}") from None
     found = [name for name in sorted(sizes) if _fits(name.split("/"), glob)]
     if not found:
@@ -69,10 +69,10 @@ def matches(pattern: str) -> tuple[Remote, ...]:
 
 
 def fetch(file: Remote) -> pathlib.Path:
-    """Where the hub library's own cache (HF_HOME) has the file; fetched first, or the rest of it, where it has not.
+    """The path of the file in the hub library's own cache (HF_HOME); downloads what is missing first.
 
-    That cache, since it is shared with every other tool, keyed by content and commit, and goes on with half a file.
-    Errors: ValueError, one line with the remedy, where the hub does not give it.
+    That cache is shared with every other tool, keyed by content and commit, and resumes half a file.
+    Errors: ValueError, one line with the remedy, if the download fails.
     """
     hub = _package(str(file))
     place = dict(repo_id=file.repo, filename=file.name, repo_type="dataset", revision=file.commit)
@@ -93,7 +93,7 @@ def fetch(file: Remote) -> pathlib.Path:
 
 def _package(what: str):
     try:
-        import huggingface_hub  # only where such a name is given
+        import huggingface_hub  # only when a name on the hub is given
     except ImportError:
         raise ValueError(f"{what} needs the package huggingface_hub: pip install -e '.[hf]', or {_REMEDY}") from None
     return huggingface_hub
@@ -104,7 +104,7 @@ def _reason(error: Exception) -> str:
 
 
 def _fits(name: list[str], glob: list[str]) -> bool:
-    """Whether a path fits a glob, part by part: `*` stays within a folder, `**` is any number of them."""
+    """Whether a path fits a glob, part by part: `*` stays within a folder, `**` matches any number of folders."""
     if not glob:
         return not name
     if glob[0] == "**":

@@ -1,4 +1,4 @@
-"""Documents into a packer, batch by batch, and what that took."""
+"""Feed documents into a packer, batch by batch, and record what that costs."""
 
 import dataclasses
 import time
@@ -8,22 +8,22 @@ import numpy as np
 
 from tsdfm_jax.data import encoding, packer, pool, tokenizer as tokenizers
 
-# Documents are tokenised together up to this size: enough to keep a process busy, small beside memory.
+# Documents are tokenised in batches up to this size: enough to keep a process busy, small compared with memory.
 _BATCH_CHARACTERS = 1 << 20
 _BATCH_DOCUMENTS = 512
 
 
 @dataclasses.dataclass(kw_only=True)
 class Costs:
-    """What a call of `fill` took in, and its seconds.
+    """What a call of `fill` packed, and the seconds it spent.
 
     Attributes:
-        workers: processes that tokenised; 1 is the one that does everything.
-        bytes, tokens: text taken, and the tokens it became.
-        reading: of the main process, for documents.
-        tokenising: of all workers together (CPU time where they are processes of their own).
-        packing: of the main process, for windows, shards and the lexicon.
-        elapsed: from the first document to the last.
+        workers: processes that tokenised; 1 means that the main process does everything.
+        bytes, tokens: text packed, and its tokens.
+        reading: seconds of the main process for documents.
+        tokenising: seconds of all workers together (CPU time if they are separate processes).
+        packing: seconds of the main process for windows, shards and the lexicon.
+        elapsed: seconds from the first document to the last.
     """
 
     workers: int = 1
@@ -35,7 +35,7 @@ class Costs:
     elapsed: float = 0.0
 
     def slowest(self) -> tuple[str, float, int]:
-        """The part nearest to its limit: its name, how many processes it kept busy, and of how many."""
+        """The busiest part: its name, how many processes it kept busy on average, and how many it had."""
         parts = {"reading": (self.reading, 1), "tokenising": (self.tokenising, self.workers), "packing": (self.packing, 1)}
         name = max(parts, key=lambda part: parts[part][0] / parts[part][1])
         return name, parts[name][0] / max(self.elapsed, 1e-9), parts[name][1]
@@ -53,10 +53,10 @@ def fill(
     stop: Callable[[], bool] | None,
     costs: Costs,
 ) -> None:
-    """Packs the documents from number `pack.documents` on; the result depends on nothing but them, seed and holdout.
+    """Pack `documents`, the first of which has number `pack.documents`; only they, seed and holdout decide the result.
 
-    `progress` is given the bytes packed so far; `stop` is asked after every document.
-    Errors: InterruptedError when `stop` says so, with everything saved; see pool.encoded for the others.
+    `progress` receives the bytes packed so far; `stop` is called after every document.
+    Errors: InterruptedError if `stop` returns True, after saving everything; see pool.encoded for the others.
     """
     begun, costs.workers = time.perf_counter(), workers
     splits = lambda first, number: [packer.split_of(first + i, seed, holdout) for i in range(number)]
@@ -122,9 +122,9 @@ def _timed(batches: Iterator[encoding.Batch], costs: Costs) -> Iterator[encoding
 
 
 def fill_one(pack: packer.Packer, text: str, tokenizer: tokenizers.Tokenizer, *, length: int, seed: int, holdout: float) -> None:
-    """Packs a corpus of one document, its windows shared out between the splits.
+    """Pack a corpus of one document by dividing its windows between the splits.
 
-    Errors: ValueError where it has fewer than two windows.
+    Errors: ValueError if it has fewer than two windows.
     """
     ids = np.append(tokenizer.encode(text), np.int32(tokenizer.eos_id))
     count = len(ids) // length

@@ -1,4 +1,4 @@
-"""Packs tokenised documents into windows and shards, and remembers how far it came."""
+"""Pack tokenised documents into windows and shards, and save the progress."""
 
 import dataclasses
 import hashlib
@@ -14,7 +14,7 @@ from tsdfm_jax.data import shards
 from tsdfm_jax.storage import atomic
 
 SPLITS = ("train", "heldout")
-# A web-sized corpus has no end of new words; this many are some 100 MB, and far beyond any English lexicon.
+# A web-sized corpus never runs out of new words. This many take some 100 MB, and are far beyond any English lexicon.
 _LEXICON = 1_000_000
 _PROGRESS = "progress.npz"
 
@@ -22,7 +22,7 @@ _PROGRESS = "progress.npz"
 def split_of(ordinal: int, seed: int, holdout: float) -> str:
     """The split of document `ordinal`: one of the first two is held out, later ones by a seeded hash.
 
-    So two documents are enough for both splits to have one, and no document's place depends on those after it.
+    So two documents are enough to give both splits one, and no document's split depends on later documents.
     """
     digest = hashlib.blake2b(f"{seed}:{max(ordinal, 1)}".encode(), digest_size=8).digest()
     draw = int.from_bytes(digest, "little")
@@ -54,10 +54,10 @@ def _figures(part: _Split) -> dict[str, Any]:
 
 
 class Packer:
-    """Windows of two splits on their way to disk.
+    """Collects the windows of two splits and writes them to disk.
 
-    State is `documents`, `bytes`, the closed shards and the tokens that fill none yet; `save` writes all of it in
-    one atomic file, and the shards written after it are written again, byte for byte, by whoever resumes.
+    The state is `documents`, `bytes`, `words`, the closed shards and the tokens that do not fill one yet. `save` writes
+    all of it in one atomic file. A resumed run writes the shards that came after it again, byte for byte.
     """
 
     def __init__(self, directory: pathlib.Path, identity: dict[str, Any], *, length: int, windows_per_shard: int, dtype: str):
@@ -68,23 +68,23 @@ class Packer:
         self.splits = {name: _Split() for name in SPLITS}
 
     def add(self, split: str, tokens: np.ndarray, *, size: int, documents: int) -> None:
-        """Takes the tokens of so many whole documents of `size` bytes."""
+        """Add tokens to a split; counts `documents` whole documents and `size` bytes for it."""
         part = self.splits[split]
         part.documents += documents
         part.bytes += size
         part.tokens += len(tokens)
-        part.pending.append(tokens.astype(self.dtype))  # a copy: a part of a batch's tokens would keep all of them
+        part.pending.append(tokens.astype(self.dtype))  # a copy: a slice would keep the whole batch's tokens
         part.pending_tokens += len(tokens)
 
     def add_words(self, words: Iterable[str]) -> None:
-        """Takes words into the lexicon, in the order of the training text, until that is full."""
+        """Add words to the lexicon, in the order of the training text, until it is full."""
         for word in words:
             if len(self.words) >= _LEXICON:
                 return
             self.words.add(word)
 
     def flush(self) -> bool:
-        """Writes the shards that are full; says whether there was one."""
+        """Write the full shards; returns whether there was one."""
         wrote = False
         for name, part in self.splits.items():
             while part.pending_tokens >= self.shard_tokens:
@@ -93,7 +93,7 @@ class Packer:
         return wrote
 
     def finish(self) -> dict[str, Any]:
-        """Writes the last, shorter shards and the lexicon, and returns the manifest's account of the splits."""
+        """Write the last, shorter shards, and return the manifest's entry for each split."""
         self.flush()
         account = {}
         for name, part in self.splits.items():
@@ -117,7 +117,7 @@ class Packer:
         return len(self.words) >= _LEXICON
 
     def save(self) -> None:
-        """Writes the whole state in one atomic file."""
+        """Write the whole state in one atomic file."""
         state = {
             "identity": self.identity,
             "documents": self.documents,
@@ -125,14 +125,14 @@ class Packer:
             "splits": {name: _figures(part) for name, part in self.splits.items()},
         }
         buffer = io.BytesIO()
-        # The words as bytes of their own: sorted, or as JSON, a million of them would take a second after every shard.
+        # The words are stored as plain bytes: sorting a million of them, or JSON, would take a second after every shard.
         texts = {"state": json.dumps(state), "words": "\n".join(self.words)}
         arrays = {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()}
         np.savez(buffer, **arrays, **{name: part.joined() for name, part in self.splits.items()})
         atomic.write(self.directory / _PROGRESS, buffer.getvalue())
 
     def restore(self) -> None:
-        """Takes up the state that an interrupted run of the same identity saved, if there is one."""
+        """Restore the state that an interrupted run of the same identity saved, if there is one."""
         path = self.directory / _PROGRESS
         if not path.is_file():
             return
@@ -141,7 +141,7 @@ class Packer:
             with np.load(io.BytesIO(data)) as file:
                 state, words = json.loads(file["state"].tobytes()), file["words"].tobytes().decode().split("\n")
                 pending = {name: file[name] for name in SPLITS}
-        except Exception:  # NumPy and zipfile raise whatever the broken file led them into; the run then starts anew
+        except Exception:  # a broken file makes NumPy and zipfile raise errors of many kinds; the run then starts anew
             return
         if state["identity"] != self.identity or not self._intact(state):
             return
@@ -157,7 +157,7 @@ class Packer:
 
 
 def sweep(directory: pathlib.Path, keep: set[str]) -> None:
-    """Removes half-written files, and shards of an earlier attempt that are not in `keep`."""
+    """Remove half-written files, and shards of an earlier attempt that are not in `keep`."""
     for pattern in ("*" + shards.SUFFIX, "*.tmp"):
         for path in directory.glob(pattern):
             if path.name not in keep:
@@ -165,5 +165,5 @@ def sweep(directory: pathlib.Path, keep: set[str]) -> None:
 
 
 def forget(directory: pathlib.Path) -> None:
-    """Removes the saved state of an unfinished run."""
+    """Remove the saved state of an unfinished run."""
     (directory / _PROGRESS).unlink(missing_ok=True)

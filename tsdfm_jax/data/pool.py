@@ -1,4 +1,4 @@
-"""Batches of documents through a pool of processes, in order, with a bounded number of them under way."""
+"""Encode batches of documents in a pool of processes, in order, with a bounded number of batches in progress."""
 
 import collections
 import concurrent.futures
@@ -13,11 +13,11 @@ from concurrent.futures.process import BrokenProcessPool
 
 from tsdfm_jax.data import encoding, tokenizer as tokenizers
 
-# Batches under way, a process: one in work, one that waits for it, and room for those that wait for their turn.
+# Batches in progress per process: one being encoded, one queued, one finished that waits for its turn.
 _AHEAD = 3
-# Below this much text one process, with the library's own threads, is done before several have begun to pay.
+# Below this many bytes of text, one process with the library's own threads is faster than several.
 _SMALL = 32_000_000
-# A stop may be told to the workers a moment before this process hears of it.
+# A stop signal may reach the workers a moment before it reaches this process.
 _SECONDS_TO_HEAR = 1.0
 
 
@@ -27,12 +27,12 @@ def cores() -> int:
 
 
 def processes(wanted: int, size: int) -> int:
-    """How many processes to tokenise `size` bytes of text in: `wanted`, or for 0 one a core, unless the text is small."""
+    """The number of processes that tokenise `size` bytes of text: `wanted`, or for 0 one per core (one for small text)."""
     return wanted or (cores() if size >= _SMALL else 1)
 
 
 def ahead(workers: int) -> int:
-    """At most so many batches are read and not yet given out by `encoded`."""
+    """The largest number of batches that `encoded` has read and not yet yielded."""
     return _AHEAD * workers
 
 
@@ -44,17 +44,17 @@ def encoded(
     workers: int,
     stop: Callable[[], bool] | None = None,
 ) -> Iterator[Iterator[tuple[encoding.Batch, encoding.Encoded]]]:
-    """Lends an iterator over (batch, what an encoding.Encoder makes of it) in the order of `batches`.
+    """Yield an iterator over (batch, the encoding.Encoded of it) in the order of `batches`.
 
-    One worker is this process, which reads a batch, encodes it and waits; more are processes of their own, gone when
-    the block ends, whatever ends it, or when this process dies. What an encoder raises is raised here. Errors:
-    ValueError, one line, where a worker dies; InterruptedError where it does and `stop` says that all were to.
+    One worker is this process, which reads and encodes a batch when the next one is asked for. More are separate
+    processes; they end with the block, or when this process dies. An encoder's error is raised here. Errors: ValueError,
+    one line, if a worker dies; InterruptedError if one dies and `stop` returns True.
     """
     if workers == 1:
         encode = encoding.Encoder(tokenizer, dtype)
         yield ((batch, encode(batch)) for batch in batches)
         return
-    # Not forked: JAX's threads are in this process.
+    # Not forked: this process runs JAX's threads.
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(tokenizer, dtype))
     try:
@@ -86,8 +86,8 @@ def _first(waiting) -> tuple[encoding.Batch, encoding.Encoded]:
 
 
 def _submit(pool, batch: encoding.Batch) -> concurrent.futures.Future:
-    # Submitting starts a process where one is missing, and a process inherits what is blocked: Ctrl-C, which a terminal
-    # sends to all of them, is for this one alone.
+    # Submitting may start a process, and a process inherits blocked signals. A terminal sends Ctrl-C to all processes, and
+    # only this one should handle it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return pool.submit(_encode, batch)
@@ -102,18 +102,18 @@ def _heard(stop: Callable[[], bool]) -> bool:
     return stop()
 
 
-_ENCODERS: list[encoding.Encoder] = []  # of a worker process: its one
+_ENCODERS: list[encoding.Encoder] = []  # in a worker process: its only encoder
 
 
 def _begin(tokenizer: tokenizers.Tokenizer, dtype: str) -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as many processes as cores: threads would only fight
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as many processes as cores: threads would only compete
     tokenizer.threads = 1
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     _ENCODERS.append(encoding.Encoder(tokenizer, dtype, time.process_time))
 
 
 def _leave_with_parent() -> None:
-    # A parent that is killed closes nothing: the workers would wait for the next batch for ever.
+    # A killed parent closes nothing: the workers would wait for the next batch forever.
     multiprocessing.parent_process().join()
     os._exit(1)
 

@@ -1,4 +1,4 @@
-"""What a person asks for: text that is given, and how much is to be written around it; alone or as a file of prompts."""
+"""Requests for text: what is given, and how much to write around it; a single request or a file of prompts."""
 
 import dataclasses
 import json
@@ -8,27 +8,27 @@ import numpy as np
 
 FREE = -1
 LARGEST = 2**31 - 1
-# Whole numbers and their bounds. The texts of one ask are all kept in memory until they are written.
+# Whole numbers and their limits. All texts of one Ask stay in memory until they are written.
 BOUNDS = {"span_length": (1, LARGEST), "length": (0, LARGEST), "number": (1, 2**16), "seed": (0, LARGEST)}
 TEXTS = ("prompt", "suffix", "infill", "span")
-FIELDS = ("prompt", "suffix", "infill", "length", "span_length", "number", "seed")  # of a line of .jsonl
+FIELDS = ("prompt", "suffix", "infill", "length", "span_length", "number", "seed")  # allowed in a line of .jsonl
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ask:
-    """What is asked for in characters, before any tokenizer has seen it.
+    """A request in characters, before tokenisation.
 
     Attributes:
       prompt: the text's beginning.
       suffix: its end.
-      infill: the whole text, with a marker wherever something is to be written.
-      span: that marker.
+      infill: the whole text, with a marker at each gap to fill.
+      span: the marker.
       span_length: tokens that a marker stands for.
-      length: tokens of the text, given ones included; 0 is as many as the model writes. An infill has its own.
+      length: tokens of the text, given ones included; 0 means as many as the model writes. It must be 0 with an infill.
       number: how many texts.
-      seed: of all of them; text i is a function of (seed, i).
+      seed: the seed of all texts; text i is a function of (seed, i).
 
-    Raises ValueError, in one line, for a value out of bounds and for what cannot go together.
+    Raises ValueError, in one line, for a value out of range and for fields that cannot go together.
     """
 
     prompt: str = ""
@@ -62,12 +62,12 @@ class Ask:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
-    """The same in tokens.
+    """An Ask in tokens.
 
     Attributes:
-      ask: what was asked for.
-      given_L: int32, the given tokens in their places, -1 where one is to be written.
-      length: tokens of the text: the first of the window of L; what is behind them is cut off.
+      ask: the request in characters.
+      given_L: int32, the given tokens at their positions, -1 at positions to write.
+      length: tokens of the text, which is the start of the window of L; the rest is cut off.
     """
 
     ask: Ask
@@ -87,7 +87,7 @@ def check_whole(name, value, least, most=LARGEST):
 
 
 def check_left_to_right(ask):
-    """Raise ValueError where an Ask gives text behind what is to be written, which a model of one direction cannot know."""
+    """Raise ValueError if an Ask gives text after a gap, which a left-to-right model cannot use."""
     for name in ("suffix", "infill"):
         if value := getattr(ask, name):
             raise ValueError(
@@ -98,7 +98,7 @@ def check_left_to_right(ask):
 def request(tok, ask, window):
     """The Request of an Ask for a model that writes `window` tokens.
 
-    Raises ValueError, with the numbers, where the text would be longer than that, or where nothing is left to write.
+    Raises ValueError, with the numbers, if the text would be longer than that, or if nothing is left to write.
     """
     pieces = _pieces(tok, ask)
     given = sum(len(ids) for ids in pieces)
@@ -123,7 +123,7 @@ def request(tok, ask, window):
 
 
 def _pieces(tok, ask):
-    """Tokens of the given pieces, with something to be written between each two of them."""
+    """Tokens of the given pieces; between every two pieces is a gap to fill."""
     first, *others = ask.infill.split(ask.span) if ask.infill else (ask.prompt, ask.suffix)
     return [_encode(tok, first), *(_encode_behind(tok, text) for text in others)]
 
@@ -133,7 +133,7 @@ def _encode(tok, text):
 
 
 def _encode_behind(tok, text):
-    """Tokens of text that stands behind other text: tokenizers that begin every text with a space must not add one here."""
+    """Tokens of text that follows other text: tokenizers that begin every text with a space must not add one here."""
     front = _encode(tok, "a")
     for ids in (_encode(tok, text), _encode(tok, text.removeprefix(" "))):
         if tok.decode([*front, *ids]) == tok.decode(front) + text:
@@ -142,9 +142,10 @@ def _encode_behind(tok, text):
 
 
 def from_file(file, ask, tok, window):
-    """The Requests of a file of prompts, in order: a prompt a line of .txt, an object a line of .jsonl; see `FIELDS`.
+    """The Requests of a file of prompts, in order: one prompt per line of .txt, one object per line of .jsonl; see `FIELDS`.
 
-    Empty lines are passed over. What a line does not say is as in `ask`. Raises ValueError with the file and the line.
+    Empty lines are skipped. Fields that a line lacks come from `ask`, except the length of an infill. Raises ValueError
+    with the file and the line.
     """
     path, found = pathlib.Path(file), []
     parse = READERS[check_kind(file)]
@@ -161,7 +162,7 @@ def from_file(file, ask, tok, window):
 
 
 def check_kind(file):
-    """The ending of a file of prompts; ValueError where it is none that is read."""
+    """The suffix of a file of prompts; raises ValueError for one that cannot be read."""
     if (kind := pathlib.Path(file).suffix) not in READERS:
         raise ValueError(f"file of prompts {file!r} ends in {kind!r}: give {' or '.join(READERS)}")
     return kind

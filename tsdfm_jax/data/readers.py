@@ -1,4 +1,4 @@
-"""The text of one file: .txt, JSON lines (plain, gzip, zstd) or Parquet, a document at a time."""
+"""Read the text of one file, .txt, JSON lines (plain, gzip, zstd) or Parquet, one document at a time."""
 
 import codecs
 import contextlib
@@ -11,21 +11,21 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-# A text file beyond this is no longer one document: it is cut at blank lines, so that any file fits in memory.
+# A text file of more characters is cut at blank lines into several documents, so that any file fits in memory.
 _DOCUMENT = 1 << 20
 _BLOCK = 1 << 18
-# Where no blank line turns up for this many pieces' length, any line end will do; and then anything.
+# Without a blank line in this many times _DOCUMENT, the text is cut at the last line end or space, or else at its end.
 _PATIENCE = 4
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
-# Rows of Parquet are taken out together: many, where they are short, but no more than this many bytes by their mean.
+# Rows of Parquet are read in batches: at most this many rows, and at most this many bytes by the rows' mean size.
 _ROWS = 256
 _ROWS_BYTES = 4 << 20
-# Text over file, roughly, for web text: compression saves more than names of fields cost.
+# Rough ratio of text size to file size, for web text: compression saves more than field names cost.
 _EXPANSION = {".gz": 2.5, ".zst": 2.7, ".parquet": 1.6}
 
 
 def suffix(name: str) -> str | None:
-    """The ending in `SUFFIXES` that says how a file of that name is read, or None."""
+    """The suffix in `SUFFIXES` that decides how a file of that name is read, or None."""
     return next((end for end in _READERS if name.endswith(end)), None)
 
 
@@ -39,7 +39,7 @@ def read(path: pathlib.Path, field: str) -> Iterator[str]:
 
 
 def text_bytes(name: str, size: int) -> int:
-    """About how many bytes of text a file of `size` bytes holds: for progress alone."""
+    """Estimate the bytes of text in a file of `size` bytes, for progress and the number of workers."""
     return round(size * _EXPANSION.get(pathlib.PurePath(name).suffix, 1))
 
 
@@ -55,7 +55,7 @@ def _text(path: pathlib.Path, field: str) -> Iterator[str]:
 
 
 def _cut(text: str) -> int:
-    """Where to end a piece of a long text: after its last blank line, or 0 to read on until patience ends."""
+    """The position at which to cut a long text: after its last blank line, or 0 to read on; see `_PATIENCE`."""
     patient = len(text) < _PATIENCE * _DOCUMENT
     cut = max((match.end() for match in _BLANK_LINE.finditer(text)), default=0)
     if cut > (_DOCUMENT // 2 if patient else 0):
@@ -73,7 +73,7 @@ def _decoded(path: pathlib.Path) -> Iterator[str]:
                 text, used = codecs.utf_8_decode(data, "strict", not block)
             except UnicodeDecodeError as error:
                 raise ValueError(f"{path} is not UTF-8 at byte {offset + error.start}: convert it first") from None
-            # A byte-order mark says how the file is encoded; it is no part of the text.
+            # A byte-order mark is not part of the text.
             yield text.removeprefix("\ufeff") if offset == 0 else text
             carry, offset = data[used:], offset + used
             if not block:
@@ -103,7 +103,7 @@ def _opened(path: pathlib.Path) -> Iterator[BinaryIO]:
         with _OPENERS[path.suffix](path) as file:
             yield file
     except (EOFError, zlib.error, OSError) as error:
-        if getattr(error, "errno", None):  # the disk's own trouble
+        if getattr(error, "errno", None):  # an error of the disk, not of the data
             raise
         raise ValueError(f"{path} is damaged or cut short ({_first_line(error)}): fetch or make it again") from None
 
@@ -130,7 +130,7 @@ def _field(row: str, field: str, where: str) -> str:
 
 
 def _pyarrow(path: pathlib.Path):
-    # Imported here: it costs a third of a second, and most runs need none of it.
+    # Imported here: it costs a third of a second, and most runs do not need it.
     try:
         import pyarrow
         import pyarrow.parquet
@@ -142,7 +142,7 @@ def _pyarrow(path: pathlib.Path):
 def _parquet(path: pathlib.Path, field: str) -> Iterator[str]:
     pyarrow = _pyarrow(path)
     try:
-        # Without pre_buffer=False the whole column of the whole file is held, however large it is.
+        # Without pre_buffer=False the whole column of the file is held in memory.
         with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
             _check_column(path, file.schema_arrow, field)
             for rows in file.iter_batches(batch_size=_rows(file.metadata), columns=[field]):

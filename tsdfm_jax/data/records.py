@@ -1,4 +1,4 @@
-"""The trajectory store: fixed-size records in ArrayRecord shards, and a manifest that vouches for every byte."""
+"""The trajectory store: fixed-size records in ArrayRecord shards, and a manifest with a checksum of every shard."""
 
 import dataclasses
 import functools
@@ -36,7 +36,7 @@ class Schema:
         return np.dtype([(name, np.dtype(kind).newbyteorder("<"), tuple(shape)) for name, (kind, shape) in self.fields.items()])
 
     def described(self) -> list[list[Any]]:
-        """The same as plain JSON, the order of the fields kept."""
+        """The fields as plain JSON, in order."""
         return [[name, np.dtype(kind).name, list(shape)] for name, (kind, shape) in self.fields.items()]
 
 
@@ -45,22 +45,22 @@ def _schema(described: list[list[Any]]) -> Schema:
 
 
 def content_hash(path: pathlib.Path) -> str:
-    """The sha256, in hex, of a file's bytes or of all names and bytes below a directory; FileNotFoundError."""
+    """The sha256, in hex, of a file's bytes or of all names and bytes below a directory; raises FileNotFoundError."""
     return atomic.content_hash(path)
 
 
 def write_shard(
     directory: pathlib.Path, number: int, schema: Schema, arrays: Mapping[str, np.ndarray], provenance: str = ""
 ) -> dict[str, Any]:
-    """Writes shard `number`, whole or not at all: `arrays` hold the fields with a leading axis N.
+    """Write shard `number`, whole or not at all; `arrays` holds the fields with a leading axis N.
 
-    The same arrays give the same bytes. `provenance` is any text (say, a hash of config and weights) that a shard
-    must share to count as finished later.
-    Errors: ValueError where fields, shapes or values do not fit the schema; OSError from the disk.
+    The same arrays give the same bytes. `provenance` is any text, such as a hash of config and weights; `finished_shards`
+    later counts the shard only for the same text.
+    Errors: ValueError if fields, shapes or values do not fit the schema; OSError from the disk.
     """
     rows = _rows(schema, arrays)
     path = directory / shards.name(_PREFIX, number)
-    # The note goes first: once a shard has its name it is complete and vouched for, so no reader ever meets one that is not.
+    # The note is written before the shard gets its name, so that a reader never sees a shard without checksums.
     return shards.write(path, (_sealed(row.tobytes()) for row in rows), functools.partial(_announce, path, schema, provenance))
 
 
@@ -98,7 +98,7 @@ def _rows(schema: Schema, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
 def finished_shards(directory: pathlib.Path, schema: Schema, provenance: str = "") -> set[int]:
     """The numbers of the shards that are complete, intact and of this schema and provenance.
 
-    Half-written or altered ones are just not among them: `write_shard` replaces them. Reads every byte.
+    Half-written or altered shards are left out; `write_shard` replaces them. Reads every byte.
     """
     return {number for number, _ in _finished(directory, schema, provenance)}
 
@@ -126,9 +126,9 @@ def seal(
     shards: int,
     provenance: str = "",
 ) -> dict[str, Any]:
-    """Writes the manifest of a store of shards 0 … `shards` − 1, and returns it.
+    """Write the manifest of a store of shards 0 … `shards` − 1, and return it.
 
-    `sources` are content hashes by name: teacher, compass, tokenizer. Errors: ValueError naming the first unfinished
+    `sources` holds content hashes by name: teacher, compass, tokenizer. Errors: ValueError naming the first unfinished
     shard, or one too many.
     """
     listed = _listed(directory, schema, provenance, shards)
@@ -156,7 +156,7 @@ def _listed(directory: pathlib.Path, schema: Schema, provenance: str, count: int
 
 
 def open_store(directory: pathlib.Path) -> "Store":
-    """Opens a sealed store, once every byte of it is seen to be what was written.
+    """Open a sealed store, after checking every byte of it.
 
     Errors: FileNotFoundError without a manifest; ValueError naming the manifest or shard that is damaged, truncated,
     missing or foreign.
@@ -221,7 +221,7 @@ class Store:
     ) -> grain.DatasetIterator:
         """An iterator over dicts of [batch, …], or this share of their rows (see shards.batches), reshuffled every epoch.
 
-        `fields` names those that are wanted, all where it is empty.
+        `fields` selects fields; empty means all.
         """
         return shards.batches(
             self._directory,

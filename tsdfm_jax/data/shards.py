@@ -15,11 +15,11 @@ from array_record.python import array_record_module
 from tsdfm_jax.storage import atomic
 
 SUFFIX = ".array_record"
-# One record a group is what random access wants; uncompressed, the bytes depend on nothing but the records.
+# One record per group suits random access. Without compression the bytes depend only on the records.
 _OPTIONS = "group_size:1,uncompressed"
-# The disk's errors reach us through ArrayRecord as text alone.
+# ArrayRecord reports disk errors only as text.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
-# A little read-ahead: batches are small, and grain's own default would hold five hundred of them.
+# A little read-ahead: batches are small, and grain's default would hold five hundred of them.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
 
 Entry = dict[str, Any]
@@ -31,10 +31,10 @@ def name(prefix: str, number: int) -> str:
 
 
 def write(path: pathlib.Path, records: Iterable[bytes], announce: Callable[[Entry], None] | None = None) -> Entry:
-    """Writes a shard, whole or not at all, and returns its manifest entry: name, records, bytes, sha256.
+    """Write a shard, whole or not at all, and return its manifest entry: name, records, bytes, sha256.
 
-    `announce` is given the entry once the bytes are on disk and before the shard gets its name.
-    Errors: OSError with its errno where the disk refuses (full, over quota, read-only).
+    `announce` receives the entry when the bytes are written, before the shard gets its name.
+    Errors: OSError with its errno if the disk refuses (full, over quota, read-only).
     """
     count = 0
     with atomic.replacing(path) as temporary:
@@ -60,9 +60,9 @@ def _disk_error(error: RuntimeError, path: pathlib.Path) -> Exception:
 
 
 def check(directory: pathlib.Path, entries: Sequence[Entry], remedy: str, *, digest: bool) -> None:
-    """Raises ValueError naming the first shard that is missing, truncated, foreign or, with `digest`, altered.
+    """Raise ValueError naming the first shard that is missing, truncated, foreign or, with `digest`, altered.
 
-    Without `digest` only names and sizes are looked at, which costs no reading. `remedy` ends the error's line.
+    Without `digest` it checks only names and sizes and reads nothing. `remedy` ends the error's line.
     """
     expected = {entry["name"] for entry in entries}
     for path in sorted(directory.glob("*" + SUFFIX)):
@@ -78,7 +78,7 @@ def _blame(directory: pathlib.Path, entries: Sequence[Entry], remedy: str, *, di
 
 
 def fault(directory: pathlib.Path, entry: Entry, *, digest: bool) -> str:
-    """What is wrong with one shard, or an empty text."""
+    """What is wrong with one shard, or an empty string."""
     path = directory / entry["name"]
     if not path.is_file():
         return "missing"
@@ -93,7 +93,7 @@ def fault(directory: pathlib.Path, entry: Entry, *, digest: bool) -> str:
 class Source(grain.sources.ArrayRecordDataSource):
     """Random access to the raw records of all shards, in the order of the manifest.
 
-    Errors: ValueError naming the shard that turns out damaged, by ArrayRecord's own checksums; `remedy` ends its line.
+    Errors: ValueError if ArrayRecord's own checksums fail, naming the damaged shard if one is found; `remedy` ends its line.
     """
 
     def __init__(self, directory: pathlib.Path, entries: Sequence[Entry], remedy: str):
@@ -105,7 +105,7 @@ class Source(grain.sources.ArrayRecordDataSource):
     def _blaming(self) -> Iterator[None]:
         try:
             yield
-        except RuntimeError as error:  # which is all that ArrayRecord says, and it does not say where
+        except RuntimeError as error:  # ArrayRecord raises nothing more specific, and names no file
             _blame(self._directory, self._entries, self._remedy, digest=True)
             raise ValueError(f"shards in {self._directory} cannot be read ({error}): {self._remedy}") from None
 
@@ -134,10 +134,10 @@ def batches(
     """An iterator over `decode`d batches, or a share of each, reshuffled every epoch.
 
     `share` is ((0,), 1) for whole batches, ((1,), 2) for the second half of each, ((0, 2), 4) for its first and third
-    quarter. A record's batch and row in it do not depend on who reads it; nor does the iterator's state. An epoch is cut
-    to whole batches; what the cut drops differs from epoch to epoch, as the shuffling stands before it.
-    `what` names the records in the errors: ValueError for a batch that does not split into such parts, or larger than
-    the data; for a damaged shard, by the iterator, with `remedy` at its end.
+    quarter. A record's batch and row do not depend on the share; nor does the iterator's state. An epoch is cut to whole
+    batches; the shuffle comes before the cut, so each epoch drops different records.
+    Errors: ValueError for a batch that does not split into such parts or is larger than the data (`what` names the
+    records); the iterator raises it for a damaged shard (`remedy` ends the line).
     """
     count, (parts, of) = sum(entry["records"] for entry in entries), share
     if batch < 1 or batch % of:
@@ -163,7 +163,7 @@ def _stacked(pieces: Sequence[Any]) -> Any:
 
 
 class Joined:
-    """Several iterators as one over dicts of their batches, with one state, so that a checkpoint resumes all of them."""
+    """Several iterators as one over dicts of their batches, with one state, so that a checkpoint resumes them all."""
 
     def __init__(self, parts: dict[str, grain.DatasetIterator]):
         self._parts = parts
@@ -175,10 +175,10 @@ class Joined:
         return {name: next(part) for name, part in self._parts.items()}
 
     def get_state(self) -> dict[str, Any]:
-        """Where every part stands, as plain JSON."""
+        """The position of every part, as plain JSON."""
         return {name: part.get_state() for name, part in self._parts.items()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Puts every part back to where `get_state` found it."""
+        """Set every part back to its position in a `get_state`."""
         for name, at in state.items():
             self._parts[name].set_state(at)

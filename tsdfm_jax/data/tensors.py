@@ -13,12 +13,12 @@ _CHUNK = 2**24
 
 
 def read_json(path: pathlib.Path) -> dict:
-    """The object in a JSON file; raises ValueError where there is no such file, or no object in it."""
+    """The object in a JSON file; raises ValueError if the file is missing or holds no object."""
     if not path.is_file():
         raise ValueError(f"{path} is missing: copy or download it")
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:  # of decoding bytes, or JSON
+    except ValueError as error:  # from decoding bytes, or from JSON
         raise ValueError(f"{path} cannot be read as JSON ({error}): download it again") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds {type(value).__name__}, not a JSON object: download it again")
@@ -26,15 +26,15 @@ def read_json(path: pathlib.Path) -> dict:
 
 
 class Tensors:
-    """The tensors of one directory, none of them read yet.
+    """The tensors of one directory, read on demand.
 
     Attributes:
         files: the files, in the order of their names.
-        path: name of a tensor to the file that holds it.
-        shapes: name of a tensor to its shape.
+        path: tensor name -> the file that holds it.
+        shapes: tensor name -> its shape.
 
-    Errors: ValueError, one line, for a file that is missing, truncated or not as the index says, for tensors that are no
-    float32, float16 or bfloat16 once they are read, and where the package `safetensors` is missing.
+    Errors: ValueError, one line, for a file that is missing, truncated or not as the index says, for a missing package
+    `safetensors`, and on reading a tensor that is not float32, float16 or bfloat16.
     """
 
     def __init__(self, directory: pathlib.Path):
@@ -52,14 +52,14 @@ class Tensors:
                 self.path[name], self.shapes[name] = path, tuple(handle.get_slice(name).get_shape())
 
     def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
-        """A part of a tensor, in the type that it has in the file; nothing else of the file is read."""
+        """Read a part of a tensor, in its type in the file, and nothing else of the file."""
         part = self._open[self.path[name]].get_slice(name)
         if part.get_dtype() not in TYPES:
             raise ValueError(
                 f"{self.path[name]}: '{name}' is of type {part.get_dtype()}, not of {', '.join(TYPES)}: "
                 f"take weights that are not quantised"
             )
-        # The library takes no span that reaches beyond the end.
+        # The library rejects slices that reach beyond the end.
         return part[tuple(slice(*at.indices(size)[:2]) for at, size in zip(index, self.shapes[name]))]
 
     def hash(self) -> str:
@@ -73,7 +73,7 @@ class Tensors:
 
 
 def _listed(directory):
-    """File name -> the names of its tensors as the index lists them, or None where there is no index."""
+    """File name -> the names of its tensors in the index, or None if there is no index."""
     if (directory / SINGLE).is_file() or not (directory / INDEX).is_file():
         return {SINGLE: None}
     listed = {}
@@ -89,13 +89,13 @@ def _listed(directory):
 
 def _open(path):
     try:
-        import safetensors  # only where such a file is read
+        import safetensors  # only when such a file is read
     except ImportError:
         raise ValueError(f"{path} needs the package 'safetensors': pip install 'tsdfm_jax[eval]'") from None
     if not path.is_file():
         raise ValueError(f"{path} is missing: copy or download it")
     try:
-        return safetensors.safe_open(path, framework="np")  # maps the file, and reads its header alone
+        return safetensors.safe_open(path, framework="np")  # maps the file, and reads only its header
     except Exception as error:  # the library raises an exception of its own, or OSError
         reason = str(error).split("\n")[0]
         raise ValueError(f"{path} cannot be read as safetensors ({reason}): it may be truncated, download it again") from None

@@ -19,11 +19,12 @@ END = "¶"
 BREAK = "\n\n"
 _MODEL = "tokenizer.model"
 _JSON = "tokenizer.json"
-# SentencePiece writes a space as this, and so cannot tell the two apart; it goes round as bytes instead.
+# SentencePiece writes a space as this character, and so cannot tell the two apart; this character is encoded as bytes.
 _SPACE = "\u2581"
-# The trainer's cost grows with the longest line; no merge is lost, as none crosses a line end.
+# Lines are cut at this many characters, because the trainer's cost grows with the longest line. Merges never cross a
+# line end.
 _LINE = 4096
-# A sample of the corpus is drawn from so many times its size: a pass over terabytes would not better it.
+# A sample of the corpus is drawn from this many times its size: a pass over terabytes would not improve it.
 _READ_FACTOR = 8
 _THREADS = min(8, os.cpu_count() or 1)
 _END_NAMES = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[SEP]")
@@ -33,11 +34,11 @@ class Tokenizer(abc.ABC):
     """Text to tokens and back; picklable.
 
     Attributes:
-        vocab_size: tokens, without any mask token: whoever needs one adds it at `vocab_size`.
+        vocab_size: number of tokens, without a mask token; code that needs one adds it at `vocab_size`.
         eos_id: the token that ends a document; never the result of encoding text.
         content_hash: sha256 of the tokenizer's file, in hex.
-        spelt_end: text that would become the document end, where there is any; a corpus may hold it.
-        threads: how many threads the library may encode a batch with, where it lets itself be told.
+        spelt_end: text that would be encoded as the document end, if there is any; a corpus may hold it.
+        threads: threads for encoding a batch; only SentencePiece uses it.
     """
 
     vocab_size: int
@@ -51,7 +52,7 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def _decode_known(self, ids: list[int]) -> str:
-        """Text of tokens that are in the vocabulary and are no document ends."""
+        """Text of tokens that are in the vocabulary and are not document ends."""
 
     def encode(self, text: str) -> np.ndarray:
         """Tokens of one text, int32, no document end added."""
@@ -66,7 +67,7 @@ class Tokenizer(abc.ABC):
         return self._decode(ids, BREAK)
 
     def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
-        """What each token is shown as by itself: a document end as '¶', a mask as '▒', a part of a character as '\ufffd'."""
+        """Each token's text by itself: '¶' for a document end, '▒' for a mask, '\ufffd' for a part of a character."""
         known = lambda token: self._decode_known([token]) if 0 <= token < self.vocab_size else MASK
         return [END if token == self.eos_id else known(token) for token in np.asarray(ids).tolist()]
 
@@ -89,7 +90,7 @@ class Tokenizer(abc.ABC):
 
 
 class SentencePiece(Tokenizer):
-    """A SentencePiece model; one with byte fallback and no dummy prefix returns every text exactly."""
+    """A SentencePiece model; with byte fallback and no dummy prefix it decodes every text exactly."""
 
     def __init__(self, data: bytes):
         if not data:
@@ -102,8 +103,8 @@ class SentencePiece(Tokenizer):
             raise ValueError("the model has no end-of-sentence token to mark document ends with")
         self._pieces = [self._bytes_of(i) for i in range(self.vocab_size)]
         self._prefixed = self._decode_known(self._model.encode("a")).startswith(" ")
-        # Characters that would not come back, and the tokens of their bytes: '▁', and a space where the model has no piece
-        # for one, because it was trained on text without any.
+        # Characters that decoding would lose, and the tokens of their bytes: '▁', and the space if the model has no piece
+        # for it, because it was trained on text without spaces.
         lost = _SPACE if self._model.piece_to_id(_SPACE) != self._model.unk_id() else _SPACE + " "
         self._apart = {c: [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in c.encode()] for c in lost}
         if self._prefixed or not all(self._model.is_byte(i) for ids in self._apart.values() for i in ids):
@@ -136,7 +137,7 @@ class SentencePiece(Tokenizer):
         return self._model.encode(list(texts), out_type=int, num_threads=self.threads)
 
     def _decode_known(self, ids: list[int]) -> str:
-        # Not the library's decode: that turns '▁' into a space even where it came in as bytes.
+        # Not the library's decode: it turns '▁' into a space even if it was encoded as bytes.
         return b"".join([self._pieces[i] for i in ids]).decode(errors="replace")
 
     def _trim(self, text: str) -> str:
@@ -147,12 +148,12 @@ class Json(Tokenizer):
     """A tokenizer.json of the `tokenizers` library, such as GPT-2's byte-level BPE."""
 
     def __init__(self, data: bytes):
-        import tokenizers  # only where such a file is given
+        import tokenizers  # only when such a file is given
 
         self._model = tokenizers.Tokenizer.from_str(data.decode())
         self._model.no_padding()
         self._model.no_truncation()
-        # Text that spells a special token is text: a corpus must not be able to end its own document.
+        # Text that spells a special token stays text: a corpus must not be able to end its own document.
         self._model.encode_special_tokens = True
         self.vocab_size = max(self._model.get_vocab().values(), default=-1) + 1
         self.content_hash = hashlib.sha256(data).hexdigest()
@@ -163,12 +164,12 @@ class Json(Tokenizer):
 
     @property
     def spelt_end(self) -> str:
-        """How text could end its own document, where the file does not mark that token as special; else empty."""
+        """The text that is encoded as the document end, if the file does not mark that token as special; else empty."""
         end = self._model.id_to_token(self.eos_id)
         return end if self.eos_id in self.encode(end) else ""
 
     def __reduce__(self):
-        # The library's own pickle forgets that special tokens are text.
+        # The library's own pickle loses the setting `encode_special_tokens`.
         return type(self), (self._data,)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -185,10 +186,10 @@ _KINDS = {_MODEL: SentencePiece, _JSON: Json}
 
 
 def train(documents: Iterator[str], path: pathlib.Path, vocab_size: int, train_bytes: int, seed: int) -> None:
-    """Trains a SentencePiece BPE model on a seeded sample of lines and writes `path`/tokenizer.model.
+    """Train a SentencePiece BPE model on a seeded sample of lines and write `path`/tokenizer.model.
 
     `train_bytes` is the sample's size, drawn from the first eight times as much text. Same input, same bytes.
-    Errors: ValueError where vocab_size is too small for bytes and characters, or too large for the sample.
+    Errors: ValueError if vocab_size is too small for bytes and characters, or too large for the sample.
     """
     lines = _sample(documents, train_bytes, seed)
     model = io.BytesIO()
@@ -209,7 +210,7 @@ def train(documents: Iterator[str], path: pathlib.Path, vocab_size: int, train_b
             bos_id=-1,
             pad_id=-1,
             max_sentence_length=4 * _LINE,
-            num_threads=1,  # the count is written into the model, and with it into the content hash
+            num_threads=1,  # the model file holds this number, so it changes the content hash
             minloglevel=3,
         )
     except RuntimeError as error:
@@ -218,7 +219,7 @@ def train(documents: Iterator[str], path: pathlib.Path, vocab_size: int, train_b
 
 
 def adopt(given: str, path: pathlib.Path) -> Tokenizer:
-    """Copies a SentencePiece .model or a tokenizer.json into the directory `path`, once it has been seen to load; returns it.
+    """Load a SentencePiece .model or a tokenizer.json, and copy it into the directory `path`; returns the tokenizer.
 
     Errors: FileNotFoundError, or ValueError for another suffix or a file that does not load.
     """
@@ -228,12 +229,12 @@ def adopt(given: str, path: pathlib.Path) -> Tokenizer:
 
 
 def given(file: str) -> Tokenizer:
-    """The tokenizer in a SentencePiece .model or a tokenizer.json of any name; errors as of `adopt`."""
+    """The tokenizer in a SentencePiece .model or a tokenizer.json of any name; errors as in `adopt`."""
     return _given(file)[0]
 
 
 def require_end_apart(tok: Tokenizer, file: str) -> None:
-    """Raises ValueError where text of a corpus could end its own document, as the tokenizer in `file` reads it."""
+    """Raise ValueError if the tokenizer in `file` lets the text of a corpus end its own document."""
     if tok.spelt_end:
         raise ValueError(f"tokenizer {file!r}: text that spells {tok.spelt_end} would end its document: mark it as special there")
 
@@ -250,14 +251,14 @@ def _given(given: str) -> tuple[Tokenizer, bytes, str]:
 
 
 def read(path: pathlib.Path) -> Tokenizer:
-    """The tokenizer in a file of the name tokenizer.model or tokenizer.json; raises ValueError where it is damaged."""
+    """The tokenizer in a file named tokenizer.model or tokenizer.json; raises ValueError if it is damaged."""
     return _parse(path.read_bytes(), path.name, path)
 
 
 def load(path: pathlib.Path) -> Tokenizer:
     """The tokenizer in directory `path`.
 
-    Errors: FileNotFoundError where there is none, ValueError where its file is damaged.
+    Errors: FileNotFoundError if there is none, ValueError if its file is damaged.
     """
     for name in _KINDS:
         if (path / name).is_file():
@@ -290,7 +291,7 @@ def _check_unicode(text: str) -> None:
 
 
 def _sample(documents: Iterator[str], train_bytes: int, seed: int) -> list[str]:
-    """A seeded, uniform sample of lines of at most `train_bytes`, in the corpus's order; memory is bounded by it."""
+    """A seeded, uniform sample of lines in the corpus's order; `train_bytes` limits its size, and so the memory."""
     rng, kept, size, read = np.random.default_rng(seed), [], 0, 0
     for ordinal, line in enumerate(_lines(documents)):
         read += len(line.encode())

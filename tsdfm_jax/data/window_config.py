@@ -1,4 +1,4 @@
-"""How documents are cut into windows. It imports nothing heavy: a config is looked at before grain is needed."""
+"""How documents are cut into windows; imports nothing heavy, because a config is checked before grain is needed."""
 
 import dataclasses
 
@@ -8,10 +8,10 @@ class WindowsConfig:
     """How documents become windows.
 
     Attributes:
-        length: tokens a window, L.
+        length: tokens per window, L.
         holdout: the share of documents held out, between 0 and 1.
-        seed: decides which documents those are.
-        windows_per_shard: windows a file; the unit that an interrupted run keeps.
+        seed: decides which documents are held out.
+        windows_per_shard: windows per file; the unit that an interrupted run keeps.
     """
 
     length: int

@@ -1,4 +1,4 @@
-"""Packed token windows: prepared once in streaming, then shuffled, sharded by process and resumed by grain."""
+"""Packed token windows: prepared once from a stream, then shuffled, sharded by process and resumed by grain."""
 
 import dataclasses
 import functools
@@ -32,14 +32,14 @@ def prepare(
     workers: int = 1,
     costs: ingest.Costs | None = None,
 ) -> dict[str, Any]:
-    """Tokenises, splits by document, packs into windows of L, writes shards, lexicon and manifest; returns that.
+    """Tokenise, split by document, pack into windows of L, write shards, lexicon and manifest; returns the manifest.
 
-    Goes on where an interrupted call stopped, with the same bytes as if it had not; a finished directory is left
-    alone. `progress` is given the bytes of text taken so far; `stop` is asked after every document.
-    With several `workers`, processes of their own tokenise, and the bytes are the same; `costs` is told what it took.
+    Resumes an interrupted call and writes the same bytes as an uninterrupted one; a finished directory is not prepared
+    again. `progress` receives the bytes of text packed so far; `stop` is called after every document.
+    Several `workers` tokenise in separate processes and give the same bytes; `costs` receives the times.
     A corpus of one document is split by windows, and the manifest's `split_by` says so.
-    Errors: InterruptedError when `stop` says so; ValueError where L exceeds the corpus, a finished directory was made
-    from something else, or a worker dies; OSError from the disk.
+    Errors: InterruptedError if `stop` returns True; ValueError if L exceeds a split, a finished directory was made from
+    something else, or a worker dies; OSError from the disk.
     """
     dtype = "uint16" if tokenizer.vocab_size <= 65535 else "int32"
     identity = {
@@ -104,12 +104,12 @@ def _seal(pack: packer.Packer, identity: dict[str, Any], split_by: str) -> dict[
 
 
 def manifest(directory: pathlib.Path) -> dict[str, Any]:
-    """What `prepare` left: counts, shards, hashes; FileNotFoundError where unfinished, ValueError where damaged."""
+    """The manifest that `prepare` wrote; raises FileNotFoundError if unfinished, ValueError if damaged."""
     return atomic.read_sealed(directory / _MANIFEST, missing="prepare the data first", damaged=_REMEDY)
 
 
 def verify(directory: pathlib.Path) -> None:
-    """Reads every shard and the lexicon; ValueError names the first that is truncated, foreign, altered or missing."""
+    """Check every shard and the lexicon; ValueError names the first that is truncated, foreign, altered or missing."""
     found = manifest(directory)
     shards.check(directory, _entries(found, *packer.SPLITS), _REMEDY, digest=True)
     _check_lexicon(directory, found)
@@ -153,8 +153,8 @@ def batches(
 ) -> grain.DatasetIterator:
     """An iterator over int32 [batch, L], or this share of their rows (see shards.batches), reshuffled every epoch.
 
-    Resumed by get_state and set_state. Errors: ValueError where the batch does not split into such parts, or the split
-    has fewer windows than one.
+    get_state and set_state resume it. Errors: ValueError if the batch does not split into such parts, or if the split has
+    fewer windows than a batch.
     """
     found, entries = _checked(directory, split)
     return shards.batches(
@@ -172,7 +172,7 @@ def batches(
 
 
 def heldout(directory: pathlib.Path, count: int) -> np.ndarray:
-    """The first `count` held-out windows in an order that the data's seed decides, int32 [count, L]."""
+    """The first `count` held-out windows in an order set by the data's seed, int32 [count, L]."""
     found, entries = _checked(directory, "heldout")
     total = found["splits"]["heldout"]["windows"]
     if count > total:
@@ -184,9 +184,9 @@ def heldout(directory: pathlib.Path, count: int) -> np.ndarray:
 
 
 def ordered(directory: pathlib.Path, split: str, seed: int) -> Callable[[Sequence[int]], np.ndarray]:
-    """Access by number to a split in an order of its own: `numbers -> int32 [len(numbers), L]`, wrapping at the end.
+    """A function `numbers -> int32 [len(numbers), L]` over a split in a seeded random order, wrapping at the end.
 
-    What a number stands for depends on the split and the seed alone, not on who asks or in what batches.
+    The window of a number depends only on the split and the seed, not on the process or the batch.
     """
     found, entries = _checked(directory, split)
     order = np.random.default_rng(seed).permutation(found["splits"][split]["windows"])
@@ -195,7 +195,7 @@ def ordered(directory: pathlib.Path, split: str, seed: int) -> Callable[[Sequenc
 
 
 def texts(directory: pathlib.Path, split: str, tokenizer: tokenizers.Tokenizer) -> Iterator[str]:
-    """The text of every window of a split, in order; a document's end reads as an empty line."""
+    """The text of every window of a split, in order; a document's end becomes an empty line."""
     found, entries = _checked(directory, split)
     decode, records = _decoder(found), shards.Source(directory, entries, _REMEDY)
     with records:
@@ -209,7 +209,7 @@ def lexicon(texts: Iterable[str]) -> set[str]:
 
 
 def stored_lexicon(directory: pathlib.Path) -> set[str]:
-    """The words of the training split, as `prepare` wrote them; ValueError where they are not."""
+    """The words of the training split, as `prepare` wrote them; raises ValueError if the file is missing or altered."""
     _check_lexicon(directory, manifest(directory))
     return set((directory / _LEXICON).read_text().split())
 
@@ -217,7 +217,7 @@ def stored_lexicon(directory: pathlib.Path) -> set[str]:
 def lexical_share(texts: Iterable[str], lexicon: set[str]) -> float:
     """The share of words found in `lexicon`, in [0, 1]; NaN without words.
 
-    Each text is a window: its first and last word may be cut, and are not counted.
+    Each text is a window: its first and last word may be cut and are not counted.
     """
     words = [word in lexicon for text in texts for word in encoding.whole_words(text)]
     return sum(words) / len(words) if words else float("nan")

@@ -1,4 +1,4 @@
-"""Checkpoints of a running stage and the model of a finished one: Orbax, and only here."""
+"""Checkpoints of a running stage and the model of a finished one, stored with Orbax."""
 
 import functools
 import hashlib
@@ -17,7 +17,7 @@ from tsdfm_jax.storage import atomic, checksums
 LOG = logging.getLogger(__name__)
 ITEMS = ("state", "params", "meta")
 MODEL, META = "params", "meta.json"
-# Devices that hold the same array share the writing of it only where each one's share is worth the cutting.
+# Devices that hold the same array share its writing only if each share has at least this many bytes.
 SHARE_BYTES = 1 << 20
 
 
@@ -34,11 +34,11 @@ _register()
 
 
 class Checkpoints:
-    """The checkpoints of one stage, newest `keep` of them, each whole or not there.
+    """The newest `keep` checkpoints of one stage, each complete or absent.
 
-    A checkpoint has three parts: `state` (the TrainState), `params` (the weights to use: the average where there is
-    one) and `meta` (JSON: where the batches stand, and the caller's own). None depends on how many devices or processes
-    wrote it: the batches' state is one number an iterator, the same in every process, and so is no part of each one's own.
+    A checkpoint has three parts: `state` (the TrainState), `params` (the weights to use: the average if there is one) and
+    `meta` (JSON: the position of the batches, and the caller's data). No part depends on the number of devices or
+    processes that wrote it: the position of the batches is one number per iterator, the same in every process.
     """
 
     def __init__(self, directory, keep=2, asynchronous=True):
@@ -47,7 +47,7 @@ class Checkpoints:
 
     @functools.cached_property
     def _manager(self):
-        # Not before the first use: who only asks what is there should not create directories.
+        # Not before the first use: looking for checkpoints should not create directories.
         sealing = ocp.AsyncOptions(post_finalization_callback=self._seal_items)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self._keep,
@@ -58,10 +58,10 @@ class Checkpoints:
         return ocp.CheckpointManager(self.directory, options=options, item_names=ITEMS)
 
     def save(self, step, state, batches, meta):
-        """Save after `step` updates; returns when the arrays are copied, and writes on in the background.
+        """Save after `step` updates; if asynchronous, returns when the arrays are copied, and writes in the background.
 
-        `batches` is an iterator with get_state and set_state (in JSON), or None; `meta` a JSON dict. Raises OSError when
-        the disk is full: at once, or, if it fills up meanwhile, by the next save.
+        `batches` is an iterator with get_state and set_state (in JSON), or None; `meta` a JSON dict. Raises OSError if the
+        disk is full: at once, or at the next save or wait if it fills up meanwhile.
         """
         items = {
             "state": ocp.args.StandardSave(state),
@@ -86,15 +86,15 @@ class Checkpoints:
         return next(iter(self.steps()), None)
 
     def restore(self, abstract, batches):
-        """Read the newest sound checkpoint into the abstract state's shardings; set `batches` to where they stood.
+        """Read the newest intact checkpoint into the abstract state's shardings; set `batches` to their saved position.
 
-        Returns (state, meta). A damaged checkpoint is set aside in `<directory>.damaged`, with a warning, and the one
-        before is taken. Raises ValueError if none is there, none is sound, or it does not fit the config.
+        Returns (state, meta). A damaged checkpoint is moved to `<directory>.damaged`, with a warning, and the one before
+        is used. Raises ValueError if there is none, none is intact, or it does not fit the config.
         """
         return self._newest_sound(lambda step: self._restore_step(step, abstract, batches), ("state", "meta"), abstract)
 
     def restore_params(self, abstract=None, where=None):
-        """Read the weights to use from the newest sound checkpoint, onto any number of devices; see `load_params`."""
+        """Read the weights to use from the newest intact checkpoint, onto any number of devices; see `load_params`."""
         read = lambda step: _read_tree(self.directory / str(step) / MODEL, abstract, where)
         return self._newest_sound(read, (MODEL,), abstract)
 
@@ -104,7 +104,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def close(self):
-        """Wait, and let go of the background threads."""
+        """Wait, and end the background threads."""
         if "_manager" in self.__dict__:
             self.wait()
             self._manager.close()
@@ -118,7 +118,7 @@ class Checkpoints:
         return out.state, out.meta["caller"]
 
     def _newest_sound(self, read, items, abstract):
-        """`read(step)` of the newest step whose items are all as they were written; the first must fit `abstract`."""
+        """`read(step)` of the newest step with all items intact; the first item must fit `abstract`."""
         steps = self.steps()
         if not steps:
             raise ValueError(f"{self.directory} holds no checkpoint: run the stage that writes it first")
@@ -133,15 +133,15 @@ class Checkpoints:
                     self._set_aside(damaged)
                     return result
             except Misfit:
-                raise  # sound, but of another model: older ones will fit no better
-            except Exception as error:  # Orbax and TensorStore raise whatever the broken file led them into
+                raise  # intact, but of another model: older ones will not fit either
+            except Exception as error:  # a broken file makes Orbax and TensorStore raise errors of many kinds
                 reason = _first_line(error)
             LOG.warning("checkpoint %s is damaged (%s); going back to the one before", where, reason)
             damaged.append(step)
         raise ValueError(f"no checkpoint in {self.directory} can be read ({reason}): delete that directory to start anew")
 
     def _set_aside(self, damaged):
-        """Move damaged checkpoints out of the way, now that an older one could be read; none is thrown away unread."""
+        """Move damaged checkpoints aside, after an older one could be read, instead of deleting them."""
         if not damaged:
             return
         aside = self.directory.with_name(self.directory.name + ".damaged")
@@ -156,7 +156,7 @@ class Checkpoints:
         self._manager.reload()
 
     def _seal_items(self):
-        """Seal the items of a checkpoint; Orbax calls it, in its background thread, just before it commits one."""
+        """Seal the items of a checkpoint; Orbax calls this in its background thread, just before it commits one."""
         if not hosts.is_first():
             return
         for item in self.directory.glob("*/*"):
@@ -164,7 +164,7 @@ class Checkpoints:
                 try:
                     checksums.seal(item)
                 except FileNotFoundError:
-                    pass  # deleted meanwhile: one too old to keep
+                    pass  # deleted meanwhile as too old to keep
 
 
 class Misfit(ValueError):
@@ -175,7 +175,7 @@ def save_params(directory, params, meta):
     """Write a stage's finished model: the weights, and `meta` (a JSON dict) with their `tree_hash` as meta["hash"]."""
     directory = pathlib.Path(directory).absolute()
     meta = {**meta, "hash": tree_hash(params)}
-    hosts.first(lambda: (directory / META).unlink(missing_ok=True))  # written last, it says that the rest is there
+    hosts.first(lambda: (directory / META).unlink(missing_ok=True))  # written last, it marks the model as complete
     hosts.first(lambda: checksums.require_room(directory, _bytes(params), f"model {directory}"))
 
     def vouch():
@@ -192,9 +192,9 @@ def save_params(directory, params, meta):
 def load_params(directory, abstract=None, where=None):
     """Read a stage's finished model onto any number of devices; returns (params, meta).
 
-    `abstract` is the unboxed tree of shapes that the config builds, None to take what is there. `where` is a mesh
-    (every device holds all), a sharding, or a tree of shardings; None is the abstract leaves' own sharding, else the
-    first device. Raises ValueError if the model is not there, is damaged, or has other shapes.
+    `abstract` is the unboxed tree of shapes that the config builds, or None to accept any. `where` is a mesh (every device
+    holds all), a sharding, or a tree of shardings; None means each abstract leaf's own sharding, else the first device.
+    Raises ValueError if the model is missing, is damaged, or has other shapes.
     """
     directory = pathlib.Path(directory).absolute()
     if not hosts.first((directory / META).exists):
@@ -221,7 +221,7 @@ def _bytes(tree):
 
 
 def _named(tree):
-    """{"blocks/attention/kernel": leaf}, the same names for a dict, a dataclass, and what Orbax makes of either."""
+    """{"blocks/attention/kernel": leaf}, with the same names for a dict, a dataclass, and Orbax's form of either."""
 
     def name(path):
         return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
@@ -231,7 +231,7 @@ def _named(tree):
 
 def _stored(path):
     """The tree of shapes and types that Orbax wrote at a path."""
-    # The handler, not a checkpointer: that would warn of a file which belongs to the whole checkpoint, not to an item.
+    # The handler, not a checkpointer, which would warn of a missing file that only a whole checkpoint has, not an item.
     return ocp.StandardCheckpointHandler().metadata(path).tree
 
 

@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk, so that the next start need not compile them again: where, and how many."""
+"""Keep compiled programs on disk, so that the next start need not compile them again."""
 
 import hashlib
 import logging
@@ -11,29 +11,29 @@ import jax
 
 LOG = logging.getLogger(__name__)
 FOLDER = "tsdfm_jax"
-LOCK = ".lockfile"  # JAX's own name for it
+LOCK = ".lockfile"  # the name that JAX uses
 SECONDS_FOR_LOCK = 10
-# JAX's settings and what they are here; one that the user has set stays as it is.
+# JAX's settings and their values here; a setting of the user's stays as it is.
 SETTINGS = {
-    "jax_compilation_cache_max_size": 2 << 30,  # bytes; what was not used for longest goes
-    # Reading a program takes some hundredths of a second, and the least of the tests' tiny run some tenths to compile.
+    "jax_compilation_cache_max_size": 2 << 30,  # bytes; the least recently used goes first
+    # Reading a program takes some hundredths of a second; compiling the smallest one of the tests takes some tenths.
     "jax_persistent_cache_min_compile_time_secs": 0.1,
 }
-# What /proc/cpuinfo tells of the kind of a CPU, not of one of its kind.
+# The fields of /proc/cpuinfo that describe the kind of CPU, not the single CPU.
 CPU = {"vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU architecture", "CPU variant", "CPU part", "Features"}
 
 
 def keep():
-    """Keep what is compiled from now on in `directory()`, by JAX's persistent cache; returns where, None where it is not kept.
+    """Keep what is compiled from now on in `directory()`, by JAX's persistent cache; returns the folder, or None.
 
-    Where the user has said where to keep it (JAX_COMPILATION_CACHE_DIR, or the same in `jax.config`) or that it is not to
-    be (JAX_ENABLE_COMPILATION_CACHE=false), nothing is touched. A folder that cannot be written costs one warning.
+    Changes nothing if the user has set a folder (JAX_COMPILATION_CACHE_DIR, or the same in `jax.config`) or has turned the
+    cache off (JAX_ENABLE_COMPILATION_CACHE=false). A folder that cannot be written gives one warning.
     """
     if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
         return jax.config.jax_compilation_cache_dir or None
     try:
         where = directory()
-        where.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is in it is run: it is nobody else's to write
+        where.mkdir(mode=0o700, parents=True, exist_ok=True)  # its content is run, so nobody else may write it
         _mend(where)
     except (OSError, RuntimeError) as error:
         LOG.warning("compiled programs are not kept (%s): set JAX_COMPILATION_CACHE_DIR to a folder that can be written", error)
@@ -46,15 +46,15 @@ def keep():
 
 
 def directory():
-    """tsdfm_jax/ and the kind of this machine, below $XDG_CACHE_HOME or ~/.cache."""
+    """The folder for this kind of machine: tsdfm_jax/<machine()> below $XDG_CACHE_HOME or ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return pathlib.Path(base) / FOLDER / machine()
 
 
 def machine():
-    """The kind of this machine's CPU in a short name: a program for one may use instructions that another has not.
+    """A short name for the kind of this machine's CPU: a program for one kind may use instructions that another lacks.
 
-    A home directory is often shared by machines of several kinds.
+    Machines of several kinds often share a home directory.
     """
     told = [platform.system(), platform.machine(), platform.processor()]
     file = pathlib.Path("/proc/cpuinfo")
@@ -65,9 +65,9 @@ def machine():
 
 
 def _mend(where):
-    """Delete what a killed process left half written; raises OSError or RuntimeError where there is no writing or locking."""
+    """Delete what a killed process left half written; raises OSError or RuntimeError if it cannot write or lock."""
     with filelock.FileLock(where / LOCK, timeout=SECONDS_FOR_LOCK):
         for entry in where.glob("*-cache"):
-            # JAX notes the time of use after it has written an entry, and cannot make room beside one without.
+            # JAX writes the time of use after the entry, and cannot make room in a cache with an entry that lacks it.
             if not entry.with_name(entry.name.removesuffix("-cache") + "-atime").exists():
                 entry.unlink()

@@ -1,4 +1,4 @@
-"""What figures were measured on: the commit, the versions, the devices."""
+"""What numbers were measured on: the commit, the versions, the devices."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ import jax
 
 
 def commit():
-    """The commit that this code is at; a `+` marks changes since, None stands for no repository."""
+    """The commit of this code; a `+` marks uncommitted changes, None means no repository."""
     here = pathlib.Path(__file__).parent
     git = lambda *args: subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
     try:
@@ -19,7 +19,7 @@ def commit():
 
 
 def describe():
-    """What the figures were measured on."""
+    """The versions and devices that numbers were measured on."""
     import flax
     import jaxlib
     import optax

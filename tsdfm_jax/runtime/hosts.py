@@ -13,9 +13,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-PATIENCE = 7 * 24 * 3600  # seconds to wait for process 0's own work, such as tokenising a corpus; a dead one is noticed
+PATIENCE = 7 * 24 * 3600  # seconds to wait for process 0's own work, such as tokenising a corpus; a dead process is noticed earlier
 SECONDS_TO_LEAVE = 5
-_numbers = itertools.count()  # barriers have names, which must be new and the same on every process
+_numbers = itertools.count()  # barrier names must be new, and the same in every process
 
 
 class Elsewhere(RuntimeError):
@@ -23,20 +23,20 @@ class Elsewhere(RuntimeError):
 
 
 def is_first():
-    """Whether this is process 0, the one that keeps the books."""
+    """Whether this is process 0, which does the work that only one process may do."""
     return jax.process_index() == 0
 
 
 def takes(number):
-    """Whether this process is the one that writes file `number`: they take turns."""
+    """Whether this process writes file `number`: the processes take turns."""
     return number % jax.process_count() == jax.process_index()
 
 
 def start(coordinator, processes, process, heartbeat):
-    """Join the other processes of a run; empty or negative values are left to what the cluster tells of itself.
+    """Join the other processes of a run; JAX detects values that are empty or -1 from the cluster.
 
-    A process that is silent for `heartbeat` seconds is taken for dead, and JAX ends the others. Raises ValueError where
-    neither the flags nor the cluster say who the others are.
+    A process that is silent for `heartbeat` seconds counts as dead, and JAX ends the others. Raises ValueError if the
+    processes do not find each other.
     """
     given = {"coordinator_address": coordinator or None, "num_processes": processes, "process_id": process}
     given = {name: value for name, value in given.items() if value not in (None, -1)}
@@ -50,12 +50,12 @@ def start(coordinator, processes, process, heartbeat):
 
 
 def leave(code):
-    """End this process with an exit code: together with the others where they end too, else at once."""
+    """End this process with an exit code; after an error it waits SECONDS_TO_LEAVE at most for the others to end too."""
     sys.stdout.flush(), sys.stderr.flush(), logging.shutdown()
     if code == 0:
         sys.exit(0)
-    # A process that fails alone must not wait for the others in the way out: they wait for it in a collective, and are
-    # told of a broken connection by nothing but its end.
+    # A process that fails alone must not wait long for the others: they wait for it in a collective, and notice the broken
+    # connection only when it ends.
     with contextlib.suppress(Exception):
         if jax.distributed.is_initialized():
             wait(SECONDS_TO_LEAVE)
@@ -64,17 +64,17 @@ def leave(code):
 
 
 def wait(seconds=PATIENCE):
-    """Return when every process has come here."""
+    """Return when every process has reached this call."""
     if jax.process_count() > 1:
-        from orbax.checkpoint import multihost as orbax_multihost  # late: a lone process should not wait for it
+        from orbax.checkpoint import multihost as orbax_multihost  # imported late: a single process does not need it
 
         orbax_multihost.sync_global_processes(f"tsdfm {next(_numbers)}", timeout=seconds)
 
 
 def first(call):
-    """What `call()` returns in process 0, in every process; what it raises there is raised in every one.
+    """Run `call()` in process 0 alone; every process returns its result or raises its error.
 
-    Only process 0 calls it, the others wait. Its result must be picklable.
+    The others wait. The result must be picklable.
     """
     if jax.process_count() == 1:
         return call()
@@ -84,7 +84,7 @@ def first(call):
             outcome = (None, call())
         except Exception as error:
             outcome = (error, None)
-    wait()  # not in the broadcast: a collective that waits for long is taken for one that hangs
+    wait()  # not in the broadcast: a collective that waits for long counts as hanging
     error, value = pickle.loads(_broadcast(pickle.dumps(outcome)))
     if error is not None:
         raise error
@@ -92,7 +92,7 @@ def first(call):
 
 
 def together(call):
-    """`call()` of this process; raises Elsewhere where it went well here, and not in another process."""
+    """Run `call()` in every process; raises Elsewhere if it succeeded here and failed in another process."""
     if jax.process_count() == 1:
         return call()
     try:
@@ -106,16 +106,17 @@ def together(call):
 
 
 def any_of(flag):
-    """Whether the flag is set in any process: the same answer in each. Every process must ask at the same points."""
+    """Whether the flag is set in any process: the same answer in each. Every process must call it at the same points."""
     if jax.process_count() == 1:
         return bool(flag)
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
 def asking(flag):
-    """Begin to ask `any_of(flag)`, which waits for all that the devices have to do before; `heard` of what it returns does not.
+    """Begin `any_of(flag)` without waiting; `heard` of the result gives the answer.
 
-    It waits for what was dispatched before the asking alone. Every process must ask, and hear, at the same points.
+    `any_of` waits for all work on the devices, `heard` only for work dispatched before `asking`. Every process must call
+    both at the same points.
     """
     devices = np.array(jax.devices())
     split = NamedSharding(jax.sharding.Mesh(devices, ("all",)), PartitionSpec("all"))
@@ -123,14 +124,14 @@ def asking(flag):
 
 
 def heard(asked):
-    """The answer to what `asking` has begun: the same in each process."""
+    """The answer to an `asking`: the same in each process."""
     return bool(np.any(gather(asked)))
 
 
 def spread(tree):
-    """Begin to bring a tree of arrays to every process and into host memory, behind what is dispatched by now.
+    """Begin to copy a tree of arrays to every process and into host memory, after the work dispatched so far.
 
-    `gather` of what it returns then waits for nothing that is dispatched later.
+    `gather` of the result then does not wait for work dispatched later.
     """
     return jax.tree.map(_begun, tree)
 

@@ -1,4 +1,4 @@
-"""What a training loop knows of its own run: losses, times, recompilations; kept across restarts."""
+"""The record of a training run: losses, times, recompilations; kept across restarts."""
 
 import contextlib
 import copy
@@ -15,7 +15,7 @@ LOG = logging.getLogger(__name__)
 
 
 class Diverged(ValueError):
-    """The loss or its gradient stopped being a number."""
+    """The loss or its gradient is not finite."""
 
 
 def _blank():
@@ -33,7 +33,7 @@ def _blank():
 
 @dataclasses.dataclass(kw_only=True)
 class Ledger:
-    """The running account of one `loop.fit`; `meta()` goes into each checkpoint, `resume()` takes it back."""
+    """The record of one `loop.fit`; `meta()` goes into each checkpoint, `resume()` restores it."""
 
     name: str
     steps: int
@@ -46,11 +46,11 @@ class Ledger:
     _pending: dict | None = None  # metrics of update number `done`, still on the device
     _called: bool = False  # whether this process has called the step before
     _begun: float = dataclasses.field(default_factory=time.perf_counter)
-    _compiled: metrics_lib.Compiled = dataclasses.field(default_factory=metrics_lib.compiled)  # before it began
+    _compiled: metrics_lib.Compiled = dataclasses.field(default_factory=metrics_lib.compiled)  # before this run
     _mark: float | None = None  # when the last update was settled
 
     def resume(self, meta):
-        """Go on with the figures of a checkpoint; raises ValueError if it is past the steps to train."""
+        """Continue the record of a checkpoint; raises ValueError if it is past the steps to train."""
         self.done, self.record = meta["done"], meta["record"]
         if self.done > self.steps:
             raise ValueError(
@@ -64,8 +64,8 @@ class Ledger:
         return {"done": self.done, "record": {**copy.deepcopy(self.record), "seconds": self._seconds()}}
 
     def update(self, step, state, batch, mesh):
-        """Dispatch one update, then settle the one before it: the device has work queued while the host looks back."""
-        # Tracing may move constants; after it, whatever moves without being asked to is a bug that costs time.
+        """Dispatch one update, then settle the one before it, so that the device has work queued while the host waits."""
+        # Tracing may transfer constants; any later implicit transfer is a bug that costs time.
         with jax.transfer_guard("disallow") if self._called else contextlib.nullcontext():
             rows = mesh_lib.put_batch(mesh, batch)
             with metrics_lib.count_compilations() as compiled:
@@ -79,7 +79,7 @@ class Ledger:
         return state
 
     def settle(self):
-        """Wait for the newest update's metrics and account for it; raises Diverged if they are not finite."""
+        """Wait for the newest update's metrics and record them; raises Diverged if they are not finite."""
         if self._pending is None:
             return
         figures = {name: float(value) for name, value in jax.device_get(self._pending).items()}
@@ -99,7 +99,7 @@ class Ledger:
             self.bar.advance(note=f"loss {loss:.4f}")
 
     def evaluate(self, evaluate, state):
-        """Call `evaluate(state)` outside the clock of the training rate, and keep its numbers."""
+        """Call `evaluate(state)` without counting it in the training rate, and keep its numbers."""
         self.settle()
         numbers = {name: float(value) for name, value in evaluate(state).items()}
         self.record["evaluations"].append([self.done, numbers])
@@ -113,7 +113,7 @@ class Ledger:
         self._mark = time.perf_counter()
 
     def figures(self):
-        """The stage's figures, over all sessions.
+        """The stage's numbers, over all restarts.
 
         seconds (wall clock), steps, tokens_per_second (after the first call, without evaluations and saves),
         seconds_to_first_step, recompilations, final_loss, curve [[step, loss], …], evaluations [[step, {…}], …].

@@ -1,4 +1,4 @@
-"""The one training loop, for teacher, compass, students and judges."""
+"""The training loop of teacher, compass, students and judges."""
 
 from tsdfm_jax.runtime import ledger as ledger_lib, metrics as metrics_lib, signals
 
@@ -18,12 +18,12 @@ def fit(
     evaluate_every=1000,
     tokens_per_step=0,
 ):
-    """Train to `steps` updates, going on from the newest checkpoint if there is one; returns (state, figures).
+    """Train to `steps` updates, from the newest checkpoint if there is one; returns (state, numbers).
 
-    `learner` is a `state.Learner`, which is not asked for a newborn state where there is a checkpoint. `batches` is a grain
-    iterator over trees of this process's numpy rows. `evaluate(state)` returns a dict of numbers. Figures: see `Ledger.figures`.
-    Raises `signals.Interrupted` on SIGINT or SIGTERM, the state saved; `ledger.Diverged` when the loss is no longer
-    finite; ValueError when the batches end early.
+    `learner` is a `state.Learner`; it creates a state only if there is no checkpoint. `batches` is a grain iterator over
+    trees of this process's numpy rows. `evaluate(state)` returns a dict of numbers. See `Ledger.figures` for the numbers.
+    Raises `signals.Interrupted` on SIGINT or SIGTERM, after saving the state; `ledger.Diverged` if the loss or its gradient
+    is not finite; ValueError if the batches end early.
     """
     ledger = ledger_lib.Ledger(name=name, steps=steps, tokens_per_step=tokens_per_step, log_every=log_every, metrics=metrics)
     if checkpoints.latest() is None:

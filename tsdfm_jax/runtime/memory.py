@@ -1,7 +1,7 @@
-"""The C library's allocator on a machine without accelerator: what one step frees the next one takes again.
+"""Make glibc keep freed memory on a machine without accelerator, so that the next step reuses it.
 
-glibc gives every large array back to the kernel and asks for it anew, zeroed page by page: a quarter to half of a small
-training step on a CPU. Told to keep it, a process stays at the most memory that it ever had at once.
+By default glibc returns every large array to the kernel and asks for it again, zeroed page by page: a quarter to half of a
+small training step on a CPU. The price is that a process stays at its peak memory.
 """
 
 import ctypes
@@ -10,17 +10,17 @@ import importlib.util
 import os
 import platform
 
-# mallopt(3): parameter -> value. One arena, or the threads' own ones would still ask the kernel; nothing mapped on its own,
-# nothing given back, and grown by so many bytes at once.
+# mallopt(3): parameter -> value. One arena, because the threads' own arenas would still ask the kernel; no separate
+# mappings; nothing returned to the kernel; the heap grows by this many bytes at once.
 OPTIONS = {-8: 1, -4: 0, -1: 2**31 - 1, -2: 1 << 28}
-OWN = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")  # what the user has said about it
+OWN = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")  # prefixes of the user's own settings
 
 
 def keep():
-    """Tell glibc to keep freed memory; returns whether it was told.
+    """Make glibc keep freed memory; returns whether it does. Call it before JAX starts its threads.
 
-    It is not where JAX may have an accelerator (there the host's arrays are few and its threads many), where the user has
-    set something of the kind or another allocator, or where the C library is another. Before JAX starts its threads.
+    Does nothing if JAX may have an accelerator (there the host's arrays are few and its threads many), if the user has set
+    malloc options or another allocator, or if the C library is not glibc.
     """
     if platform.libc_ver()[0] != "glibc" or any(name.startswith(OWN) for name in os.environ) or not _cpu_alone():
         return False
@@ -29,7 +29,7 @@ def keep():
 
 
 def _cpu_alone():
-    """Whether JAX has nothing but a CPU, as far as that is known before it has looked."""
+    """Whether JAX has only a CPU, as far as that is known before JAX starts."""
     if os.environ.get("JAX_PLATFORMS"):
         return os.environ["JAX_PLATFORMS"] == "cpu"
     plugins = importlib.util.find_spec("jax_plugins") or importlib.metadata.entry_points(group="jax_plugins")

@@ -1,4 +1,4 @@
-"""The device mesh, the table from logical axes to mesh axes, and where every array of a tree lives."""
+"""The device mesh, the table from logical axes to mesh axes, and the sharding of every array of a tree."""
 
 import contextlib
 import dataclasses
@@ -17,14 +17,14 @@ AXES = ("data", "fsdp", "tensor")
 # Logical axis of an array -> mesh axis that splits it. In order of precedence: within one array a mesh axis is used
 # once, and the first row that asks for it gets it.
 RULES = (
-    ("batch", ("data", "fsdp")),  # examples: fsdp devices are data devices that also share the weights out
-    ("positions", "tensor"),  # L of what is as wide as V: logits, posteriors, prefix sums; each row of V stays whole
+    ("batch", ("data", "fsdp")),  # examples: fsdp devices are data devices that also split the weights
+    ("positions", "tensor"),  # L of arrays as wide as V: logits, posteriors, prefix sums; each row of V stays whole
     ("table", ("fsdp", "tensor")),  # the width D of [V, D] tables, embedding and head: gathered whole, just before use
     ("embed", "fsdp"),  # the width D of other weights: gathered layer by layer, just before use
     ("heads", "tensor"),  # attention heads, query/key/value and output projections
     ("mlp", "tensor"),  # the hidden width of the feed-forward block
     ("vocab", None),  # never split: a softmax or a prefix sum over a part would need its neighbours; V may be odd
-    ("length", None),  # L of what is as wide as D: attention is global
+    ("length", None),  # L of arrays as wide as D: attention is global
     ("cond", None),  # time and step-size conditioning: narrow
     ("features", None),  # norm weights, modulation outputs: narrow
     ("blocks", None),  # the scan over layers, which walks this axis one by one
@@ -80,9 +80,9 @@ def abstract(mesh, init, *given):
 
 
 def read_parts(leaf, read):
-    """The array of an abstract leaf, put together in its sharding from `read(index)`, index a tuple of slices with start and stop.
+    """Build the array of an abstract leaf in its sharding from `read(index)`; index is a tuple of slices with start and stop.
 
-    The host holds no more than this array, a device its own part; a part that several devices hold is read once.
+    The host holds no more than this array, a device only its own part; a part that several devices hold is read once.
     """
     part = functools.cache(lambda *spans: read(tuple(slice(*span) for span in spans)))
     spans = lambda index: (at.indices(size)[:2] for at, size in zip(index, leaf.shape))
@@ -111,18 +111,18 @@ def _spec(leaf):
 
 
 def _fitting(mesh, axes, size):
-    """Keep a dimension whole where the mesh does not divide it: JAX refuses uneven shards at a jit's border."""
+    """Keep a dimension whole if the mesh does not divide it: JAX rejects uneven shards at a jit's boundary."""
     names = (axes,) if isinstance(axes, str) else (axes or ())
     return axes if size % math.prod(mesh.shape[name] for name in names) == 0 else None
 
 
 def batch_sharding(mesh):
-    """Sharding of anything whose first axis is the batch."""
+    """Sharding of any array with the batch as its first axis."""
     return NamedSharding(mesh, PartitionSpec(dict(RULES)["batch"]))
 
 
 def replicated(mesh):
-    """Sharding of what every device holds whole."""
+    """Sharding of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -132,16 +132,16 @@ def batch_devices(mesh):
 
 
 def round_up(mesh, count):
-    """The least batch that holds `count` and splits over the devices."""
+    """The smallest batch that holds `count` and splits over the devices."""
     return -(-count // batch_devices(mesh)) * batch_devices(mesh)
 
 
 def share(mesh):
-    """Which parts of every batch this process feeds: (their numbers, of how many equal parts there are).
+    """The parts of every batch that this process feeds: (their numbers, the number of equal parts).
 
-    The rows of a batch stay where they are whoever reads them. Most often that is one part a process; where the devices
-    of a process do not follow one another in the mesh, it is several, and where a mesh axis other than the batch's spans
-    processes, they feed the same.
+    A row keeps its place in the batch, whichever process reads it. Usually a process feeds one part. It feeds several if
+    its devices do not follow one another in the mesh. Processes feed the same parts if a mesh axis other than the batch's
+    spans them.
     """
     return merged(_held(mesh), batch_devices(mesh))
 
@@ -155,7 +155,7 @@ def merged(held, of):
 
 
 def _held(mesh):
-    """The numbers of the parts, one a device along the batch, that this process's devices hold, in order."""
+    """The numbers of the parts (one per device along the batch) that this process's devices hold, in order."""
     return _parts(batch_sharding(mesh).devices_indices_map((batch_devices(mesh),)), jax.process_index())
 
 
@@ -164,7 +164,7 @@ def _parts(indices, process):
 
 
 def put_batch(mesh, tree):
-    """Make global arrays, split over the batch, of the rows that this process holds (numpy arrays, batch first)."""
+    """Make global arrays, split over the batch, from the rows that this process holds (numpy arrays, batch first)."""
     sharding, held, parts = batch_sharding(mesh), _held(mesh), batch_devices(mesh)
 
     def put(x):
@@ -172,19 +172,19 @@ def put_batch(mesh, tree):
         rows = lambda index: x[(at := held.index((index[0].start or 0) // size) * size) : at + size]
         return jax.make_array_from_callback((size * parts, *x.shape[1:]), sharding, rows)
 
-    # The one transfer of a training loop that is meant; across processes JAX's guard takes it for an implicit one.
+    # The one intended transfer of a training loop; across processes JAX's guard treats it as implicit.
     with jax.transfer_guard_host_to_device("allow"):
         return jax.tree.map(put, tree)
 
 
 def put_whole(mesh, tree):
-    """Make global arrays, split over the batch, of all their rows (numpy arrays that every process has)."""
+    """Make global arrays, split over the batch, from all their rows (numpy arrays that every process has)."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), tree)
 
 
 def put_rows(mesh, read, batch):
-    """A global array of `batch` rows, split over the batch: `read(slice) -> numpy` is asked for this process's rows alone."""
+    """A global array of `batch` rows, split over the batch: `read(slice) -> numpy` is called only for this process's rows."""
     size = batch // batch_devices(mesh)
     return put_batch(mesh, np.concatenate([read(slice(part * size, (part + 1) * size)) for part in _held(mesh)]))
 
@@ -207,7 +207,7 @@ def require_positions(length, mesh, key):
 
 
 def jit(mesh, function, **options):
-    """`jax.jit` with the same options of a function whose networks pin what they compute to `mesh`; see `constraints`."""
+    """`jax.jit`, with the same options, of a function with networks that pin activations to `mesh`; see `constraints`."""
 
     @functools.wraps(function)
     def pinned(*arguments):
@@ -224,10 +224,10 @@ def seed_word(seed):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Seeded:
-    """A jitted function of a seed and more, with its seed: called, and lowered, without it.
+    """A jitted function bound to its first argument, a seed; `__call__` and `lower` take the other arguments.
 
-    As an argument the seed is no part of the program: programs that differ in nothing else are compiled once. What is lowered
-    takes it first, as `placed`.
+    As an argument the seed is not part of the program: programs that differ only in it are compiled once. The lowered
+    program takes it first, as `placed`.
     """
 
     jitted: Any
@@ -237,7 +237,7 @@ class Seeded:
     @functools.cached_property
     def placed(self):
         """The seed on the mesh."""
-        # Not before the first call: a mesh to compile for may have devices that are not here.
+        # Not before the first call: a mesh to compile for may have devices that this machine lacks.
         return jax.make_array_from_callback((), replicated(self.mesh), lambda _: seed_word(self.seed))
 
     def __call__(self, *given):
@@ -248,7 +248,7 @@ class Seeded:
 
 
 def seeded(mesh, function, seed, *, in_shardings, donate_argnums=(), **options):
-    """`jit` of `function(seed, *given)` with its seed; the options are those of `jax.jit`, and count without the seed."""
+    """`jit` of `function(seed, *given)`, bound to its seed; the options are those of `jax.jit` for `given` alone."""
     places, donated = (replicated(mesh), *in_shardings), tuple(n + 1 for n in donate_argnums)
     return Seeded(jitted=jit(mesh, function, in_shardings=places, donate_argnums=donated, **options), mesh=mesh, seed=seed)
 
@@ -257,9 +257,9 @@ def seeded(mesh, function, seed, *, in_shardings, donate_argnums=(), **options):
 def constraints(mesh):
     """While the block is traced, make `nn.with_logical_constraint(x, names)` in a network pin activations to `mesh`.
 
-    Outside of it such a line does nothing, so networks know no mesh. They should pin what goes from layer to layer, as
-    ("batch", "length", "embed"): left free, XLA has been seen to compile wrong gradients, without a word, where data,
-    fsdp and tensor are all above one (openxla/xla#40034 describes such a case).
+    Outside the block such a line does nothing, so networks know no mesh. They should pin activations between layers, as
+    ("batch", "length", "embed"): without that, XLA has silently compiled wrong gradients with data, fsdp and tensor all
+    above one (openxla/xla#40034 describes such a case).
     """
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(RULES):
         yield

@@ -1,4 +1,4 @@
-"""What a run tells: log file, console, TensorBoard, progress bar; and what it costs: peak memory, compilations."""
+"""The output of a run (log file, console, TensorBoard, progress bar) and its costs (peak memory, compilations)."""
 
 import contextlib
 import logging
@@ -20,7 +20,7 @@ SECONDS_BETWEEN_LINES = 10.0
 class Metrics:
     """The log and the event files of one stage: `<workdir>/log.txt` and `<workdir>/tensorboard/<stage>`.
 
-    Only process 0 writes; the others keep quiet but for warnings.
+    Only process 0 writes; the others show only warnings.
     """
 
     def __init__(self, workdir, stage):
@@ -34,7 +34,7 @@ class Metrics:
             self._file = logging.FileHandler(workdir / "log.txt")
             self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
             LOG.addHandler(self._file)
-            # Late: not every command that imports this room writes events.
+            # Imported late: not every command that imports this module writes events.
             from tensorboardX import SummaryWriter
 
             self._writer = SummaryWriter(logdir=str(workdir / "tensorboard" / stage))
@@ -72,7 +72,7 @@ class Metrics:
 
 
 class _Console(logging.StreamHandler):
-    """Log lines on whatever sys.stderr is now: a live progress bar swaps it, to keep lines above the bar."""
+    """Log lines on the current sys.stderr: a live progress bar replaces it, to keep lines above the bar."""
 
     def emit(self, record):
         self.setStream(sys.stderr)
@@ -85,11 +85,11 @@ def _console_once():
         handler = _Console()
         handler.setFormatter(logging.Formatter("%(message)s"))
         LOG.addHandler(handler)
-        LOG.propagate = False  # or absl, where it owns the root logger, would say everything again
+        LOG.propagate = False  # otherwise absl, if it owns the root logger, would repeat every line
 
 
 class _Progress:
-    """Counts what is done; a bar on a terminal, and a log line every ten seconds (on a terminal to the file only)."""
+    """A counter with a bar on a terminal, and a log line every ten seconds (on a terminal to the file only)."""
 
     def __init__(self, description, total, unit, done, bar):
         self.description, self.total, self.unit, self.done, self._bar = description, total, unit, done, bar
@@ -150,7 +150,7 @@ def _clock(seconds):
 
 
 def peak_memory_bytes():
-    """Most memory in use so far, in bytes: of the fullest accelerator of this host, or of this process on a CPU."""
+    """Peak memory so far, in bytes: of the fullest accelerator of this host, or of this process on a CPU."""
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
     if max(peaks) > 0:
         return max(peaks)
@@ -161,12 +161,12 @@ def peak_memory_bytes():
                     return int(line.split()[1]) * 1024
     except OSError:
         pass
-    # Kilobytes on Linux, bytes on macOS. Unlike VmHWM it cannot be reset, so it may tell of an earlier stage.
+    # Kilobytes on Linux, bytes on macOS. Unlike VmHWM it cannot be reset, so it may be the peak of an earlier stage.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def reset_peak_memory():
-    """Forget the peak of this process's own memory, where Linux allows it; says whether it did."""
+    """Reset the peak of this process's own memory, if Linux allows it; returns whether it did."""
     try:
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")
@@ -176,7 +176,7 @@ def reset_peak_memory():
 
 
 class Compiled(NamedTuple):
-    """XLA compilations: `seconds` taken, how many (`count`), and how many of them were read from a cache on disk."""
+    """XLA compilations: their `seconds`, their `count`, and how many of them were read from a cache on disk."""
 
     seconds: float = 0.0
     count: int = 0
@@ -207,7 +207,7 @@ def _add(*more):
     _COMPILED[thread] = Compiled(*map(sum, zip(_COMPILED.get(thread, Compiled()), more)))
 
 
-# JAX has no public way to take one listener off again: one for the life of the process.
+# JAX has no public way to remove a single listener: these stay for the life of the process.
 jax.monitoring.register_event_duration_secs_listener(_on_duration)
 jax.monitoring.register_event_listener(_on_event)
 
@@ -225,7 +225,7 @@ class Count:
 
 @contextlib.contextmanager
 def count_compilations():
-    """Count the compilations of the block: only this thread's, a checkpoint writer in the background has its own."""
+    """Count the block's compilations in this thread only: a checkpoint writer in the background has its own."""
     counted, thread = Count(), threading.get_ident()
     before = _COMPILED.get(thread, Compiled())
     try:

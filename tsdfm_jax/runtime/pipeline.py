@@ -1,4 +1,4 @@
-"""A device that does not wait: programs begun ahead of their results, files written behind, and how busy it was kept."""
+"""Keep the device busy: dispatch programs ahead of their results, write files in the background, measure the busy share."""
 
 import collections
 import concurrent.futures
@@ -8,32 +8,32 @@ import jax
 
 from tsdfm_jax.runtime import hosts
 
-DEPTH = 2  # programs begun and not yet waited for: one at work, one behind it
+DEPTH = 2  # programs dispatched and not yet awaited: one running, one queued
 
 
 class Busy:
-    """How long at least some program of those it is told of was unfinished, from the first one's dispatch on.
+    """A lower bound on the time in which some reported program was unfinished, from the first dispatch on.
 
-    A program is unfinished from its dispatch to the moment when its result is ready. That moment itself is not known, but
-    `is_ready` tells at any time whether it has passed. So the time between two looks counts if, and only if, something
-    dispatched by the first look is not ready at the second: it was then unfinished all the while. Where everything turns
-    out to be ready, the device went idle somewhere between the looks, and none of that time counts. A wait for what is not
-    ready ends when it is, so all of it counts. What is missed is at most the stretch from one look to the next before each
-    pause: the sum is a lower bound. (Compilation is not in it: a call returns, and its program is dispatched, after that.) [D]
+    A program is unfinished from its dispatch until its result is ready. That moment is not known, but `is_ready` says at any
+    time whether it has passed. So the time between two looks counts if and only if a result dispatched by the first look is
+    not ready at the second: it was then unfinished all the time. If everything is ready, the device went idle somewhere
+    between the looks, and none of that time counts. A wait for a result that is not ready ends when it is ready, so all of
+    it counts. Before each pause at most the time between two looks is missed: the sum is a lower bound. (Compilation does
+    not count: a call returns, and its program is dispatched, after it.) [D]
     """
 
     def __init__(self, clock=time.perf_counter):
         self._clock, self._pending, self._seconds, self._begun, self._looked = clock, [], 0.0, None, None
 
     def dispatched(self, result):
-        """Tell of a program just dispatched by its result, a tree of arrays."""
+        """Report a program just dispatched by its result, a tree of arrays."""
         self.look()
         self._pending.append(result)
         if self._begun is None:
             self._begun = self._looked
 
     def look(self):
-        """See what is ready by now."""
+        """Check which results are ready now."""
         now, before = self._clock(), len(self._pending)
         self._pending = [result for result in self._pending if not _ready(result)]
         if before and self._pending:
@@ -49,11 +49,11 @@ class Busy:
             self._seconds, self._looked = self._seconds + now - self._looked, now
 
     def seconds(self):
-        """Since the first dispatch; 0 without one."""
+        """Seconds since the first dispatch; 0 without one."""
         return 0.0 if self._begun is None else self._clock() - self._begun
 
     def share(self):
-        """Of those seconds, at least this part was busy; None without a dispatch."""
+        """The busy share of these seconds, a lower bound; None without a dispatch."""
         self.look()
         return None if self._begun is None else self._seconds / max(self._looked - self._begun, 1e-9)
 
@@ -63,10 +63,10 @@ def _ready(result):
 
 
 def ahead(start, given, busy=None, depth=DEPTH):
-    """Yields, in order, what `start(x)` dispatches for each x of `given`, as numpy: `depth` are begun before the first is awaited.
+    """Yield, in order, the result of `start(x)` for each x of `given`, as numpy; starts `depth` of them before it waits.
 
-    `start` returns a tree of arrays that are still being computed. The next x is taken from `given`, and begun, only when the
-    caller comes back for more. Across processes every one must do the same.
+    `start` returns a tree of arrays that are still being computed. The next x is read from `given` and started only when the
+    caller asks for more. Every process must do the same.
     """
     busy, begun = busy or Busy(), collections.deque()
 
@@ -84,22 +84,22 @@ def ahead(start, given, busy=None, depth=DEPTH):
 
 
 class Behind:
-    """Calls that write files, one at a time, in a thread beside the caller's own work.
+    """Calls that write files, one at a time, in a background thread.
 
-    To be used as a context: it is left when the last call has ended. Every process of a run must come to `call` and `settle`
-    at the same points, whether or not it has something to write.
+    Use it as a context; leaving it waits for the last call. Every process of a run must reach `call` and `settle` at the
+    same points, whether or not it has something to write.
     """
 
     def __init__(self):
         self._thread, self._writing = concurrent.futures.ThreadPoolExecutor(1, "behind"), None
 
     def call(self, write):
-        """Begin `write()` as soon as the call before has ended; raises what that one raised."""
+        """Start `write()` after the previous call has ended; raises what `settle` raises for that call."""
         self.settle()
         self._writing = self._thread.submit(write)
 
     def settle(self):
-        """Wait for the call under way; raises what it raised, and hosts.Elsewhere where another process's failed."""
+        """Wait for the current call; raises its error, or hosts.Elsewhere if only another process's call failed."""
         writing, self._writing = self._writing, None
         if writing is not None:
             hosts.together(writing.result)

@@ -1,4 +1,4 @@
-"""Stopping politely: SIGINT and SIGTERM raise a flag that long loops look at between two steps."""
+"""Graceful stopping: SIGINT and SIGTERM set a flag that long loops check between two steps."""
 
 import contextlib
 import signal
@@ -10,13 +10,13 @@ from tsdfm_jax.runtime import hosts
 
 HANDLED = (signal.SIGINT, signal.SIGTERM)
 
-# A signal is the process's, so what is known of it is too: the one received, and how many blocks wait for one.
+# A signal is for the whole process, so its state is global: the signal received, and how many blocks wait for one.
 _received = None
 _depth = 0
 
 
 class Interrupted(Exception):
-    """A stage stopped because it was asked to, with its state saved; `signum` is the signal, for the exit code."""
+    """A stage stopped on request, with its state saved; `signum` is the signal, for the exit code."""
 
     def __init__(self, message, signum=None):
         super().__init__(message)
@@ -25,10 +25,10 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def stopping():
-    """Turn SIGINT and SIGTERM into a flag while the block runs; a second SIGINT raises KeyboardInterrupt at once.
+    """Turn SIGINT and SIGTERM into a flag while the block runs; SIGINT after either raises KeyboardInterrupt at once.
 
-    May be nested: the outermost block installs the handlers and puts the old ones back. Outside the main thread, where
-    Python allows no handlers, it does nothing.
+    May be nested: the outermost block installs the handlers and restores the old ones. Outside the main thread, where
+    Python allows no handlers, it installs none.
     """
     global _received, _depth
     outermost = _depth == 0 and threading.current_thread() is threading.main_thread()
@@ -53,26 +53,26 @@ def _receive(signum, frame):
 
 
 def stop_requested():
-    """Whether this process was asked to stop since `stopping()` was entered; outside of such a block it never was."""
+    """Whether this process was asked to stop since `stopping()` was entered; False outside such a block."""
     return _depth > 0 and _received is not None
 
 
 def stop_agreed(step=0, every=1):
-    """Whether any process was asked to stop: the same answer in each. Several processes are asked every `every` steps.
+    """Whether any process was asked to stop: the same answer in each. Several processes check only every `every` steps.
 
     Every process must call it at the same steps.
     """
     if jax.process_count() == 1:
         return stop_requested()
-    # A signal reaches the processes at different steps; whoever left the loop alone would leave the others waiting in
-    # the next collective. Asking waits for all devices, so a training loop does not after each update.
+    # A signal reaches the processes at different steps; a process that left the loop alone would leave the others waiting
+    # in the next collective. The check waits for all devices, so a training loop does not make it after each update.
     return step % every == 0 and hosts.any_of(stop_requested())
 
 
 class Asking:
-    """`stop_agreed` for a loop that keeps work before the devices: across processes it hears what was asked one call before.
+    """`stop_agreed` for a loop that keeps work queued: across processes it returns the answer to the call before.
 
-    So it waits for the work dispatched before that call, and not for what came after. Every process must call it alike.
+    So it waits only for work dispatched before that call. Every process must call it at the same points.
     """
 
     def __init__(self):

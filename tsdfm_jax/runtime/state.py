@@ -1,4 +1,4 @@
-"""Training state: the optimiser and its schedule, sharded birth, the moving average, one jitted update."""
+"""Training state: the optimiser and its schedule, sharded initialisation, the moving average, one jitted update."""
 
 import dataclasses
 import functools
@@ -99,7 +99,7 @@ class TrainState:
       step: int32 scalar, updates done.
       params: the network's weights, an unboxed tree of float32 arrays.
       ema: their moving average, the same tree in float32; None if the stage keeps none.
-      opt_state: what optax keeps, sharded as params are.
+      opt_state: the state of optax, sharded like params.
     """
 
     step: jax.Array
@@ -109,20 +109,20 @@ class TrainState:
 
     @property
     def averaged(self):
-        """The weights to use: the average where there is one."""
+        """The weights to use: the average if there is one."""
         return self.params if self.ema is None else self.ema
 
 
 def create(init_params, optimiser, mesh, *, ema, given=()):
-    """A fresh state and its shardings, born in place: no device ever holds more than its own part.
+    """Create an initial state in its shardings; returns (state, shardings). No device ever holds more than its own part.
 
-    `init_params(*given)` returns boxed parameters; it is traced, not run. `given` are arrays, such as a seed
-    (`mesh.seed_word`), which is then no part of the program, or the weights that a student starts from; they stay the
-    caller's own.
+    `init_params(*given)` returns boxed parameters; it runs inside a jit. `given` are arrays, such as a seed
+    (`mesh.seed_word`), which is then not part of the program, or the weights that a student starts from; they stay valid
+    for the caller.
     """
     birth = lambda *given: _newborn(init_params(*given), optimiser, ema)
     shardings = mesh_lib.shardings(mesh, jax.eval_shape(birth, *given))
-    # A copy, because a jit hands an untouched input through: the first update would donate the caller's own buffers.
+    # A copy, because a jit returns an unchanged input as it is: the first update would donate the caller's own buffers.
     born = jax.jit(lambda *given: mesh_lib.unbox(birth(*jax.tree.map(jnp.copy, given))), out_shardings=shardings)
     return born(*given), shardings
 
@@ -133,7 +133,7 @@ def abstract(init_params, optimiser, mesh, *, ema, given=()):
 
 
 def _newborn(params, optimiser, ema):
-    """A state around parameters, boxed or not: optax maps through the boxes, so its moments carry the same axes."""
+    """An initial state with these parameters, boxed or not: optax maps through boxes, so its moments have the same axes."""
     average = jax.tree.map(lambda p: p.astype(jnp.float32), params) if ema else None
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, ema=average, opt_state=optimiser.init(params))
 
@@ -147,7 +147,7 @@ class Learner:
     """A network in training.
 
     Attributes:
-      create: () -> the newborn TrainState.
+      create: () -> the initial TrainState.
       abstract: the same state as ShapeDtypeStructs with shardings.
       step: the jitted update, `step(state, batch) -> (state, metrics)`; see `make_step`.
       lower: batch (ShapeDtypeStructs) -> the update lowered for that batch, to compile it without running anything.
@@ -160,7 +160,7 @@ class Learner:
 
 
 def learner(init_params, loss_fn, cfg, mesh, seed, *, given=(), frozen=None, pass_ema=False):
-    """What `create` and `make_step` make of a network and its loss, by one optimiser; it keeps a moving average."""
+    """The Learner of a network and its loss, from `create` and `make_step` with one optimiser and a moving average."""
     optimiser = make_optimiser(cfg)
     like = abstract(init_params, optimiser, mesh, ema=True, given=given)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
@@ -177,8 +177,8 @@ def make_step(loss_fn, optimiser, cfg, mesh, shardings, seed, frozen=None, pass_
     """The jitted update `step(state, batch) -> (state, metrics)`; the state that goes in is donated.
 
     `loss_fn(key, params, batch)` returns a scalar and a dict of scalars. `frozen`, a tree of arrays such as another
-    network's weights, is handed to it as a fourth argument (closed over, it would be compiled in as constants), and
-    with `pass_ema` the moving average as the last. The key depends on `seed` and the step alone; the program does not
+    network's weights, is passed as a fourth argument (a closure would compile it in as constants); with `pass_ema` the
+    moving average is the last argument. The key depends only on `seed` and the step; the program does not
     depend on the seed. Metrics are float32 scalars: loss, grad_norm, learning_rate, finite (1 or 0), and the loss
     function's own.
     """
@@ -209,7 +209,7 @@ def make_step(loss_fn, optimiser, cfg, mesh, shardings, seed, frozen=None, pass_
 
 
 def descend(optimiser, decay, state, grads):
-    """The state after one update by a gradient, and the gradient's norm before any clipping; `decay` is the average's."""
+    """The state after one update by a gradient, and the gradient's norm before clipping; `decay` is the average's."""
     updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = None if state.ema is None else moving_average(decay, state.step, state.ema, params)
