@@ -1,4 +1,4 @@
-"""`python -m launch.aot_compile`; what it does stands in tsdfm_jax/experiments/planning/aot_compile.py."""
+"""`python -m launch.aot_compile`, implemented in tsdfm_jax/experiments/planning/aot_compile.py."""
 
 from tsdfm_jax.config import command_line
 from tsdfm_jax.experiments.planning import aot_compile

@@ -1,4 +1,4 @@
-"""`python -m launch.benchmark`; what it does stands in tsdfm_jax/experiments/benchmark/command.py."""
+"""`python -m launch.benchmark`, implemented in tsdfm_jax/experiments/benchmark/command.py."""
 
 from tsdfm_jax.config import command_line
 from tsdfm_jax.experiments.benchmark import command

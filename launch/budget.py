@@ -1,4 +1,4 @@
-"""`python -m launch.budget`; what it does stands in tsdfm_jax/experiments/planning/budget.py."""
+"""`python -m launch.budget`, implemented in tsdfm_jax/experiments/planning/budget.py."""
 
 from tsdfm_jax.config import command_line
 from tsdfm_jax.experiments.planning import budget

@@ -1,4 +1,4 @@
-"""`python -m launch.compare`; what it does stands in tsdfm_jax/experiments/compare/command.py."""
+"""`python -m launch.compare`, implemented in tsdfm_jax/experiments/compare/command.py."""
 
 from tsdfm_jax.config import command_line
 from tsdfm_jax.experiments.compare import command

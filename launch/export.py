@@ -1,4 +1,4 @@
-"""`python -m launch.export`; what it does stands in tsdfm_jax/exchange/export_command.py."""
+"""`python -m launch.export`, implemented in tsdfm_jax/exchange/export_command.py."""
 
 from tsdfm_jax.config import command_line
 from tsdfm_jax.exchange import export_command

@@ -1,4 +1,4 @@
-"""`python -m launch.import_fsdfm`; what it does stands in tsdfm_jax/exchange/import_command.py."""
+"""`python -m launch.import_fsdfm`, implemented in tsdfm_jax/exchange/import_command.py."""
 
 from tsdfm_jax.config import command_line
 from tsdfm_jax.exchange import import_command

@@ -1,4 +1,4 @@
-"""`python -m launch.sample`; what it does stands in tsdfm_jax/exchange/sample_command.py."""
+"""`python -m launch.sample`, implemented in tsdfm_jax/exchange/sample_command.py."""
 
 from tsdfm_jax.config import command_line
 from tsdfm_jax.exchange import sample_command

@@ -1,4 +1,4 @@
-"""`python -m launch.study`; what it does stands in tsdfm_jax/experiments/study/command.py."""
+"""`python -m launch.study`, implemented in tsdfm_jax/experiments/study/command.py."""
 
 from tsdfm_jax.config import command_line
 from tsdfm_jax.experiments.study import command

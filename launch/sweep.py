@@ -1,4 +1,4 @@
-"""`python -m launch.sweep`; what it does stands in tsdfm_jax/experiments/sweep/command.py."""
+"""`python -m launch.sweep`, implemented in tsdfm_jax/experiments/sweep/command.py."""
 
 from tsdfm_jax.config import command_line
 from tsdfm_jax.experiments.sweep import command

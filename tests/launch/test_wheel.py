@@ -57,6 +57,14 @@ def test_it_is_the_installed_one(installed):
     assert (files[0].parent / "report/viewer.js").is_file() and (files[1].parent / "tpu_pod.sh").is_file()
 
 
+def test_it_claims_no_commit_of_the_repository_around_it(installed):
+    """An environment in somebody's repository: a report of the installed package names no commit."""
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", installed[0].parents[1]]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message=of somebody"], check=True)
+    assert run(installed, "python", "-c", "from tsdfm_jax.runtime import environment; print(environment.commit())") == "None\n"
+
+
 def test_tsdfm_lists_and_runs_every_command(installed):
     """Each is listed with what it does, and has its own --help; another name is one line."""
     listing = run(installed, "tsdfm").splitlines()

@@ -13,6 +13,7 @@ def commit():
     here = pathlib.Path(__file__).parent
     git = lambda *args: subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
     try:
+        git("ls-files", "--error-unmatch", __file__)  # an installed package may lie in somebody else's repository
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
