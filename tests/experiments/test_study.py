@@ -76,7 +76,7 @@ def test_budgets_are_equal():
         c = made.run(arm, "uniform", 0).config
         assert c.trajectories.count % c.trajectories.shard == 0 == c.trajectories.shard % c.trajectories.batch
         spent[arm.name] = (arm.factor, c.rounds * c.trajectories.count, c.rounds * c.student.optimiser.steps)
-    others = {name: spent.pop(name) for name in ("fsdfm", "sdtt")}  # fsdfm's chain has three jumps; sdtt has three rounds of one jump
+    others = {name: spent.pop(name) for name in ("fsdfm", "sdtt")}  # fsdfm: three jumps a chain; sdtt: three rounds of one jump
     assert all(512 * 4 - 3 * 16 < 3 * n // (3 if name == "sdtt" else 1) <= 512 * 4 for name, (_, n, _) in others.items())
     assert others["fsdfm"][2] == 16 and others["sdtt"][2] == 15
     assert {told[1:] for told in spent.values() if told[0] == "main"} == {(512, 16)}
