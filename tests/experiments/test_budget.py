@@ -208,6 +208,6 @@ def test_a_run_is_called_after_its_config_and_argument(file, name):
     ("launch.budget", "configs/sotu.py --slice=v9-16", "budget: --slice=v9-16 is not a chip"),
 ])  # fmt: skip
 def test_a_wrong_argument_is_one_line(command, given, said):
-    """Every command refuses a wrong config argument in one line with a remedy."""
+    """Every command refuses a wrong config, config argument or slice in one line with a remedy."""
     done = subprocess.run([sys.executable, "-m", command, *f"--config={given}".split()], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith(said) and done.stderr.count("\n") == 1, done.stderr

@@ -142,7 +142,7 @@ def test_flops_of_convolutions(shapes, line, flops):
 
 
 def test_memory_traffic():
-    """A product reads and writes its arrays once; a slice or in-place update counts only its part; on-chip memory counts not."""
+    """A product reads and writes its arrays once; a slice or in-place update counts only its part, and on-chip memory nothing."""
     f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     product = jax.jit(lambda a, b: a @ b).lower(f32(64, 32), f32(32, 128)).compile().as_text()
     assert chips.work(product, V5E).bytes == 4 * (64 * 32 + 32 * 128 + 64 * 128)

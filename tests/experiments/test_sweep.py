@@ -179,7 +179,7 @@ def test_the_shipped_sweep(capsys):
     (hyper.product([hyper.sweep("teacher.batch", [32]), hyper.sweep("student.batch", [16, 32])]), "trajectories"),
 ])  # fmt: skip
 def test_what_is_shared(entries, last):
-    """Shared are all stages before the first that an override changes; a key that no stage names changes all."""
+    """All stages before the first that an override changes are shared; a key that no stage names changes all."""
     stages = [stage for stage in jobs.KEYS if stage != "autoregressive"]  # none of these runs has it
     shared = sweep_runs.shared_stages([run.config for run in expand(entries)])
     assert shared == (stages[: stages.index(last) + 1] if last else [])

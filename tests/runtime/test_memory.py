@@ -39,7 +39,7 @@ def test_freed_memory_is_taken_again(env, told):
     [("", False, True), ("cpu", True, True), ("", True, False), ("cuda,cpu", False, False), ("tpu", True, False)],
 )
 def test_it_is_for_a_cpu_alone(platforms, plugins, told, monkeypatch):
-    """With a JAX plugin installed and no CPU set, or with another platform, nothing is set."""
+    """Nothing is set with another platform, or with a JAX plugin installed and JAX_PLATFORMS unset."""
     asked = []
     monkeypatch.setattr(
         memory.ctypes, "CDLL", lambda name: type("C", (), {"mallopt": lambda self, *pair: asked.append(pair) or 1})()
