@@ -172,7 +172,7 @@ def test_a_missing_package_names_the_remedy():
 
 
 def test_the_fingerprint_follows_the_corpus(tmp_path):
-    """The fingerprint changes with files, their content and the limit, and is stable otherwise."""
+    """The fingerprint changes with the files, their sizes and the limit, and is stable otherwise."""
     (tmp_path / "a.txt").write_text("one")
     cfg = corpus.CorpusConfig(files=f"{tmp_path}/*.txt")
     first = corpus.fingerprint(cfg)
