@@ -1,6 +1,6 @@
 """A stub of main for tests of the sweep: it parses main's flags and writes main's files, but computes nothing.
 
-It reads `control.json` beside the sweep's work directories: {"fingerprints": {stage: …}, "fail": [run], "hang": [run], "die": [run]}.
+It reads `control.json` beside the work directories: {"fingerprints": {stage: …}, "fail": [run], "hang": [run], "die": [run]}.
 """
 
 import json

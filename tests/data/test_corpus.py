@@ -1,4 +1,4 @@
-"""Documents arrive whole, in order, in bounded memory; what cannot be read is named in one line."""
+"""A corpus gives its documents whole, in order, in bounded memory; an unreadable one gives a one-line error."""
 
 import gzip
 import json
@@ -17,7 +17,7 @@ def _read(files, **kwargs):
 
 
 def test_every_format_gives_the_same_documents(tmp_path):
-    """The same texts come back, in order, from .txt, .jsonl and .parquet."""
+    """The same texts come back, in order, from .txt, .jsonl (plain, .gz, .zst) and .parquet."""
     texts = ["first\ndocument", " second  ", "dritte ▁ é\r\n\r\nende"]
     for number, text in enumerate(texts):
         (tmp_path / f"{number}.txt").write_bytes(text.encode())
@@ -28,7 +28,7 @@ def test_every_format_gives_the_same_documents(tmp_path):
     assert _read(tmp_path / "a.parquet", field="body") == texts
     lines = (tmp_path / "a.jsonl").read_bytes()
     for name in ("a.jsonl.gz", "b.json.gz", "a.jsonl.zst", "b.json.zst"):
-        # Two members, as files put together have them.
+        # Two members, as in concatenated files.
         (tmp_path / name).write_bytes(_packed(name, lines[:30]) + _packed(name, lines[30:]))
         assert _read(tmp_path / name, field="body") == texts
 
@@ -43,7 +43,7 @@ def _packed(name, data):
 
 
 def test_globs_are_sorted_recursive_and_never_repeat(tmp_path):
-    """Several globs, ** among them, give each file once, in the order of the paths."""
+    """Several globs, ** included, give each file once, in the order of the paths."""
     (tmp_path / "b" / "c").mkdir(parents=True)
     for name in ("z.txt", "b/c/deep.txt", "a.txt"):
         (tmp_path / name).write_text(name)
@@ -52,7 +52,7 @@ def test_globs_are_sorted_recursive_and_never_repeat(tmp_path):
 
 @pytest.mark.parametrize("separator", ["\n\n", "\r\n \r\n", "\n", " ", ""])
 def test_a_large_text_is_cut_without_loss(tmp_path, separator):
-    """The pieces of a large text, put together, are that text, whatever it offers as a place to cut."""
+    """The pieces of a large text join to that text, for any separator and for none."""
     text = separator.join(f"{number} é wörds" for number in range(450_000)) + "\n\n"
     (tmp_path / "large.txt").write_bytes(text.encode())
     pieces = _read(tmp_path / "large.txt")
@@ -63,7 +63,7 @@ def test_a_large_text_is_cut_without_loss(tmp_path, separator):
 
 
 def test_reading_holds_little_of_a_large_file(tmp_path):
-    """A file far larger than a piece is read within a few pieces' memory."""
+    """A file far larger than a piece is read in the memory of a few pieces."""
     with open(tmp_path / "large.txt", "w") as file:
         for _ in range(32):
             file.write(("some words to read\n" * 60 + "\n") * 900)
@@ -77,7 +77,7 @@ def test_reading_holds_little_of_a_large_file(tmp_path):
 
 
 def test_reading_holds_little_of_a_large_parquet_file(tmp_path):
-    """A file of many row groups is read within a few of them, not within the whole column."""
+    """A file of many row groups is read in the memory of a few of them, not of the whole column."""
     random.seed(0)
     with pyarrow.parquet.ParquetWriter(tmp_path / "a.parquet", pyarrow.schema([("text", pyarrow.string())])) as writer:
         for _ in range(30):
@@ -90,7 +90,7 @@ def test_reading_holds_little_of_a_large_parquet_file(tmp_path):
 
 
 def test_the_limit_is_exact_and_cuts_no_character(tmp_path):
-    """limit_bytes takes at most so many bytes, of whole characters, in the corpus's order."""
+    """limit_bytes keeps at most that many bytes, in whole characters, in the corpus's order."""
     (tmp_path / "a.txt").write_text("ééé")
     (tmp_path / "b.txt").write_text("more")
     assert _read(tmp_path / "*.txt", limit_bytes=3) == ["é"]
@@ -106,7 +106,7 @@ def test_the_package_gives_real_addresses_in_a_fixed_order():
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path):
-    """A mark at a file's start says how it is encoded and does not reach the document."""
+    """A byte-order mark at a file's start is not part of the document."""
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbftext")
     (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "line"}\n')
     assert _read(f"{tmp_path}/*") == ["line", "text"]
@@ -172,7 +172,7 @@ def test_a_missing_package_names_the_remedy():
 
 
 def test_the_fingerprint_follows_the_corpus(tmp_path):
-    """It changes with content, files, field and limit, and with nothing else."""
+    """The fingerprint changes with the files, their sizes and the limit, and is stable otherwise."""
     (tmp_path / "a.txt").write_text("one")
     cfg = corpus.CorpusConfig(files=f"{tmp_path}/*.txt")
     first = corpus.fingerprint(cfg)

@@ -1,4 +1,4 @@
-"""A dataset on the hub is read at one commit, file by file; without package or network one line says what to do."""
+"""A hub dataset is read at one commit, file by file; without package or network one line says what to do."""
 
 import sys
 import types
@@ -13,7 +13,7 @@ NAMES = ("README.md", "sample/10BT/000.jsonl", "sample/10BT/001.jsonl", "sample/
 
 
 class Api:
-    """Stands in for HfApi: a dataset of the files above, whose branch is at `commit`."""
+    """A stub of HfApi: a dataset of the files above, with its branch at `commit`."""
 
     commit = COMMIT
 
@@ -32,7 +32,7 @@ class Api:
 
 @pytest.fixture
 def fetched(monkeypatch, tmp_path):
-    """The hub, replaced; the names of the files that are fetched, as they are."""
+    """The hub replaced by a stub; a list that collects the names of fetched files."""
     names = []
 
     def download(repo_id, filename, repo_type, revision, etag_timeout):
@@ -55,7 +55,7 @@ def config(glob="sample/10BT/*.jsonl", at="", **kwargs):
 
 
 def test_files_are_read_in_order_beside_local_ones(fetched, tmp_path):
-    """Those on disk come first, then those on the hub, sorted, each once, each fetched only when its turn comes."""
+    """Local files come first, then hub files, sorted, each once, each fetched only when it is read."""
     (tmp_path / "z.txt").write_text("local")
     both = config().files + f", {tmp_path}/*.txt, " + config("sample/*/000.jsonl").files
     stream = corpus.documents(corpus.CorpusConfig(files=both))
@@ -69,16 +69,16 @@ def test_files_are_read_in_order_beside_local_ones(fetched, tmp_path):
     [("**/*.jsonl", (4, 3, 1, 2)), ("**/000.jsonl", (3, 1)), ("data/**/c.jsonl", (4,)), ("data/a/b/c.jsonl", (4,)), ("*", (0,))],
 )
 def test_a_star_stays_in_its_folder(fetched, glob, numbers):
-    """`*` matches within a folder, `**` any number of folders, none among them."""
+    """`*` matches within a folder, `**` any number of folders, zero included."""
     assert [file.name for file in hub.matches(config(glob).files)] == [NAMES[number] for number in numbers]
 
 
 def test_the_commit_is_the_corpus(fetched, monkeypatch):
-    """The fingerprint is of the commit: of a branch that moves another, of that commit by its name the same."""
+    """The fingerprint follows the commit: it changes when a branch moves, and is the same for the commit by its hash."""
     first = corpus.fingerprint(config())
     assert first == corpus.fingerprint(config(at="@" + COMMIT)) == corpus.fingerprint(config(at="@refs%2Fpr%2F1"))
     monkeypatch.setattr(Api, "commit", COMMIT[::-1])
-    assert first == corpus.fingerprint(config())  # one process stays with what it saw
+    assert first == corpus.fingerprint(config())  # one process keeps the commit that it saw first
     hub.matches.cache_clear()
     assert first != corpus.fingerprint(config()) and first == corpus.fingerprint(config(at="@" + COMMIT))
 
@@ -88,7 +88,7 @@ def failing(**place):
 
 
 def test_what_cannot_be_had_is_one_line(fetched, monkeypatch):
-    """No match, no such form, no listing, no file, an unknown suffix, no package: each names its remedy."""
+    """No match, a bad address, no listing, no file, an unknown suffix and no package each give one line with a remedy."""
     for files, said in (
         ("hf://datasets/owner/name/none/*.jsonl", "none/*.jsonl"),
         ("hf://owner/name/*.jsonl", "hf://datasets/OWNER/NAME"),

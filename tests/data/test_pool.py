@@ -1,4 +1,4 @@
-"""Whoever tokenises, and whatever happens to them, the windows are the same bytes; nothing runs ahead, nothing hangs."""
+"""Tokenising in several processes gives the same bytes as in one, with bounded read-ahead, and survives stops and kills."""
 
 import hashlib
 import itertools
@@ -21,15 +21,15 @@ from tsdfm_jax.data import ingest, packer, pool, tokenizer, windows
 from tsdfm_jax.stages import data as stage
 
 CFG = windows.WindowsConfig(length=16, holdout=0.2, seed=3, windows_per_shard=40)
-BATCH = 1500  # characters: a few documents, so that a small corpus is many batches
+BATCH = 1500  # characters: a few documents, so that a small corpus has many batches
 ROOT = pathlib.Path(__file__).parents[2]
-# Of tokens and words of `whole`, as the code of commit 912e2f0 made it.
+# SHA-256 of the lexicon and tokens of `whole`, as made by the code of commit 912e2f0.
 GOLDEN = "0505576d297c542a15cbfb019d9df0820d5dd24226c012a4a92a8b4f96e77ab5"
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Small batches, and a lexicon that fills in the middle of the corpus: then its order shows."""
+    """Small batches, and a lexicon that is full in mid-corpus, so that a wrong order shows."""
     monkeypatch.setattr(ingest, "_BATCH_CHARACTERS", BATCH)
     monkeypatch.setattr(packer, "_LEXICON", 700)
 
@@ -49,7 +49,7 @@ def one_line(error):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """What one process makes of the documents."""
+    """The files that one process makes of the documents."""
     directory = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packer, "_LEXICON", 700)
@@ -58,7 +58,7 @@ def whole(tmp_path_factory):
 
 
 def test_several_processes_stopped_and_restarted_give_the_same_bytes(tmp_path, whole):
-    """Two processes, stopped after some documents, then three to the end: files as one process makes them, the lexicon full."""
+    """Two processes, stopped after some documents, then three to the end give the same files as one process."""
     after = iter([False] * 50 + [True])
     with pytest.raises(InterruptedError):
         prepare(tmp_path, plain.documents(150), workers=2, stop=lambda: next(after))
@@ -72,7 +72,7 @@ def test_several_processes_stopped_and_restarted_give_the_same_bytes(tmp_path, w
 
 
 def test_the_bytes_are_those_of_the_first_version(tmp_path, whole):
-    """What was prepared before there were several processes would be prepared the same today: tokens, words, manifest."""
+    """Tokens and lexicon are those of the first version, before there were several processes; the manifest has its keys."""
     for name, data in whole.items():
         (tmp_path / name).write_bytes(data)
     digest = hashlib.sha256(whole["lexicon.txt"])
@@ -86,13 +86,13 @@ def test_the_bytes_are_those_of_the_first_version(tmp_path, whole):
 
 
 def test_the_reader_stays_near_the_writer(tmp_path):
-    """However slow the workers are, only so many batches are read and not yet packed."""
+    """With slow workers, at most `ahead` batches are read and not yet packed."""
     read, packed, most = itertools.count(), itertools.count(), 0
 
     def reading():
         nonlocal most
         for text in plain.documents(80, "WAIT"):
-            # Counters are looked at by what their repr says, so that looking does not count.
+            # The repr of a counter gives its value without advancing it.
             most = max(most, int(repr(read)[6:-1]) - int(repr(packed)[6:-1]))
             next(read)
             yield text
@@ -103,7 +103,7 @@ def test_the_reader_stays_near_the_writer(tmp_path):
 
 
 def test_what_waits_for_its_shard_holds_no_more_than_itself(tmp_path):
-    """A few held-out tokens of each of many large batches keep none of those batches in memory."""
+    """A few held-out tokens of each large batch do not keep those batches in memory."""
     pack = packer.Packer(tmp_path, {}, length=16, windows_per_shard=1 << 20, dtype="uint16")
     tracemalloc.start()
     for _ in range(50):
@@ -114,14 +114,14 @@ def test_what_waits_for_its_shard_holds_no_more_than_itself(tmp_path):
 
 
 def test_a_worker_loads_little_and_its_error_is_one_line(tmp_path):
-    """A worker has imported the tokenizer and none of the heavy libraries, tells its library one thread, and its error arrives."""
+    """A worker imports no heavy library, uses one thread, and its error arrives in one line."""
     with pytest.raises(ValueError) as error:
         prepare(tmp_path, [*plain.documents(4), "TELL me"], workers=2)
     assert one_line(error) == "[] 1"
 
 
 def test_a_worker_that_dies_is_one_line(tmp_path, whole):
-    """Killed, it is said, nothing hangs, and the same call goes on; killed because all were told to stop, it is a stop."""
+    """A killed worker gives one line, no hang, and the same call goes on; during a stop it counts as a stop."""
     documents = plain.documents(150)
     begun = time.monotonic()
     with pytest.raises(ValueError, match="has died.*--config.data.workers") as error:
@@ -159,7 +159,7 @@ except InterruptedError as error:
 
 
 def gone(number):
-    """Whether there is no such process, but perhaps as a zombie that its parent has not looked at."""
+    """Whether a process has ended; a zombie counts as ended."""
     try:
         return pathlib.Path(f"/proc/{number}/stat").read_text().rsplit(")")[-1].split()[0] == "Z"
     except FileNotFoundError:
@@ -168,7 +168,7 @@ def gone(number):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_signal_to_the_terminal_or_a_kill_leaves_no_one_behind(tmp_path, whole, how):
-    """Ctrl-C reaches all processes and stops the main one politely; killed, it takes its workers along. Both go on the same."""
+    """Ctrl-C stops the main process cleanly, a kill ends its workers too; a restart gives the same bytes."""
     command = [sys.executable, "-c", SCRIPT, str(ROOT), str(tmp_path)]
     with subprocess.Popen(command, stdin=-1, stdout=-1, text=True, start_new_session=True) as process:
         workers = [int(number) for number in process.stdout.readline().split()]
@@ -188,13 +188,13 @@ def test_a_signal_to_the_terminal_or_a_kill_leaves_no_one_behind(tmp_path, whole
 
 
 def test_little_text_has_no_pool():
-    """One a core for much text, one process for little; a number that is given is taken."""
+    """Much text gets one process per core, little text one process; an explicit number is used as it is."""
     assert pool.processes(0, 10**6) == 1 and pool.processes(0, 10**12) == pool.cores() >= 1
     assert pool.processes(3, 1) == 3 and pool.processes(1, 10**12) == 1
 
 
 def test_a_tokenizer_json_is_the_same_in_a_worker(tmp_path):
-    """Its tokens, and that text which spells the document end is text, come through to other processes."""
+    """A tokenizer.json gives the same tokens in workers; text that spells the document end stays text."""
     model = tokenizers.Tokenizer(tokenizers.models.BPE())
     model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
@@ -210,7 +210,7 @@ def test_a_tokenizer_json_is_the_same_in_a_worker(tmp_path):
 
 
 def test_the_slowest_part_is_the_one_nearest_its_limit():
-    """Reading and packing have one process, tokenising has its workers; the line says rates, seconds and which it was."""
+    """The slowest part is the one with the highest load per process; the log line has rates, seconds and that part."""
     costs = ingest.Costs(workers=2, bytes=8_000_000, tokens=2_000_000, reading=0.9, tokenising=7.6, packing=1.0, elapsed=4.0)
     assert costs.slowest() == ("tokenising", 1.9, 2)
     assert stage.told(costs).startswith(
@@ -222,7 +222,7 @@ def test_the_slowest_part_is_the_one_nearest_its_limit():
 
 
 def test_the_stage_leaves_its_costs_and_does_not_mind_other_workers(tmp_path, monkeypatch):
-    """done.json has rates and seconds; another number of workers finds the stage finished; a bad one is refused."""
+    """done.json has rates and seconds; with another number of workers the stage is still finished; a bad number is refused."""
     config = tiny.changed(**{"data.limit_bytes": 60_000, "data.workers": 1})
     main.run(config, tmp_path, ["tokenizer", "data"])
     done = json.loads((tmp_path / "data/done.json").read_text())["figures"]

@@ -1,4 +1,4 @@
-"""What is asked for becomes tokens in the right places, or one line; no network is needed for that."""
+"""A request becomes tokens in the right places or a one-line error, without a network."""
 
 import io
 import json
@@ -15,7 +15,7 @@ SPEECH = ["The Senate and the House of the Union met, and they spoke of peace, o
 
 @pytest.fixture(scope="module", params=["trained", "prefixed"])
 def tok(request, tmp_path_factory):
-    """Our own tokenizer, and one that begins every text with a space of its own, as Llama's does."""
+    """The project's tokenizer, and one that adds a space before every text, as Llama's does."""
     where = tmp_path_factory.mktemp(request.param)
     if request.param == "trained":
         tokenizer.train(iter(SPEECH), where, 290, 10_000, 0)
@@ -33,7 +33,7 @@ def request(tok, **fields):
 
 
 def written(tok, asked, between="of"):
-    """The text of a request in whose free places stands some word's token."""
+    """The text of a request, with one word's token in all free places."""
     word = tok.encode(between)[-1]
     return tok.decode(np.where(asked.given_L < 0, word, asked.given_L)[: asked.length])
 
@@ -41,7 +41,7 @@ def written(tok, asked, between="of"):
 @pytest.mark.parametrize("length", [0, 20, L])
 @pytest.mark.parametrize("prompt, suffix", [("", ""), ("The laws", ""), ("", " of war"), ("The Senate", " the land.")])
 def test_a_prompt_begins_and_a_suffix_ends(tok, prompt, suffix, length):
-    """The text has as many tokens as were asked for, the first are the prompt's and the last the suffix's, letter for letter."""
+    """The text has the requested length, begins with the prompt and ends with the suffix, letter for letter."""
     asked = request(tok, prompt=prompt, suffix=suffix, length=length)
     text = written(tok, asked)
     assert asked.length == (length or L) and asked.given_L.shape == (L,) and asked.given_L.dtype == np.int32
@@ -50,12 +50,12 @@ def test_a_prompt_begins_and_a_suffix_ends(tok, prompt, suffix, length):
     tail = len(asked.given) - head
     assert asked.given == [*range(head), *range(asked.length - tail, asked.length)]
     last = asked.given_L[asked.given[head:]]
-    assert tok.decode([*tok.encode("a"), *last]) == "a" + suffix  # no space but its own
+    assert tok.decode([*tok.encode("a"), *last]) == "a" + suffix  # no added space
 
 
 @pytest.mark.parametrize("infill", ["The ____ of the", "____ of war", "The laws____", "____ of ____", "The____ of____ the"])
 def test_an_infill_is_its_pieces_and_spans(tok, infill):
-    """Each marker is `span_length` free tokens, in its place; all else is given, and the rest of the window is free."""
+    """Each marker becomes `span_length` free tokens in its place; all other text is given, the rest of the window free."""
     spans = infill.count("____")
     asked = request(tok, infill=infill, span_length=3)
     free = [i for i in range(asked.length) if i not in asked.given]
@@ -71,7 +71,7 @@ def test_an_infill_is_its_pieces_and_spans(tok, infill):
 
 
 def test_a_marker_of_ones_own(tok):
-    """Any string can be the marker, and the usual one is then text."""
+    """Any string can be the marker; the default marker is then plain text."""
     asked = request(tok, infill="The __ of ____ <?>", span="<?>", span_length=2)
     assert asked.length - len(asked.given) == 2 and written(tok, asked).startswith("The __ of ____ ")
 
@@ -96,14 +96,14 @@ def test_a_marker_of_ones_own(tok):
     (dict(prompt=3), ("prompt 3", "text")),
 ])  # fmt: skip
 def test_what_cannot_be_written_is_one_line(tok, fields, said):
-    """No room, no marker, two ways at once, and bad numbers: one line with the value and what to do."""
+    """Too little room, no marker, two ways at once and bad numbers each give one line with the value and a remedy."""
     with pytest.raises(ValueError) as caught:
         request(tok, **fields)
     assert "\n" not in str(caught.value) and all(part in str(caught.value) for part in said), str(caught.value)
 
 
 def test_a_file_of_prompts(tok, tmp_path):
-    """A line of text is a prompt; an object says what it likes, and the rest is as in the config; empty lines are nothing."""
+    """A text line is a prompt; a JSON object sets any fields, the config the rest; empty lines are skipped."""
     plain, objects = tmp_path / "a.txt", tmp_path / "a.jsonl"
     plain.write_text("\ufeffThe Senate\r\n\n  of war \n", encoding="utf-8", newline="")
     lines = [{}, {"prompt": "The", "length": 7, "number": 3, "seed": 9}, {"infill": "of ____", "span_length": 2}, {"suffix": "war"}]
@@ -135,7 +135,7 @@ def test_a_file_of_prompts(tok, tmp_path):
     ("a.csv", b"The\n", ("a.csv", ".txt or .jsonl")),
 ])  # fmt: skip
 def test_a_bad_file_of_prompts_is_one_line(tok, tmp_path, name, content, said):
-    """The file, the line and the field are named."""
+    """A bad file of prompts gives one line that names the file and, where known, the line and the field."""
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError) as caught:

@@ -1,4 +1,4 @@
-"""A store gives back what was written, or says which file is to blame."""
+"""A store returns what was written, or names the damaged file."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def built(tmp_path_factory):
 
 
 def test_a_store_gives_back_what_was_written(built):
-    """Every field of every record returns with its value, type and shape; the manifest says where it came from."""
+    """Every field of every record returns with its value, type and shape; the manifest has its sources."""
     store = records.open_store(built)
     assert len(store) == 3 * _COUNT and store.schema == _SCHEMA
     assert store.manifest["seed"] == 7 and store.manifest["sources"] == {"teacher": "a", "compass": "b"}
@@ -85,7 +85,7 @@ _FIELDS = strategies.dictionaries(
 @hypothesis.given(fields=_FIELDS, count=strategies.integers(1, 5), seed=strategies.integers(0, 99))
 @hypothesis.settings(max_examples=25, deadline=None)
 def test_any_schema_round_trips(tmp_path_factory, fields, count, seed):
-    """Whatever the fields, a batch of the unshuffled store is the arrays that went in, bit for bit."""
+    """For any schema, a batch of the unshuffled store equals the written arrays, bit for bit."""
     directory, rng = tmp_path_factory.mktemp("any"), np.random.default_rng(seed)
     schema = records.Schema(fields=fields)
     arrays = {}
@@ -101,7 +101,7 @@ def test_any_schema_round_trips(tmp_path_factory, fields, count, seed):
 
 
 def test_the_same_arrays_give_the_same_bytes(built, tmp_path):
-    """Built again, in another order of shards, the store is the same to the byte."""
+    """A store built again, with shards in another order, is the same to the byte."""
     for number in (2, 0, 1):
         records.write_shard(tmp_path, number, _SCHEMA, dict(reversed(_arrays(number).items())))
     _seal(tmp_path)
@@ -109,7 +109,7 @@ def test_the_same_arrays_give_the_same_bytes(built, tmp_path):
 
 
 def test_every_flipped_byte_of_the_manifest_is_found(built, tmp_path):
-    """No single byte of the manifest can change, be added or go without being noticed."""
+    """Any changed, added or missing byte of the manifest is found."""
     path, data = tmp_path / "manifest.json", (built / "manifest.json").read_bytes()
     shutil.copytree(built, tmp_path, dirs_exist_ok=True)
     damaged = [data[:i] + bytes([data[i] ^ flip]) + data[i + 1 :] for i in range(len(data)) for flip in (1, 16)]
@@ -123,7 +123,7 @@ def test_every_flipped_byte_of_the_manifest_is_found(built, tmp_path):
 
 
 def test_flipped_bytes_of_a_shard_are_found(built, tmp_path):
-    """Any flipped byte of a shard is found and the shard named; on an open store a changed record is refused."""
+    """Any flipped byte of a shard is found and the shard named; an open store refuses a changed record."""
     shutil.copytree(built, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "shard-00001.array_record"
     data = path.read_bytes()
@@ -141,7 +141,7 @@ def test_flipped_bytes_of_a_shard_are_found(built, tmp_path):
 
 
 def test_a_record_carries_its_own_checksum(built):
-    """A record whose bytes do not fit its checksum is refused, whatever the shard's own sums say."""
+    """A record that does not match its checksum is refused, independent of the shard's checksums."""
     store = records.open_store(built)
     record = store._source[0]
     assert np.array_equal(store._unpack([record])["states"][0], _arrays(0)["states"][0])
@@ -152,7 +152,7 @@ def test_a_record_carries_its_own_checksum(built):
 
 @pytest.mark.parametrize("how", ["truncated", "missing", "foreign", "swapped"])
 def test_damaged_shards_are_named(built, tmp_path, how):
-    """A shard cut short, gone, too many or exchanged is named, with what to do."""
+    """A truncated, missing, foreign or swapped shard is named, with a remedy, in one line."""
     shutil.copytree(built, tmp_path, dirs_exist_ok=True)
     first, second = tmp_path / "shard-00000.array_record", tmp_path / "shard-00001.array_record"
     if how == "truncated":
@@ -170,7 +170,7 @@ def test_damaged_shards_are_named(built, tmp_path, how):
 
 
 def test_a_deleted_shard_is_rebuilt_under_the_same_manifest(built, tmp_path):
-    """Doing what the error says (delete, write again) makes the sealed store whole."""
+    """The remedy in the error (delete the shard, write it again) restores the sealed store."""
     shutil.copytree(built, tmp_path, dirs_exist_ok=True)
     (tmp_path / "shard-00001.array_record").unlink()
     assert records.finished_shards(tmp_path, _SCHEMA) == {0, 2}
@@ -180,7 +180,7 @@ def test_a_deleted_shard_is_rebuilt_under_the_same_manifest(built, tmp_path):
 
 
 def test_finished_shards_are_those_of_this_schema_and_provenance(tmp_path):
-    """What another teacher, config or schema left does not count."""
+    """Shards of another provenance or schema do not count as finished."""
     records.write_shard(tmp_path, 0, _SCHEMA, _arrays(0), "one")
     records.write_shard(tmp_path, 1, _SCHEMA, _arrays(1), "two")
     assert records.finished_shards(tmp_path, _SCHEMA, "one") == {0}
@@ -191,7 +191,7 @@ def test_finished_shards_are_those_of_this_schema_and_provenance(tmp_path):
 
 
 def test_sealing_wants_exactly_its_shards(tmp_path):
-    """A missing shard and one too many are both named, and neither leaves a manifest."""
+    """A missing or surplus shard is named, and no manifest is written."""
     for number in (0, 2):
         records.write_shard(tmp_path, number, _SCHEMA, _arrays(number))
     with pytest.raises(ValueError, match="shard-00001.*unfinished"):
@@ -203,7 +203,7 @@ def test_sealing_wants_exactly_its_shards(tmp_path):
 
 
 def test_death_at_any_file_leaves_a_shard_whole_or_absent(built, tmp_path, monkeypatch):
-    """Killed at any renaming, what counts as finished is intact, and writing the rest gives the same store."""
+    """After a kill at any renaming, finished shards are intact, and writing the rest gives the same store."""
     replace = os.replace
 
     class Killed(BaseException):
@@ -245,7 +245,7 @@ for number in range(10_000):
 
 
 def test_a_true_kill_in_the_middle_of_writing(tmp_path):
-    """After SIGKILL every shard that was reported is intact, and nothing torn counts."""
+    """After SIGKILL every reported shard is intact, and no partial shard counts."""
     here = pathlib.Path(__file__).parent
     environment = os.environ | {"PYTHONPATH": str(here.parents[1])}
     with subprocess.Popen(
@@ -278,7 +278,7 @@ def test_values_that_do_not_fit_are_refused(tmp_path):
 
 
 def test_a_refusing_disk_leaves_no_shard(tmp_path):
-    """When the disk takes no more, OSError comes out and nothing bears a shard's name."""
+    """When a write fails, OSError is raised and no file has a shard's name."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
     try:
@@ -294,7 +294,7 @@ def _flat(batches):
 
 
 def test_an_epoch_is_a_permutation_and_the_next_is_another(built):
-    """Each epoch holds every record once, in an order of its own."""
+    """Each epoch holds every record once, in its own order."""
     store = records.open_store(built)
     alone = store.batches(6, 1)
     whole = [next(alone) for _ in range(10)]
@@ -308,7 +308,7 @@ def test_an_epoch_is_a_permutation_and_the_next_is_another(built):
 
 @pytest.mark.parametrize(("batch", "parts"), [(6, [(0,), (1,)]), (8, [(0, 3), (1, 2)]), (30, [(0,), (1,), (2, 3, 4)])])
 def test_a_batch_does_not_depend_on_who_reads_it(built, batch, parts):
-    """Over epochs that no batch divides, the shares still hold the batch's rows in their places."""
+    """Each process's share has its rows of the batch, also over epochs that the batch does not divide."""
     store = records.open_store(built)
     whole = store.batches(batch, 1)
     of = sum(map(len, parts))
@@ -322,7 +322,7 @@ def test_a_batch_does_not_depend_on_who_reads_it(built, batch, parts):
 
 
 def test_an_iterator_resumes_to_the_bit(built, tmp_path):
-    """From a state, in memory or through Orbax, the batches go on as if nothing had happened, across an epoch's end."""
+    """From a state, in memory or through Orbax, the batches go on unchanged, across an epoch's end."""
     store = pickle.loads(pickle.dumps(records.open_store(built)))
     iterator = store.batches(4, 2)
     _ = [next(iterator) for _ in range(5)]
@@ -339,7 +339,7 @@ def test_an_iterator_resumes_to_the_bit(built, tmp_path):
 
 
 def test_a_content_hash_follows_names_and_bytes(tmp_path):
-    """It changes with any byte or name below a directory, and not with the place of that directory."""
+    """The hash changes with any byte or name below a directory, not with the directory's place."""
     for name in "ab":
         (tmp_path / name / "deep").mkdir(parents=True)
         (tmp_path / name / "deep" / "file").write_text("same")

@@ -1,4 +1,4 @@
-"""Any text survives its tokenizer; the same text trains the same tokenizer."""
+"""A tokenizer decodes what it encodes; the same text trains the same tokenizer."""
 
 import itertools
 import pickle
@@ -42,7 +42,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def byte_level(tmp_path_factory):
-    """A small tokenizer.json of GPT-2's kind."""
+    """A small byte-level tokenizer.json, like GPT-2's."""
     path = tmp_path_factory.mktemp("json") / "gpt.json"
     model = tokenizers.Tokenizer(tokenizers.models.BPE())
     model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -64,7 +64,7 @@ def _texts():
 @hypothesis.given(text=_texts())
 @hypothesis.settings(max_examples=300, deadline=None)
 def test_any_text_survives_a_trained_model(trained, text):
-    """decode(encode(text)) is the text, for every Unicode string, and holds no document end."""
+    """decode(encode(text)) is the text for every Unicode string, and the tokens contain no document end."""
     loaded = _load(trained)
     ids = loaded.encode(text)
     assert loaded.decode(ids) == text
@@ -74,7 +74,7 @@ def test_any_text_survives_a_trained_model(trained, text):
 @hypothesis.given(text=_texts())
 @hypothesis.settings(max_examples=100, deadline=None)
 def test_any_text_survives_a_byte_level_tokenizer(byte_level, tmp_path_factory, text):
-    """The same holds of an adopted tokenizer.json, where text that spells the document end stays text."""
+    """decode(encode(text)) is the text with an adopted tokenizer.json too; text that spells the document end stays text."""
     path = byte_level.parent / "adopted"
     if not path.exists():
         tokenizer.adopt(str(byte_level), path)
@@ -84,7 +84,7 @@ def test_any_text_survives_a_byte_level_tokenizer(byte_level, tmp_path_factory, 
 
 
 def test_tokens_are_the_librarys_own(byte_level, tmp_path):
-    """An adopted tokenizer.json gives the library's tokens for plain text, none added, in a batch, and in a copy by pickle."""
+    """An adopted tokenizer.json gives exactly the library's tokens, none added, in a batch and in a pickled copy."""
     tokenizer.adopt(str(byte_level), tmp_path)
     loaded, library = tokenizer.load(tmp_path), tokenizers.Tokenizer.from_file(str(byte_level))
     library.post_processor = tokenizers.processors.TemplateProcessing("<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
@@ -100,7 +100,7 @@ def test_tokens_are_the_librarys_own(byte_level, tmp_path):
 
 
 def test_a_document_end_that_text_can_spell_is_refused(byte_level, tmp_path):
-    """Where the document end is no special token, text could end its own document: one line says so."""
+    """A tokenizer with a document end that is not a special token is refused in one line."""
     (tmp_path / "t.json").write_text(byte_level.read_text().replace('"special": true', '"special": false'))
     with pytest.raises(ValueError, match="t.json.*<.endoftext.>.*special") as caught:
         main.run(tiny.changed(**{"tokenizer.path": str(tmp_path / "t.json")}), tmp_path / "run", ["tokenizer"])
@@ -118,7 +118,7 @@ def _load(path):
 @hypothesis.given(texts=strategies.lists(_texts(), max_size=6))
 @hypothesis.settings(max_examples=50, deadline=None)
 def test_a_batch_is_its_texts_one_by_one(trained, texts):
-    """encode_batch gives what encode gives, in order."""
+    """encode_batch gives the result of encode for each text, in order."""
     loaded = _load(trained)
     batch = loaded.encode_batch(texts)
     assert len(batch) == len(texts)
@@ -126,12 +126,12 @@ def test_a_batch_is_its_texts_one_by_one(trained, texts):
 
 
 def test_a_newline_is_one_token(trained):
-    """A line end costs one token, alone or in a row."""
+    """Every newline is one token, also in a row."""
     assert len(_load(trained).encode("\n\n\n")) == 3
 
 
 def test_masks_and_document_ends_are_shown(trained):
-    """A token outside the vocabulary reads as ▒, a document end as nothing, or as an empty line when asked."""
+    """A token outside the vocabulary decodes to ▒; a document end to nothing, or to an empty line in decode_pretty."""
     loaded = _load(trained)
     ids = [*loaded.encode("one"), loaded.eos_id, loaded.vocab_size, *loaded.encode(" two"), -1]
     assert loaded.decode(ids) == "one▒ two▒"
@@ -139,7 +139,7 @@ def test_masks_and_document_ends_are_shown(trained):
 
 
 def test_training_is_deterministic_and_follows_its_seed(tmp_path):
-    """The same text and seed give the same bytes; another seed samples other lines."""
+    """The same text and seed give the same tokenizer; another seed gives another."""
     hashes = []
     for number, seed in enumerate((0, 0, 1)):
         documents = corpus.documents(corpus.CorpusConfig(limit_bytes=200_000))
@@ -157,14 +157,14 @@ def test_training_reads_no_more_than_it_needs(tmp_path):
 
 @pytest.mark.parametrize(("size", "says"), [(200, "200 is too small"), (50_000, "50000 is too large")])
 def test_an_impossible_vocabulary_is_refused_in_one_line(tmp_path, size, says):
-    """Too few tokens for the bytes, or more than the text has, is said with the number that would do."""
+    """A vocabulary too small for the bytes or too large for the text is refused in one line with a number that works."""
     with pytest.raises(ValueError, match=says + r".*\d+") as caught:
         tokenizer.train(iter(["a little text, and not much of it"] * 9), tmp_path, size, 1000, 0)
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
 
 
 def test_it_pickles(trained, byte_level, tmp_path):
-    """A copy through pickle encodes and decodes the same."""
+    """A pickled copy encodes and decodes the same."""
     tokenizer.adopt(str(byte_level), tmp_path)
     for path in (trained, tmp_path):
         loaded = tokenizer.load(path)
@@ -175,7 +175,7 @@ def test_it_pickles(trained, byte_level, tmp_path):
 
 
 def test_adopting_copies_the_bytes_and_replaces_the_other_kind(trained, byte_level, tmp_path):
-    """The directory holds exactly the tokenizer given last."""
+    """After `adopt` the directory holds only the tokenizer given last."""
     tokenizer.adopt(str(trained / "tokenizer.model"), tmp_path)
     assert tokenizer.load(tmp_path).content_hash == tokenizer.load(trained).content_hash
     tokenizer.adopt(str(byte_level), tmp_path)
@@ -184,7 +184,7 @@ def test_adopting_copies_the_bytes_and_replaces_the_other_kind(trained, byte_lev
 
 
 def test_what_cannot_be_loaded_is_named(trained, tmp_path):
-    """A missing, truncated or unknown tokenizer ends in one line with its path."""
+    """A missing, truncated or unknown tokenizer gives one line with its path."""
     with pytest.raises(FileNotFoundError, match="tokenizer first"):
         tokenizer.load(tmp_path)
     for name, data in (("tokenizer.json", b"{}"), ("tokenizer.model", b""), ("tokenizer.model", b"junk" * 50)):

@@ -1,4 +1,4 @@
-"""Windows hold the corpus and nothing else; interrupted anywhere, they come out the same."""
+"""Windows hold exactly the corpus, and are the same after any interruption."""
 
 import itertools
 import os
@@ -23,7 +23,7 @@ _CFG = windows.WindowsConfig(length=_LENGTH, holdout=0.2, seed=3, windows_per_sh
 
 
 class _Bytes(tokenizer.Tokenizer):
-    """A tokenizer of bytes, document end 256: enough to see where every token went."""
+    """A byte tokenizer with document end 256."""
 
     vocab_size, eos_id, content_hash = 257, 256, "bytes"
 
@@ -67,7 +67,7 @@ def prepared(tmp_path_factory):
 )
 @hypothesis.settings(max_examples=15, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
 def test_the_splits_are_the_corpus(tmp_path_factory, sizes, length, per_shard, seed):
-    """Every document is in one split, whole, in order and ended; only what fills no window is missing, and counted."""
+    """Every document is whole in one split; only tokens that fill no window are dropped, and they are counted."""
     directory = tmp_path_factory.mktemp("property")
     documents = [f"{number}" + "x" * (size + length) for number, size in enumerate(sizes)]
     cfg = windows.WindowsConfig(length=length, holdout=0.3, seed=seed, windows_per_shard=per_shard)
@@ -90,7 +90,7 @@ def test_the_splits_are_the_corpus(tmp_path_factory, sizes, length, per_shard, s
 
 
 def test_a_stop_at_every_document_changes_nothing(tmp_path, prepared):
-    """Stopped after each single document and run again, the directory is the same to the byte."""
+    """A run stopped after every document and restarted gives the same directory to the byte."""
     for _ in range(len(_documents())):
         with pytest.raises(InterruptedError):
             _prepare(tmp_path, _documents(), stop=lambda: True)
@@ -99,7 +99,7 @@ def test_a_stop_at_every_document_changes_nothing(tmp_path, prepared):
 
 
 def test_a_kill_at_every_file_changes_nothing(tmp_path, prepared, monkeypatch):
-    """Killed before or after any file gets its name, with a torn temporary file left, the result is the same."""
+    """A run killed before or after any renaming, with a partial temporary file left, gives the same result."""
     replace, moves = os.replace, 0
 
     class Killed(BaseException):
@@ -149,7 +149,7 @@ test_windows._prepare(pathlib.Path(sys.argv[2]), test_windows._documents(), prog
 
 
 def test_a_true_kill_loses_no_closed_shard(tmp_path, prepared):
-    """After SIGKILL the next run starts behind the last closed shard, and ends with the same bytes."""
+    """After SIGKILL the next run starts after the last closed shard and gives the same bytes."""
     here = pathlib.Path(__file__).parent
     environment = os.environ | {"PYTHONPATH": str(here.parents[1])}
     done = subprocess.run([sys.executable, "-c", _SCRIPT, str(here), str(tmp_path)], env=environment, check=False)
@@ -161,7 +161,7 @@ def test_a_true_kill_loses_no_closed_shard(tmp_path, prepared):
 
 
 def test_a_finished_directory_is_left_alone(tmp_path, prepared):
-    """A second call returns the manifest without reading; another length or corpus is refused by name."""
+    """A second call returns the manifest without reading documents; another length or corpus is refused by name."""
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     assert _prepare(tmp_path, iter(int, 0)) == windows.manifest(prepared)
     with pytest.raises(ValueError, match="config"):
@@ -171,7 +171,7 @@ def test_a_finished_directory_is_left_alone(tmp_path, prepared):
 
 
 def test_another_configuration_starts_afresh(tmp_path):
-    """What an unfinished run of another length left is not mixed in."""
+    """Files of an unfinished run with another length are not mixed in."""
     calls = iter([False] * 20 + [True])
     with pytest.raises(InterruptedError):
         _prepare(tmp_path / "a", _documents(), windows.WindowsConfig(length=8, windows_per_shard=15), stop=lambda: next(calls))
@@ -182,7 +182,7 @@ def test_another_configuration_starts_afresh(tmp_path):
 
 
 def test_one_document_is_split_by_windows(tmp_path):
-    """A corpus of one document still has both splits, each window in one of them, and the manifest says how."""
+    """A corpus of one document is split by windows into both splits, and the manifest says so."""
     text = " ".join(f"word{number}" for number in range(400))
     found = _prepare(tmp_path, [text])
     assert found["split_by"] == "windows" and found["documents"] == 1
@@ -194,7 +194,7 @@ def test_one_document_is_split_by_windows(tmp_path):
 
 
 def test_too_long_a_window_is_refused_with_both_numbers(tmp_path):
-    """L beyond the corpus ends in one line with L and the tokens there are."""
+    """A window length beyond the corpus gives one line with the length and the number of tokens."""
     with pytest.raises(ValueError, match=r"length 999 .* 5 tokens|length 999 .* 6 tokens"):
         _prepare(tmp_path / "two", ["four", "fivey"], windows.WindowsConfig(length=999))
     with pytest.raises(ValueError, match=r"length 999 .* 8 tokens"):
@@ -207,7 +207,7 @@ def _take(iterator, count):
 
 
 def test_an_epoch_is_a_permutation_and_the_next_is_another(prepared):
-    """With a batch of one, each epoch holds every window once, in an order of its own that the seed fixes."""
+    """With a batch of one, each epoch holds every window once, in its own order, which the seed fixes."""
     total = windows.manifest(prepared)["splits"]["heldout"]["windows"]
     plain = sorted(map(tuple, _tokens(prepared, "heldout").reshape(-1, _LENGTH).tolist()))
     for other in (0, 1):
@@ -221,7 +221,7 @@ def test_an_epoch_is_a_permutation_and_the_next_is_another(prepared):
 
 @pytest.mark.parametrize("parts", [[(0,)], [(0,), (1,)], [(0,), (1,), (2,), (3,)], [(0, 2), (1, 3)], [(0,), (1, 2, 3)]])
 def test_a_batch_does_not_depend_on_who_reads_it(prepared, parts):
-    """The shares of a batch hold its rows in their places, over several epochs, whichever parts a process has."""
+    """Each process's share has its rows of the batch, over several epochs, for any split into parts."""
     of = sum(map(len, parts))
     steps = 3 * windows.manifest(prepared)["splits"]["train"]["windows"] // 8
     whole = _take(windows.batches(prepared, "train", 8, 5), steps)
@@ -233,7 +233,7 @@ def test_a_batch_does_not_depend_on_who_reads_it(prepared, parts):
 
 
 def test_an_iterator_resumes_to_the_bit(prepared, tmp_path):
-    """From a state, in memory or through Orbax, the batches go on as if nothing had happened, across an epoch's end."""
+    """From a state, in memory or through Orbax, the batches go on unchanged, across an epoch's end."""
     steps = windows.manifest(prepared)["splits"]["train"]["windows"] // 8 + 3
     iterator = windows.batches(prepared, "train", 8, 0)
     _take(iterator, 5)
@@ -251,7 +251,7 @@ def test_an_iterator_resumes_to_the_bit(prepared, tmp_path):
 
 
 def test_bad_batches_are_refused(prepared):
-    """A batch larger than the split, or that its parts do not divide, ends in one line with the numbers."""
+    """A batch larger than its split or not divisible by its parts, and an unknown split, are refused with the values."""
     with pytest.raises(ValueError, match=r"batch 100000 .* \d+ windows in the heldout split"):
         windows.batches(prepared, "heldout", 100_000, 0)
     with pytest.raises(ValueError, match="batch 8 .* 3 parts"):
@@ -261,7 +261,7 @@ def test_bad_batches_are_refused(prepared):
 
 
 def test_held_out_windows_are_fixed_and_nested(prepared):
-    """More held-out windows begin with the fewer; they are distinct, and too many are refused."""
+    """The first N held-out windows are the same for any number asked; too many are refused."""
     total = windows.manifest(prepared)["splits"]["heldout"]["windows"]
     rows = windows.heldout(prepared, total)
     assert rows.shape == (total, _LENGTH) and rows.dtype == np.int32
@@ -272,7 +272,7 @@ def test_held_out_windows_are_fixed_and_nested(prepared):
 
 
 def test_texts_are_the_windows_read(prepared):
-    """The texts of a split, in order, are its windows decoded, document ends as empty lines."""
+    """The texts of a split are its decoded windows, in order, with document ends as empty lines."""
     read = list(windows.texts(prepared, "train", _Bytes()))
     rows = _tokens(prepared, "train").reshape(-1, _LENGTH)
     assert read == [_Bytes().decode_pretty(row) for row in rows] and any("\n\n" in text for text in read)
@@ -296,7 +296,7 @@ def _damage(directory, how):
 
 @pytest.mark.parametrize("how", ["truncated", "corrupted", "foreign", "missing", "lexicon"])
 def test_damage_is_found_and_named(prepared, tmp_path, how):
-    """A shard that is not what the manifest says is named in one line; what size shows, batches see too."""
+    """A file that does not match the manifest is named in one line; `batches` also finds wrong sizes and files."""
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     windows.verify(tmp_path)
     _damage(tmp_path, how)
@@ -310,13 +310,13 @@ def test_damage_is_found_and_named(prepared, tmp_path, how):
 
 
 def test_an_unfinished_directory_is_said_to_be(tmp_path):
-    """Without a manifest there is nothing to read, and the error says what to do."""
+    """A directory without a manifest gives an error that says what to do."""
     with pytest.raises(FileNotFoundError, match="prepare"):
         windows.batches(tmp_path, "train", 1, 0)
 
 
 def test_a_refusing_disk_leaves_nothing_half_written(tmp_path, prepared):
-    """When the disk takes no more, OSError comes out, no shard carries its name, and the next run completes."""
+    """When a write fails, OSError is raised, no shard has its name, and the next run completes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
@@ -330,7 +330,7 @@ def test_a_refusing_disk_leaves_nothing_half_written(tmp_path, prepared):
 
 
 def test_the_lexicon_is_the_training_text_alone(tmp_path):
-    """Its words are those of the training documents, whole; the held-out ones share none here."""
+    """The lexicon has the words of the training documents and none that only held-out documents have."""
     names = [a + b for a, b in itertools.product("abcdefghij", repeat=2)]
     documents = [f"{name}{name}x {name.upper()}'s padding to fill a window or more" for name in names]
     _prepare(tmp_path, documents)
@@ -346,7 +346,7 @@ def test_the_lexicon_is_the_training_text_alone(tmp_path):
 
 
 def test_lexical_share_counts_whole_words():
-    """The first and last word of a window may be cut and do not count; case does not matter."""
+    """The lexical share ignores case and each window's first and last word, which may be cut."""
     known = windows.lexicon(["The people don't ask.", "Why"])
     assert known == {"the", "people", "don't", "ask", "why"}
     assert windows.lexical_share(["eople THE people zzz as"], known) == pytest.approx(2 / 3)
@@ -355,7 +355,7 @@ def test_lexical_share_counts_whole_words():
 
 
 def test_real_text_is_in_its_own_lexicon(tmp_path):
-    """Held-out real English shares most words with the training text, and reads as text."""
+    """Between 80 % and 100 % of the words of held-out real English are in the training lexicon."""
     limited = corpus.CorpusConfig(limit_bytes=300_000)
     tokenizer.train(corpus.documents(limited), tmp_path, 512, 200_000, 0)
     loaded = tokenizer.load(tmp_path)

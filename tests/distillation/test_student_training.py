@@ -1,4 +1,4 @@
-"""What a student learns an endpoint from: the recorded states, or the end's own under fresh noise."""
+"""The states of the endpoint loss: the recorded ones, or fresh noise on the endpoint."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ B, L = 4000, 8
 @pytest.mark.parametrize("source", paths.SOURCES)
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_fresh_states_are_the_paths_own(source, share):
-    """The share of texts is as asked for; a fresh one is the path's at its own time, any other the recorded one."""
+    """The configured share of states is drawn afresh from the path at its time; the others are the recorded ones."""
     config = tiny.changed(**{"flow.source": source, "student.fresh": share})
     path = settings.path(config, 12)
     recorded_BL, x_1_BL, t_B = jnp.full((B, L), 5), jnp.full((B, L), 7), jnp.where(jnp.arange(B) % 2, 0.25, 0.75)
@@ -25,7 +25,7 @@ def test_fresh_states_are_the_paths_own(source, share):
     assert kept_B.mean() == pytest.approx(1.0 - share, abs=0.04)
     for t in (0.25, 0.75):
         fresh_XL = found_BL[~kept_B & (np.asarray(t_B) == t)]
-        if share:  # noise is that token too, now and then, under the uniform source
+        if share:  # under the uniform source, noise is sometimes that token too
             by_chance = 0.0 if path.masked else (1.0 - t) / path.text_vocab
             assert (fresh_XL == 7).mean() == pytest.approx(t + by_chance, abs=0.03)
             assert not path.masked or set(np.unique(fresh_XL)) == {7, path.mask_id}
@@ -33,7 +33,7 @@ def test_fresh_states_are_the_paths_own(source, share):
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_the_loss_reads_what_it_says(share):
-    """Without fresh states the network sees the recorded ones alone; with all of them fresh it sees none."""
+    """With student.fresh = 0 the network sees recorded states; with 1 it sees none of them."""
     config = tiny.changed(**{"student.fresh": share})
     path, seen = settings.path(config, 12), []
 
@@ -47,5 +47,6 @@ def test_the_loss_reads_what_it_says(share):
 
 
 def test_a_share_that_is_none():
+    """A student.fresh outside 0 to 1 is refused."""
     with pytest.raises(ValueError, match="student.fresh 1.5 is no share"):
         validation.validate(tiny.changed(**{"student.fresh": 1.5}))

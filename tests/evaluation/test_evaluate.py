@@ -1,4 +1,4 @@
-"""What is said of texts: the table, frontiers, text of others, the ELBO, and the trajectories that the page shows."""
+"""Evaluation of texts: table, frontiers, external text, ELBO, and the trajectories that the page shows."""
 
 import json
 
@@ -26,7 +26,7 @@ def rows_of(where, model):
 
 
 def test_a_frontier_is_its_texts(finished):
-    """Its point at the table's temperature is the table's row; entropy rises with temperature; the teacher matches itself."""
+    """A frontier's points are the table rows of their temperatures; entropy rises with it; matched rows share one entropy."""
     report = report_of(finished)
     assert {(f["model"], f["steps"], f["judge"]) for f in report["frontiers"]} == {
         (model, 2, f"judge_{j}") for model in ("teacher", "student_shaped") for j in (0, 1)
@@ -47,7 +47,7 @@ def test_a_frontier_is_its_texts(finished):
 
 
 def test_more_sets_only_add(copy):
-    """More steps and text of others leave what is there as it is; the same command again does nothing; changed text counts anew."""
+    """More steps and external text keep existing samples; the same command does nothing; changed text is evaluated again."""
     before = {file: file.stat().st_mtime_ns for file in copy.glob("samples/*")}
     mine = copy.parent / "mine.jsonl"
     mine.write_text("".join(json.dumps({"text": f"We the people of the United States, number {i}."}) + "\n" for i in range(5)))
@@ -67,7 +67,7 @@ def test_more_sets_only_add(copy):
 
 
 def test_own_samples_as_text_of_others(copy):
-    """A peer's samples are judged as our own are: the same texts get the same perplexity, to what cutting text again costs."""
+    """The same texts given as external text get the same perplexity, up to the effect of retokenising."""
     mine = copy.parent / "theirs"
     mine.mkdir()
     for i, line in enumerate((copy / "samples/data_0.jsonl").read_text().splitlines()):
@@ -88,7 +88,7 @@ def test_own_samples_as_text_of_others(copy):
     ({"evaluate.samples": 10**6, "evaluate.batch": 8}, "evaluate.samples"),
 ])  # fmt: skip
 def test_what_is_refused(copy, changes, said):
-    """One line that names it, and nothing lost."""
+    """A bad evaluation setting is refused in one line that names it, and existing rows stay."""
     before = (copy / "evaluate/rows.json").read_text()
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         main.run(config(**changes), copy, ["evaluate"])
@@ -97,7 +97,7 @@ def test_what_is_refused(copy, changes, said):
 
 
 def test_bounds(finished):
-    """In bits per byte; the teacher's is its stage's, and a student that is its teacher has its teacher's."""
+    """The reported ELBOs are recomputed in bits per byte; a student initialised from its teacher has its teacher's."""
     found = report_of(finished)["bounds"]
     assert found.keys() == {"teacher", "student_shaped", "student_blind"} and all(0 < bits < 100 for bits in found.values())
     c, mesh = config(), settings.mesh(config())
@@ -115,7 +115,7 @@ def test_bounds(finished):
 
 
 def test_the_traces_are_the_records(finished):
-    """What the page shows of a trajectory is the record of that number; the student's last state is the table's text."""
+    """A shown trajectory equals its record; a shown student's last state equals the sampled text."""
     shown, c = json.loads((finished / "report/traces.json").read_text()), config()
     store = records.open_store(finished / "trajectories/round_0/shaped/whole")
     assert len(shown["trajectories"]) == 2 and len(shown["students"]) == 4
@@ -138,7 +138,7 @@ def test_the_traces_are_the_records(finished):
 
 
 class Letters:
-    """A tokenizer of another kind: a token a character."""
+    """A tokenizer of another kind: one token per character."""
 
     content_hash, vocab_size, eos_id = "letters", 128, 0
 
@@ -148,7 +148,7 @@ class Letters:
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)])
 def test_text_in_another_judges_tokens(shape):
-    """Judged in the judge's own tokens, in windows of its context, in any batch: as its own forward pass has it."""
+    """A judge scores text in its own tokens, in windows of its context, as its plain forward pass does, in any batch."""
     cfg = causal.CausalConfig(vocab=128, length=24, blocks=1, width=16, heads=2)
     mesh = meshes.make_mesh(meshes.MeshConfig(**dict(zip(("data", "fsdp", "tensor"), shape))))
     params = meshes.unbox(causal.init(jax.random.key(0), cfg))
@@ -168,14 +168,14 @@ def test_text_in_another_judges_tokens(shape):
 
 
 def test_names_of_sets():
-    """Every set of a config has a name of its own, and the table's are those without a temperature."""
+    """Every text set has a unique name; the name has the temperature except in the table's sets."""
     sets = text_sets.wanted(config())
     names = [one.name(config()) for one in sets]
     assert len(set(names)) == len(names) and "teacher_2_0" in names and "teacher_2_0_t0.5" in names
 
 
 def test_the_answer():
-    """Below or not under all judges, by the table; and at the teacher's entropy, where the frontiers reach it."""
+    """The verdict says whether a model is below another under all judges, and at the teacher's entropy if reached."""
     row = lambda model, steps, ppl: [
         {"model": model, "steps": steps, "judge": f"j{j}", "judge_hash": "", "judge_parameters": j, "ppl_token": ppl * (j + 1)}
         for j in (0, 1)

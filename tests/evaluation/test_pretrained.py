@@ -22,7 +22,7 @@ X_BL = np.random.default_rng(3).integers(0, published_models.VOCAB, (4, publishe
 
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory):
-    """One directory a kind, as published."""
+    """One directory per kind, in the published format."""
     root = tmp_path_factory.mktemp("models")
     return {kind: published_models.write(root / kind, config, make()) for kind, (config, make) in published_models.MODELS.items()}
 
@@ -34,14 +34,14 @@ def program(cfg):
 
 
 def equal(a, b):
-    """Whether two trees of parameters are the same to the bit."""
+    """Whether two parameter trees are equal to the bit."""
     assert jax.tree.structure(a) == jax.tree.structure(b)
     return all(jax.tree.leaves(jax.tree.map(lambda x, y: np.array_equal(jax.device_get(x), jax.device_get(y)), a, b)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mesh_holds_parts_and_gives_the_same_logits(directories, kind):
-    """2 × 2 × 2 devices, each with its own part of the weights and no more, give one device's logits and NLLs."""
+    """2 × 2 × 2 devices, each with only its part of the weights, give one device's logits and NLLs."""
     mesh = meshes.make_mesh(meshes.MeshConfig(data=2, fsdp=2, tensor=2))
     one, many = pretrained.load(directories[kind]), pretrained.load(directories[kind], mesh)
     assert equal(one.params, many.params)
@@ -61,7 +61,7 @@ def test_a_mesh_holds_parts_and_gives_the_same_logits(directories, kind):
 
 
 def test_every_parameter_is_the_published_one(directories):
-    """GPT-2's [in, out] with q, k, v side by side, Llama's [out, in]: each lands where it belongs, the right way round."""
+    """Every tensor is in its place: GPT-2's are [in, out] with q, k, v side by side, Llama's are [out, in] and transposed."""
     gpt2, names = pretrained.load(directories["gpt2"]).params, published_models.gpt2()
     width = published_models.WIDTH
     for third, name in enumerate("qkv"):
@@ -79,7 +79,7 @@ def test_every_parameter_is_the_published_one(directories):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_shards_prefixes_and_what_is_no_parameter_change_nothing(directories, kind, tmp_path):
-    """An index of three shards, names with or without their prefix, masks and frequencies beside them: the same parameters."""
+    """Shards with an index, names with or without prefix, and stored masks or frequencies give the same parameters."""
     config, make = published_models.MODELS[kind]
     plain, names = pretrained.load(directories[kind]), make()
     assert equal(pretrained.load(published_models.write_sharded(tmp_path / "shards", config, names, 3)).params, plain.params)
@@ -94,7 +94,7 @@ def test_shards_prefixes_and_what_is_no_parameter_change_nothing(directories, ki
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_half_precision_files_are_kept_in_float32_unless_asked(directories, kind, tmp_path):
-    """float16 and bfloat16 files become their own values in float32; `dtype` keeps and computes in bfloat16."""
+    """float16 and bfloat16 files load as the same values in float32; with dtype=bfloat16 they stay bfloat16."""
     config, make = published_models.MODELS[kind]
     exact = pretrained.load(directories[kind])
     for dtype in ("float16", "bfloat16"):
@@ -109,7 +109,7 @@ def test_half_precision_files_are_kept_in_float32_unless_asked(directories, kind
 
 
 def test_what_is_recorded(directories, tmp_path):
-    """The document mark is the config's or else the tokenizer's, and the hash that of the weight files' bytes."""
+    """BOS comes from the config, else from the tokenizer; the hash is that of the weight files' bytes."""
     loaded = pretrained.load(directories["gpt2"])
     assert (loaded.bos, loaded.bos_policy) == (7, "bos_token_id of config.json")
     assert (loaded.context, loaded.name) == (published_models.LENGTH, str(directories["gpt2"]))
@@ -122,7 +122,7 @@ def test_what_is_recorded(directories, tmp_path):
 
 
 def test_old_and_new_spellings_of_rotary_positions_mean_the_same(tmp_path):
-    """rope_theta with rope_scaling, as in Llama 3.1's own file, is rope_parameters; and scaling changes the frequencies."""
+    """rope_theta with rope_scaling (Llama 3.1's file) equals rope_parameters; scaling changes the frequencies."""
     scaling = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)
     config = {key: value for key, value in published_models.LLAMA.items() if key != "rope_theta"}
     spellings = {
@@ -139,7 +139,7 @@ def test_old_and_new_spellings_of_rotary_positions_mean_the_same(tmp_path):
 
 
 def test_a_window_as_long_as_the_context_is_no_window(directories, tmp_path):
-    """Mistral where it is exactly Llama loads as one."""
+    """A Mistral model with a sliding window as long as its context loads as Llama."""
     given = published_models.LLAMA | dict(model_type="mistral", sliding_window=published_models.LENGTH)
     loaded = pretrained.load(published_models.write(tmp_path, given, published_models.llama()))
     plain = pretrained.load(directories["llama"])
@@ -147,7 +147,7 @@ def test_a_window_as_long_as_the_context_is_no_window(directories, tmp_path):
 
 
 def test_a_hub_name_is_fetched_or_said_in_one_line(directories, monkeypatch):
-    """A name is asked of the hub, with all that the hub holds of a model and no more; its failure says what to do instead."""
+    """A hub name fetches only a model's files; a failure gives one line with an alternative."""
     asked = []
 
     def fetch(name, allow_patterns, **_):
@@ -174,7 +174,7 @@ def test_a_hub_name_is_fetched_or_said_in_one_line(directories, monkeypatch):
 
 
 def test_more_tokens_than_the_context_are_refused(directories):
-    """Neither positions that do not exist nor positions never trained on are read."""
+    """A judge refuses text longer than its context."""
     for kind in KINDS:
         loaded = pretrained.load(directories[kind])
         with pytest.raises(ValueError, match="17 tokens are more than the 16"):
@@ -182,5 +182,6 @@ def test_more_tokens_than_the_context_are_refused(directories):
 
 
 def test_another_dtype_is_refused(directories):
+    """A dtype other than float32 and bfloat16 is refused."""
     with pytest.raises(ValueError, match="dtype 'float64' is not one of float32, bfloat16"):
         pretrained.load(directories["gpt2"], dtype="float64")

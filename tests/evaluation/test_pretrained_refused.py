@@ -1,4 +1,4 @@
-"""A published model that is damaged, or not implemented, is said in one line."""
+"""A published model that is damaged or not implemented gives a one-line error."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ def cut(name, size):
 
 
 def weights(change):
-    """A step that rewrites the weights as `change(names)` left them."""
+    """A step that rewrites the weights after `change(names)`."""
 
     def step(directory):
         names = published_models.gpt2()
@@ -42,7 +42,7 @@ def config(**values):
 
 
 def index(change):
-    """A step that makes two shards, and changes their index."""
+    """A step that makes two shards and changes their index."""
 
     def step(directory):
         published_models.write_sharded(directory, published_models.GPT2, published_models.gpt2(), 2)
@@ -91,7 +91,7 @@ ACCIDENTS = {
 
 @pytest.mark.parametrize("accident", ACCIDENTS)
 def test_accidents_are_one_line(accident, tmp_path):
-    """Whatever is missing, damaged or of another model is named, with its file, in one line."""
+    """Anything missing, damaged or of another model is named, with its file, in one line."""
     published_models.write(tmp_path, published_models.GPT2, published_models.gpt2())
     step, said = ACCIDENTS[accident]
     step(tmp_path)
@@ -126,13 +126,13 @@ LLAMA_REFUSED = {
 
 @pytest.mark.parametrize("said", LLAMA_REFUSED)
 def test_what_llama_files_say_and_is_not_implemented_is_refused(said, tmp_path):
-    """No value that changes the numbers is passed over in silence."""
+    """Every config value that would change a Llama's output and is not implemented is refused."""
     names = {name: value for name, value in published_models.llama().items() if name != "lm_head.weight"}
     refused(published_models.write(tmp_path, published_models.LLAMA | LLAMA_REFUSED[said], names), said)
 
 
 @pytest.mark.parametrize("package", ["safetensors", "tokenizers"])
 def test_a_missing_package_is_one_line(package, monkeypatch, tmp_path):
-    """It says what to install."""
+    """A missing package gives one line that says what to install."""
     monkeypatch.setitem(sys.modules, package, None)
     refused(published_models.write(tmp_path, published_models.GPT2, published_models.gpt2()), "pip install")

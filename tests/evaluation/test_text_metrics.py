@@ -1,4 +1,4 @@
-"""What an evaluation says of texts: values by hand, properties, and intervals that cover what they should."""
+"""Text metrics: values by hand, properties, and coverage of intervals."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ SHORT = np.array([[1, 1, 1, 0], [1, 0, 1, 1]], bool)
 
 
 def test_entropy_by_hand():
-    """Half and half is ln 2, one token alone 0; only valid positions count, and a text without any is at 0."""
+    """Two equal shares give ln 2, one token alone 0; only valid positions count, and a text without any has 0."""
     assert text_metrics.entropy_nats_N(X) == pytest.approx([np.log(2), 0])
     third = -(2 / 3 * np.log(2 / 3) + 1 / 3 * np.log(1 / 3))
     assert text_metrics.entropy_nats_N(X, SHORT) == pytest.approx([third, 0])
@@ -20,7 +20,7 @@ def test_entropy_by_hand():
 
 
 def test_n_grams_by_hand():
-    """They lie within one text, and next to what is invalid there is none."""
+    """n-grams lie within one text and contain no invalid position."""
     assert text_metrics.distinct(X, 1) == 3 / 8
     assert text_metrics.distinct(X, 2) == 4 / 6  # 11 12 22 | 33 33 33
     assert text_metrics.distinct(X, 2, SHORT) == 1  # 11 12 | 33, and none across the hole
@@ -37,7 +37,7 @@ def test_n_grams_by_hand():
 
 
 def test_perplexity_by_hand():
-    """Every token counts alike in one formula, every text in the other."""
+    """ppl_token weights every token equally, ppl_sample every text."""
     nll, tokens = np.log([8.0, 8]), np.array([3, 1])
     assert text_metrics.perplexity(nll, tokens) == pytest.approx({"ppl_token": 2**1.5, "ppl_sample": 5.0})  # 64^(1/4); (2 + 8) / 2
     assert text_metrics.bits_per_byte(nll, 6) == pytest.approx((3 + 3) / 6)
@@ -56,7 +56,7 @@ def gauss(seed, shape, scale=1.0, shift=0.0):
 
 
 def with_covariance(seed, rows, covariance_DD):
-    """Rows whose sample covariance is exactly this, and whose mean is 0."""
+    """Rows with exactly this sample covariance and mean 0."""
     x_ND = gauss(seed, (rows, len(covariance_DD)))
     x_ND -= x_ND.mean(axis=0)
     whiten = np.linalg.inv(np.linalg.cholesky(np.cov(x_ND.T)))
@@ -64,7 +64,7 @@ def with_covariance(seed, rows, covariance_DD):
 
 
 def test_frechet_by_hand():
-    """Diagonal Gaussians: |m|² + Σ (s_a - s_b)²; others as by the eigenvalues of A B; symmetric, 0 to itself, the same in any order of rows."""
+    """The Fréchet distance is |m|² + Σ (s_a - s_b)² for diagonal Gaussians, else by eigenvalues of A B; symmetric; 0 to itself."""
     a, b = with_covariance(0, 50, np.diag([1.0, 4.0])), with_covariance(1, 30, np.diag([9.0, 16.0])) + [3, 4]
     assert text_metrics.frechet(a, b) == pytest.approx(25 + 2**2 + 2**2)
     first, second = (m @ m.T + np.eye(4) for m in (gauss(2, (4, 4)), gauss(3, (4, 4))))
@@ -75,7 +75,7 @@ def test_frechet_by_hand():
 
 
 def test_frechet_of_few_rows():
-    """Fewer rows than features: at least 0, 0 to itself, and a shift is found whole; with many rows the bias is the one of the docstring."""
+    """With fewer rows than features it is at least 0, 0 to itself, and finds a shift; with many rows its bias is D (D + 5) / 2N."""
     a = gauss(0, (10, 40))
     assert 0 <= text_metrics.frechet(a, a) < 1e-9
     assert text_metrics.frechet(a, a + 2.0) == pytest.approx(4.0 * 40)
@@ -86,7 +86,7 @@ def test_frechet_of_few_rows():
 
 @pytest.mark.parametrize("measure", [text_metrics.frechet, lambda a, b: text_metrics.mauve(a, b, 0)], ids=["frechet", "mauve"])
 def test_features_that_are_none(measure):
-    """One row, other widths and what is not finite are refused, with the shapes."""
+    """One row, different widths and values that are not finite are refused."""
     for a, b, said in [((1, 3), (5, 3), r"\(1, 3\) and \(5, 3\)"), ((5, 3), (5, 4), "one D"), ((5, 3), (5, 3), "not finite")]:
         a, b = np.zeros(a), np.zeros(b)
         b[0, 0] = np.nan if said == "not finite" else 0
@@ -105,7 +105,7 @@ def test_frontier_area_by_hand():
 
 
 def test_frontier_area_properties():
-    """Symmetric, within 0 and 1, blind to the buckets' order and to buckets that neither uses, and falling on the way from p to another law."""
+    """The area is symmetric, in [0, 1], independent of bucket order and empty buckets, and falls from p towards another law."""
     for seed in range(20):
         p, q = np.random.default_rng(seed).dirichlet(np.full(6, 0.5), 2)
         area = text_metrics.frontier_area(p, q)
@@ -119,19 +119,19 @@ def test_frontier_area_properties():
 
 
 def test_mauve_of_known_buckets():
-    """Clusters far apart are the buckets: the area is that of their shares, for every seed, as reckoned from the shares alone."""
+    """Clusters far apart become the buckets: MAUVE is the frontier area of their shares, without spread."""
     corners = np.eye(3) * 10
     at = lambda counts, seed: np.repeat(corners, counts, axis=0) + gauss(seed, (sum(counts), 3), 0.01)
     mean, spread = text_metrics.mauve(at((20, 20, 0), 0), at((10, 20, 10), 1), seed=0, buckets=3)
     assert mean == pytest.approx(text_metrics.frontier_area([0.5, 0.5, 0], [0.25, 0.5, 0.25]), abs=1e-12) and spread < 1e-12
     mean, _ = text_metrics.mauve(at((30, 0, 0), 0), at((0, 0, 30), 1), seed=0)
     assert mean == pytest.approx(1 / 252, abs=1e-6)
-    # equal rows make fewer buckets than were asked for, and length is no matter
+    # equal rows make fewer buckets than asked for, and row length does not matter
     assert text_metrics.mauve(np.ones((30, 3)), 7 * np.ones((30, 3)), seed=0) == (1.0, 0.0)
 
 
 def test_mauve_properties():
-    """1 to itself, falling as the law moves away, the same for the same seed, and within the spread for other orders and for (b, a)."""
+    """MAUVE is 1 to itself, falls with distance, is fixed by its seed, and symmetric and order-free within its spread."""
     a = gauss(0, (200, 8), shift=1.0)
     assert text_metrics.mauve(a, a[::-1], seed=0) == (1.0, 0.0)
     moved = [gauss(1, (200, 8), shift=1.0) + np.eye(8)[0] * far for far in (0, 1, 2, 4)]
@@ -148,7 +148,7 @@ def test_mauve_properties():
 
 
 def test_mauve_drops_what_varies_little(monkeypatch):
-    """A direction with 2 % of the variance makes no difference, though k-means would tell the sets apart by it; one with more does."""
+    """A direction with 2 % of the variance makes no difference, though k-means could separate by it; one with more does."""
     angle = gauss(0, (100,), scale=10)
     circle = np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1)
     aside = lambda far: text_metrics.mauve(circle, circle + [0, 0, far], seed=0, buckets=20)[0]
@@ -158,7 +158,7 @@ def test_mauve_drops_what_varies_little(monkeypatch):
 
 
 def texts(rng, temperatures, number, slope=2.0):
-    """Sets whose frontier is a line: entropy 3 + T, log ppl `slope`·T, and noise that the two share."""
+    """Sets with a straight frontier: entropy 3 + T, log ppl `slope`·T, and shared noise."""
     for temperature in temperatures:
         noise, tokens = rng.normal(size=(2, number)), rng.integers(20, 60, number)
         nll = (slope * temperature + 0.3 * noise[0] + 0.2 * noise[1]) * tokens
@@ -166,7 +166,7 @@ def texts(rng, temperatures, number, slope=2.0):
 
 
 def test_frontier_by_hand():
-    """Means of entropy, exp(sum of NLL / sum of tokens), in order of temperature; texts that are all alike have no interval."""
+    """A point is mean entropy and exp(sum of NLL / sum of tokens), by temperature; equal texts have an interval of width 0."""
     even = {"temperature": 1.0, "entropy_N": [2.0, 4.0], "nll_N": [np.log(2.0), 3 * np.log(4.0)], "tokens_N": [1, 3]}
     alike = {"temperature": 0.5, "entropy_N": [1.5] * 3, "nll_N": [np.log(9.0)] * 3, "tokens_N": [2] * 3}
     low, high = text_metrics.frontier([even, alike], draws=200)
@@ -177,7 +177,7 @@ def test_frontier_by_hand():
 
 
 def test_at_entropy_by_hand():
-    """Linear in log perplexity, exact at the points, none beyond the ends; neighbours out of order are pooled, weighted by texts."""
+    """The matched perplexity is log-linear between points, none beyond the ends; points out of order are pooled by texts."""
 
     def curve(*points):
         number = lambda point: point[3] if len(point) > 3 else 2
@@ -208,7 +208,7 @@ def test_at_entropy_by_hand():
 
 
 def test_at_entropy_near_an_end():
-    """Where only some draws reach the entropy, their share is told; a hair beyond the end there is no point and no interval."""
+    """Where only some draws reach the entropy, `reached` is their share; beyond the end there is no point and no interval."""
     sets = list(texts(np.random.default_rng(0), (0.0, 1.0), 50))
     top = sets[1]["entropy_N"].mean()
     inside, outside = (text_metrics.at_entropy(sets, top + shift, draws=400) for shift in (-1e-9, 1e-9))
@@ -217,7 +217,7 @@ def test_at_entropy_near_an_end():
 
 
 def test_intervals_cover():
-    """Over 400 sets of texts, 95 % intervals hold the truth in 95 % of cases: of both means, and of the perplexity at an entropy."""
+    """Over 400 sets of texts, 95 % intervals of both means and of the matched perplexity cover the truth in 95 %."""
     runs, held = 400, np.zeros(3)
     for seed in range(runs):
         sets = list(texts(np.random.default_rng(seed), (0.6, 1.0, 1.4), 200))
@@ -235,7 +235,7 @@ def test_intervals_cover():
 
 
 def test_bootstrap_keeps_a_text_whole():
-    """Entropy and NLL are drawn together: along a frontier that all texts lie on, the interval at an entropy shrinks to nothing."""
+    """Entropy and NLL of a text are drawn together: if all texts lie on the frontier, the matched interval has width 0."""
     rng = np.random.default_rng(0)
     sets = [
         {"temperature": t, "entropy_N": (h := t + rng.normal(size=60)), "nll_N": 30 * h, "tokens_N": np.full(60, 30)}

@@ -1,4 +1,4 @@
-"""A model in a directory of its own: it comes back to the bit, other runs take it, and what is wrong with it is one line."""
+"""Exported models: they load back to the bit, other runs use them, and errors are one line."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ def one_device():
 
 @pytest.fixture(scope="module")
 def exported(finished, tmp_path_factory):
-    """{model: directory} of the tiny run's teacher and shaped student, as the function exports them."""
+    """{model: directory} of the tiny run's exported teacher and shaped student."""
     root = tmp_path_factory.mktemp("exported")
     for model in ("teacher", "student_shaped"):
         model_export.export(finished, root / model, model=model)
@@ -43,14 +43,14 @@ def stored_hash(directory):
 
 
 def test_what_is_exported_comes_back_to_the_bit(finished, exported):
-    """The same hash, weights, texts and logits as from the run, on one device and on eight."""
+    """An exported model has the run's hash, weights and texts; it also loads onto a mesh."""
     assert {path.name for path in exported["student_shaped"].iterdir()} == FILES
     whole = meshes.make_mesh(meshes.MeshConfig(data=2, fsdp=2, tensor=2))
     own, back, spread = load(finished), load(exported["student_shaped"]), load(exported["student_shaped"], "student", whole)
     assert own.hash == back.hash == spread.hash == stored_hash(finished / "student/shaped/round_0")
     assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), own.params, back.params))
     assert any(not leaf.is_fully_replicated for leaf in jax.tree.leaves(spread.params))
-    ask = dict(prompt="The Senate", steps=2, number=2, seed=5)  # of a size that the run has compiled
+    ask = dict(prompt="The Senate", steps=2, number=2, seed=5)  # a size that the run has already compiled
     assert [s.tokens for s in own.sample(**ask)] == [s.tokens for s in back.sample(**ask)]
     assert (own.length, own.network, own.tokenizer.content_hash) == (back.length, back.network, back.tokenizer.content_hash)
     told = model_directory.about(exported["student_shaped"])
@@ -58,7 +58,7 @@ def test_what_is_exported_comes_back_to_the_bit(finished, exported):
 
 
 def test_the_card_says_what_the_files_say(finished, exported):
-    """Its figures are those of report.json, its names those of config.json; no row but its own, the teacher's and real text's."""
+    """The card shows report.json's numbers, with rows only of the model, its teacher and real text."""
     report = json.loads((finished / "report/report.json").read_text())
     card = (exported["student_shaped"] / "README.md").read_text()
     assert card.startswith('---\nlicense: "apache-2.0"\n') and model_directory.about(exported["student_shaped"]).hash in card
@@ -80,7 +80,7 @@ NAMES = {"data": "real held-out text", "teacher": "teacher", "student_shaped": "
 
 @pytest.mark.parametrize("report", ["gone", "older", "of other weights"])
 def test_without_its_report_the_card_has_no_figures(report, copy, tmp_path):
-    """Where there is no report.json of these weights, it says so; the command is the run's."""
+    """Without a report.json of these weights the card says so; the command is the run's."""
     file = copy / "report/report.json"
     body = json.loads(file.read_text())
     if report == "gone":
@@ -98,7 +98,7 @@ def test_without_its_report_the_card_has_no_figures(report, copy, tmp_path):
 
 
 def test_bfloat16_halves_the_file(finished, exported, tmp_path):
-    """The stored weights are the rounded ones, the hash is theirs in float32, and the card says so."""
+    """A bfloat16 export stores the rounded weights, with the hash of those in float32, and the card says so."""
     told = model_export.export(finished, tmp_path / "half", dtype="bfloat16")
     sizes = [(directory / "model.safetensors").stat().st_size for directory in (exported["student_shaped"], tmp_path / "half")]
     assert 0.45 < sizes[1] / sizes[0] < 0.6
@@ -114,7 +114,7 @@ def files(directory):
 
 
 def test_a_run_takes_its_teacher_and_what_its_students_start_from(finished, exported, tmp_path):
-    """With the tiny run's own teacher given, the same trajectories come out; students start from the weights given for them."""
+    """With the tiny run's teacher at teacher.path the trajectories are the same; a student starts from student.path."""
     for name in ("tokenizer", "data", "judges", "compass"):
         shutil.copytree(finished / name, tmp_path / "run" / name)
     paths = {"teacher.path": str(exported["teacher"]), "student.path": str(exported["student_shaped"])}
@@ -129,14 +129,14 @@ def test_a_run_takes_its_teacher_and_what_its_students_start_from(finished, expo
     teacher, start = (model_directory.about(exported[name]).hash for name in ("teacher", "student_shaped"))
     assert new["teacher"]["hash"] == new["teacher"]["taken"]["hash"] == old["teacher"]["hash"] == teacher
     assert new["teacher"]["heldout_bits_per_byte"] == pytest.approx(old["teacher"]["heldout_bits_per_byte"], rel=1e-6)
-    # The same records in the same order, from other weights.
+    # The same records in the same order, but other initial weights.
     assert new[SHAPED]["started_from"]["hash"] == start and new[SHAPED]["curve"][0][1] != old[SHAPED]["curve"][0][1]
     model_export.export(tmp_path / "run", tmp_path / "again", model="teacher")
     assert (
         model_directory.about(tmp_path / "again").hash == teacher
         and "It was taken from" in (tmp_path / "again/README.md").read_text()
     )
-    # What a finished stage took may be gone; what an unfinished one will take may not.
+    # An external model may be gone once its stage has finished, not before.
     missing = tiny.changed(**{"teacher.path": "nowhere"})
     external.check(missing, tmp_path / "run", main.ORDER)
     external.check(missing, tmp_path / "new", ["data"])
@@ -148,7 +148,7 @@ SHAPED = "student/shaped/round_0"
 
 
 def test_a_student_starts_as_the_weights_that_it_is_given(exported):
-    """A student's weights whole, its embedding of the step size among them."""
+    """A student starts with all given weights, the step-size embedding included."""
     c, mesh = tiny.get_config(), one_device()
     teacher, born = load(exported["teacher"], mesh=mesh), load(exported["student_shaped"], mesh=mesh)
     network = trained.network(c, 384, mesh, step_conditioned=False)
@@ -170,7 +170,7 @@ MISFITS = {
 
 @pytest.mark.parametrize("key", MISFITS)
 def test_a_teacher_that_does_not_fit_the_config_is_refused(key, exported, tmp_path):
-    """Before anything is computed, with the key, both values and the remedy; a shorter length fits."""
+    """A teacher that does not fit the config is refused early, in one line with key and values; a shorter length fits."""
     value, said = MISFITS[key]
     with pytest.raises(ValueError) as caught:
         main.run(tiny.changed(**{key: value, "teacher.path": str(exported["teacher"])}), tmp_path / "run")
@@ -179,7 +179,7 @@ def test_a_teacher_that_does_not_fit_the_config_is_refused(key, exported, tmp_pa
 
 
 def test_a_teacher_of_another_tokenizer_or_kind_is_refused(exported, finished, tmp_path):
-    """By the number of its tokens, by its tokenizer's hash where it has one; and a student is no teacher."""
+    """A teacher with another vocabulary size or tokenizer hash is refused, and so is a student."""
     tok = load(finished, mesh=one_device()).tokenizer
     c = tiny.changed(**{"teacher.path": str(tmp_path / "other")})
     for change, said in [
@@ -198,7 +198,7 @@ def test_a_teacher_of_another_tokenizer_or_kind_is_refused(exported, finished, t
 
 
 def edit(directory, change):
-    """Change the object in config.json."""
+    """Apply `change` to the object in config.json."""
     body = json.loads((directory / "config.json").read_text())
     change(body)
     (directory / "config.json").write_text(json.dumps(body))
@@ -209,7 +209,7 @@ def config(change):
 
 
 def weights(change):
-    """Change the stored arrays."""
+    """A step that applies `change` to the stored arrays."""
 
     def step(directory):
         names = safetensors.load_file(directory / "model.safetensors")
@@ -255,7 +255,7 @@ ACCIDENTS = {
 
 @pytest.mark.parametrize("accident", ACCIDENTS)
 def test_accidents_are_one_line(accident, exported, tmp_path):
-    """Whatever is missing, damaged or not known is named, with its file, in one line."""
+    """Anything missing, damaged or unknown is named, with its file, in one line."""
     shutil.copytree(exported["student_shaped"], tmp_path / "model")
     step, said = ACCIDENTS[accident]
     step(tmp_path / "model")
@@ -265,13 +265,14 @@ def test_accidents_are_one_line(accident, exported, tmp_path):
 
 
 def test_a_model_that_it_is_not_is_refused(exported):
+    """A directory is refused under the name of another model."""
     for model in ("teacher", "student_blind"):
         with pytest.raises(ValueError, match=f"holds student_shaped, not '{model}'"):
             load(exported["student_shaped"], model)
 
 
 def test_a_directory_is_written_whole_or_not_at_all(finished, exported, tmp_path, monkeypatch):
-    """What is there stays unless it is such a model and --force is given, also where the disk fills up on the way."""
+    """Existing files stay unless they are a model and --force is given, and also if the disk fills up on the way."""
     (tmp_path / "other").mkdir()
     (tmp_path / "other/notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="is there already, and no model"):
@@ -295,7 +296,7 @@ def test_a_directory_is_written_whole_or_not_at_all(finished, exported, tmp_path
 
 
 def test_the_command(finished, tmp_path):
-    """The command leaves the four files and says the hash; a mistake is one line and exit code 2."""
+    """The export command writes the four files and prints the hash; a mistake gives one line and exit code 2."""
     call = lambda *options: subprocess.run(
         [sys.executable, "-m", "launch.export", f"--workdir={finished}", *options],
         cwd=ROOT,
@@ -311,6 +312,7 @@ def test_the_command(finished, tmp_path):
 
 
 def test_what_cannot_be_exported_is_one_line(finished, tmp_path):
+    """A bad work directory, model or dtype gives a one-line error."""
     for directory, options, said in [
         (tmp_path, {}, "is no work directory"),
         (finished, {"model": "autoregressive"}, "--model 'autoregressive' is not one of"),

@@ -1,4 +1,4 @@
-"""Compiling for TPU slices without one: counts, loops, exchanges, what fits, and what is said where it does not."""
+"""Compilation for TPU slices without one: FLOPs, loops, collectives, memory, and remedies where it does not fit."""
 
 import functools
 import importlib.util
@@ -39,7 +39,7 @@ def changed(**changes):
     ],
 )
 def test_parameters(module, conditioned, count):
-    """The shapes have the parameters that their configs state."""
+    """The networks have the parameter counts that their configs' docstrings state."""
     config = module.get_config()
     cfg = settings.network(config, config.tokenizer.vocab_size, step_conditioned=conditioned)
     init = lambda: transformer.init(jax.random.key(0), cfg, config.data.length)
@@ -49,7 +49,7 @@ def test_parameters(module, conditioned, count):
 
 @pytest.mark.parametrize("conditioned", [False, True])
 def test_forward_flops_are_xlas(conditioned):
-    """The count by hand is within 3 % of XLA's own of a forward pass without a loop, which has the elementwise work too."""
+    """The FLOPs by hand are within 3 % of XLA's count of an unrolled forward pass, which includes elementwise work."""
     config = changed(model__width=128, model__unroll=2, data__length=64)
     cfg = settings.network(config, 2048, step_conditioned=conditioned)
     params = meshes.unbox(jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg, 64)))
@@ -61,7 +61,7 @@ def test_forward_flops_are_xlas(conditioned):
 
 
 def test_model_flops_are_the_programs():
-    """Every program does what is counted by hand, loops and all: blocks, microbatches, chains, candidates, three networks."""
+    """Every program's FLOPs are within 2 % of the count by hand, loops included."""
     config = changed(student__target="mixed", compass__kind="nce", teacher__optimiser__accumulate=2)
     programs = aot_compile.programs(config, 384, aot_compile.mesh_of(config, jax.devices()))
     assert list(programs) == ["teacher", "trajectories/chain", "trajectories/whole", "student"]
@@ -90,7 +90,7 @@ def test_model_flops_are_the_programs():
     ],
 )
 def test_passes(changes, name, expected):
-    """Forward passes of each network in each program, as the method has them."""
+    """Each program has the method's number of forward passes of each network."""
     assert model_flops.passes(changed(**changes))[name] == expected
 
 
@@ -104,12 +104,12 @@ def test_passes(changes, name, expected):
     ],
 )
 def test_overflow(said, sizes):
-    """XLA's two ways to say that there is not enough memory, in GiB."""
+    """Both of XLA's out-of-memory messages are parsed to GiB."""
     assert chips.overflow(f"RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total {said}") == sizes
 
 
 class Memory:
-    """What XLA says of a program's memory, made up."""
+    """A stub of XLA's memory analysis."""
 
     peak_memory_in_bytes = 10 * 2**30
 
@@ -118,7 +118,7 @@ class Memory:
 
 
 class Compiled:
-    """A compiled program, made up."""
+    """A stub of a compiled program."""
 
     memory_analysis, as_text, cost_analysis = Memory, lambda self: TPU, dict
 
@@ -128,7 +128,7 @@ def refused():
 
 
 def test_fits_by_the_peak_and_by_xlas_own_word():
-    """10 GiB fit into 15.75 and not into 9; what XLA refuses does not fit; any other error is one."""
+    """A peak of 10 GiB fits 15.75 and not 9; a program that XLA refuses does not fit; other errors are raised."""
     lower = lambda compile_: lambda: type("Lowered", (), {"compile": staticmethod(compile_)})
     assert chips.examine(lower(Compiled), V5E, 1.0).fits
     small = chips.examine(lower(Compiled), chips.Chip(name="small", hbm=9.0, flops=1.0, bandwidth=1.0, links=1.0), 1.0)
@@ -139,7 +139,7 @@ def test_fits_by_the_peak_and_by_xlas_own_word():
 
 
 def test_remedies():
-    """What is tried: cheapest first, only what divides, nothing that is so already, all together last."""
+    """Remedies come cheapest first, only valid and new settings, all together last."""
     config = changed(teacher__batch=32, teacher__optimiser__accumulate=1)
     key, fsdp = "teacher.optimiser.accumulate", {"mesh.data": 1, "mesh.fsdp": -1}
     full = {"model.remat": "full"}
@@ -154,7 +154,7 @@ def test_remedies():
 
 
 def test_the_search_stops_at_the_first_that_fits():
-    """In order, and no further; where none fits, the one that came nearest."""
+    """The search tries remedies in order and stops at the first that fits; else it returns the nearest."""
     need, tried = {1: 30.0, 2: 22.0, 4: 15.0, 8: 9.0}, []
 
     def attempt(way):
@@ -168,7 +168,7 @@ def test_the_search_stops_at_the_first_that_fits():
 
 
 def test_run_says_what_does_not_fit_and_what_makes_it_fit(monkeypatch, tmp_path, capsys):
-    """From made-up sizes to the terminal and the file: as it is, then with the settings that help."""
+    """With made-up sizes, terminal and file show that a program does not fit, and the settings with which it fits."""
     monkeypatch.setattr(chips, "topology", lambda name: (jax.devices(), V5E))
     size = lambda config: 32.0 / config.teacher.optimiser.accumulate
     about = {"memory": dict.fromkeys(("argument", "output", "alias", "temp", "generated_code", "peak"), 2**30)}
@@ -204,14 +204,14 @@ def test_run_says_what_does_not_fit_and_what_makes_it_fit(monkeypatch, tmp_path,
     ],
 )
 def test_errors_are_one_line(arguments, said):
-    """Bad input ends at once, with one line that names the value and what to write instead."""
+    """Bad input gives one line that names the value and a remedy, and exit code 2."""
     done = subprocess.run([sys.executable, "-m", "launch.aot_compile", *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("aot_compile: ") and said in done.stderr
 
 
 def test_libtpu_is_asked_for(monkeypatch):
-    """Without libtpu the line says how to install it."""
+    """Without libtpu the error says how to install it."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=re.escape("pip install -e '.[tpu]'")):
         chips.topology("v5e:4x4")
@@ -227,13 +227,13 @@ def test_libtpu_is_asked_for(monkeypatch):
     ],
 )
 def test_a_config_is_held_to_the_slice(changes, said):
-    """What the stages would refuse on the slice is refused here, whatever devices this machine has."""
+    """A config that the stages would refuse on the slice is refused here, on any machine."""
     with pytest.raises(ValueError, match=re.escape(said)):
         aot_compile.mesh_of(changed(**changes), jax.devices())
 
 
 def test_a_tpu_program():
-    """The teacher's update compiles for a real slice: it does what was counted by hand, and its exchanges are the gradients'."""
+    """The teacher's update compiled for a slice has the FLOPs counted by hand, and its all-reduces are those of gradients."""
     pytest.importorskip("libtpu")
     with pytest.raises(ValueError, match="v5e:3x5 is not known to libtpu"):
         chips.topology("v5e:3x5")
@@ -243,16 +243,16 @@ def test_a_tpu_program():
     found = outcome.found
     assert (name, way, outcome.fits, found["devices"], found["loops_known"]) == ("teacher", {}, True, 4, True)
     assert found["flops"]["program"] == pytest.approx(found["flops"]["model"], rel=0.01)
-    assert 0.7 < found["flops"]["program, loops once"] / found["xla"]["flops"] <= 1  # XLA's has the elementwise work too
+    assert 0.7 < found["flops"]["program, loops once"] / found["xla"]["flops"] <= 1  # XLA's count includes elementwise work
     cfg = settings.network(config, 384)
     init = lambda: transformer.init(jax.random.key(0), cfg, config.data.length)
     gradients = 4 * transformer.parameters(jax.eval_shape(init))
-    assert gradients <= found["collectives"]["all-reduce"]["bytes"] < 2.2 * gradients  # a block's in every microbatch
+    assert gradients <= found["collectives"]["all-reduce"]["bytes"] < 2.2 * gradients  # a block's gradients once per microbatch
 
 
 @pytest.mark.parametrize("name, slice_", [("v5e", "2x2"), ("v5p", "2x2x1"), ("v6e", "2x2")])
 def test_memory_of_a_chip_is_what_libtpu_says(name, slice_):
-    """A program that needs a terabyte is refused, in words that are understood, for the memory that the table has.
+    """libtpu refuses a program that needs a terabyte, and its message has the memory size of the table.
 
     The table is of libtpu 0.0.42.1; 0.0.50.1, which JAX 0.12 has, leaves programs 0.01 GiB less of a v5p and of a v6e.
     """
@@ -271,7 +271,7 @@ HEAD = "| slice | program, windows | memory, GiB | TFLOP: model, program | sent,
 
 
 def row(key, one):
-    """A row of docs/tpu.md of an entry of results/aot.json: one device, one run."""
+    """The row of docs/tpu.md for one entry of results/aot.json: one device, one run."""
     _, *_, where, program = key.split()
     done, least, reach = one["flops"], one["seconds_at_least"], one["utilisation_at_most"]
     sent = [f"{kind} {sums['sent'] / 1e9:.2f}" for kind, sums in sorted(one["collectives"].items())]
@@ -303,13 +303,13 @@ def block():
 
 
 def test_the_readme_shows_what_was_compiled():
-    """The tables of docs/tpu.md are what results/aot.json says, to the character."""
+    """The tables of docs/tpu.md equal, to the character, those made from results/aot.json."""
     assert block() in (ROOT / "docs/tpu.md").read_text(), "put into it what block() gives"
 
 
 @pytest.mark.parametrize("config", ["fineweb_170m", "fineweb_1b"])
 def test_results_are_of_these_configs(config):
-    """Every slice and program is there; FLOPs are what the config as it is today has; XLA's count, loops once, agrees."""
+    """results/aot.json has every slice and program, with today's configs' FLOPs; XLA's count, loops once, agrees."""
     entries = {key: one for key, one in json.loads(RESULTS.read_text()).items() if key.startswith(config + " ") and one["fits"]}
     assert {tuple(key.split()[-2:]) for key in entries} == {(w, p) for w in SLICES for p in aot_compile.PROGRAMS}
     for key, one in entries.items():
@@ -320,4 +320,4 @@ def test_results_are_of_these_configs(config):
         assert one["flops"]["model"] * one["devices"] == pytest.approx(model_flops.program(made, 50257, key.split()[-1]))
         seen = one["flops"]["program, loops once"] - one["flops"]["kernels, loops once"]
         assert one["loops_known"] and 0.95 < seen / one["xla"]["flops"] <= 1 and one["flops"]["kernels, loops once"] > 0
-        assert 0.999 < one["flops"]["program"] / one["flops"]["model"] < 4 / 3 + 0.01  # remat computes one forward pass again
+        assert 0.999 < one["flops"]["program"] / one["flops"]["model"] < 4 / 3 + 0.01  # remat repeats one forward pass

@@ -1,4 +1,4 @@
-"""The benchmark: its clock's arithmetic, that its groups time what the stages run, and that wrong flags are one line."""
+"""The benchmark: its clock's arithmetic, its groups, and one-line errors on wrong flags."""
 
 import json
 import os
@@ -21,8 +21,8 @@ from tsdfm_jax.experiments.planning import aot_compile
 
 
 def test_ratios_are_of_one_round(monkeypatch):
-    """`over bare` divides a time by its passes' of the same round; median and ends are of the ratios, not of the times."""
-    taken = iter([9.0, 9.0, 1.0, 4.0, 2.0, 6.0, 4.0, 20.0])  # the first of each, then three rounds
+    """`over_bare` divides by the passes' time in the same round; its median, min and max are of the ratios."""
+    taken = iter([9.0, 9.0, 1.0, 4.0, 2.0, 6.0, 4.0, 20.0])  # one warm-up each, then three rounds
     monkeypatch.setattr(benchmark_clock, "seconds", lambda run: next(taken))
     bare = benchmark_clock.Program("bare", lambda: None)
     whole = benchmark_clock.Program("whole", lambda: None, bare={"bare": 2}, tokens=3, also=lambda: {"busy": 0.5})
@@ -38,7 +38,7 @@ def test_ratios_are_of_one_round(monkeypatch):
 
 
 def test_products_are_counted_as_often_as_loops_run():
-    """XLA's own count has a loop's body once; the table's has it as often as it runs."""
+    """The table's FLOPs count a loop's body as often as it runs; XLA counts it once."""
     looped = lambda x, w: jax.lax.fori_loop(0, 5, lambda _, x: x @ w, x)
     compiled = jax.jit(looped).lower(jnp.ones((4, 8)), jnp.ones((8, 8))).compile()
     assert benchmark_clock.multiplied(compiled) == 5 * 2 * 4 * 8 * 8
@@ -46,7 +46,7 @@ def test_products_are_counted_as_often_as_loops_run():
 
 @pytest.mark.parametrize("longest, done", [(1e6, 1024), (1e-9, 64)])
 def test_the_sampler_is_timed_beside_its_passes(longest, done, monkeypatch):
-    """A sampler of n steps stands beside n passes; one that would take too long is stopped after whole calls, and says so."""
+    """A sampler of n steps is compared with n passes; a slow one stops after whole calls, and its name says so."""
     monkeypatch.setattr(benchmark_programs, "STEPS", (1024,))
     config = aot_compile.with_settings(tiny.get_config(), {"data.length": 16})
     shape = benchmark_programs.Shape(config=config, mesh=settings.mesh(config), batch=8, longest=longest)
@@ -59,7 +59,7 @@ def test_the_sampler_is_timed_beside_its_passes(longest, done, monkeypatch):
 
 
 def test_groups_and_flags():
-    """Every group has its function; a wrong one, and a file that is none, are one line."""
+    """Every group has its function; an unknown group, a missing file and a stray argument each give a one-line error."""
     assert set(benchmark.GROUPS) == set(benchmark_parts.GROUPS)
     for flags, said in (
         (["--only=sampler,foo"], "--only=foo"),
@@ -71,7 +71,7 @@ def test_groups_and_flags():
 
 
 def test_the_start_is_timed(tmp_path):
-    """The command as it is typed: a table on the terminal, and figures by config and device in the file."""
+    """The command prints a table, and writes its numbers by config and device to the file."""
     command = [
         "-m",
         "launch.benchmark",

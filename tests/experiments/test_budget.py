@@ -1,4 +1,4 @@
-"""The papers' shapes: parameter counts, the smoke forms through every stage, config arguments, and what a run costs."""
+"""The papers' configs: parameter counts, smoke forms through every stage, config arguments, and a run's cost."""
 
 import importlib
 import json
@@ -47,7 +47,7 @@ def test_parameters(name, source):
 
 @pytest.mark.parametrize("name", ["fineweb_170m", "fineweb_1b"])
 def test_a_smoke_form_keeps_the_shape(name):
-    """Only depth, lengths, batches and amounts differ from the real config; what makes the programs' shape does not."""
+    """A smoke form differs from its config in depth, lengths, batches and amounts only."""
     real, smoke = (dict(validation.leaves(get_config(name, form))) for form in ("", "smoke"))
     kept = (
         "width heads cond_width mlp_ratio dtype remat accumulate chunk learning_rate warmup vocab_size kind score target jump fsdp"
@@ -68,7 +68,7 @@ UNCOMPARED = {"models": ("teacher", "student_shaped")}
 def test_every_stage_of_a_smoke_form(name, source, more, tmp_path):
     """FILE.py:smoke goes through every stage to a report and a sample, on one device, at full width.
 
-    With 1,024 tokens instead of 50,257, whose embedding, head and their moments would take most of the time.
+    It uses 1,024 tokens: with 50,257, embedding, head and their moments would take most of the time.
     """
     changes = {"flow.source": source, **SMALLER, **ONCE, **more}
     flags = [
@@ -95,13 +95,13 @@ def left(directory):
 
 
 def arrays_left(directory):
-    """Bytes of the arrays in all checkpoints below a directory, as they are before Orbax compresses them."""
+    """Bytes of the arrays in all checkpoints below a directory, before Orbax compresses them."""
     found = [ocp.PyTreeCheckpointHandler().metadata(file.parent).tree for file in directory.rglob("_METADATA")]
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(found))
 
 
 def test_disk_is_what_a_run_leaves(finished):
-    """Corpus, records, checkpoints and texts of a finished run take what was said before it, to a few percent."""
+    """The disk budget predicts a finished run's corpus, records, arrays (1 to 5 %) and samples (30 %)."""
     config = tiny.get_config()
     tokens = sum(
         json.loads((finished / "data/manifest.json").read_text())["splits"][name]["tokens"] for name in ("train", "heldout")
@@ -120,8 +120,8 @@ def test_disk_is_what_a_run_leaves(finished):
         assert said[what] == pytest.approx(found[what], rel=share), what
     for what, directory in arrays.items():  # the few bytes are counts of updates
         assert said[what] == pytest.approx(arrays_left(directory), rel=1e-3), what
-    # How much of it compression saves is Orbax's affair, and not the same each time.
-    for what in ("teacher", "students"):  # of the tiny judges Orbax's own files are half
+    # Orbax's compression varies from run to run.
+    for what in ("teacher", "students"):  # not the tiny judges: half of their bytes are Orbax's own files
         assert 0.75 * said[what] < left(arrays[what]) < 1.05 * said[what], what
 
 
@@ -139,19 +139,19 @@ def block():
 
 
 def test_the_page_shows_what_the_command_says():
-    """The budget of docs/paper_scale.md is that of the configs as they are, to the character."""
+    """The budget of docs/paper_scale.md equals, to the character, that of today's configs."""
     assert block() in (ROOT / "docs/paper_scale.md").read_text(), "put into it what block() gives"
 
 
 def test_hours_come_from_the_programs_that_were_compiled():
-    """A bound is taken for the very program alone: other shapes, chips or numbers of them give an estimate, and no memory."""
+    """Only the compiled program itself gives a bound; other shapes, chips or chip counts give an estimate without memory."""
     parts = {part.name: part for part in budget_parts.teacher(get_config("fineweb_170m"), 50257)}
     cost = lambda where, **changes: budget.cost(get_config("fineweb_170m", **changes), parts["teacher"], where, 0.25)
     entries = json.loads((ROOT / "results/aot.json").read_text())
     bound, entry = cost("v5e-16"), entries["fineweb_170m v5e:4x4 teacher"]
     assert bound["what"] == budget.BOUND and bound["gib"] == entry["memory"]["peak"] / 2**30
     assert bound["hours"] == pytest.approx(200_000 * entry["seconds_at_least"]["exchange_hidden"] / 3600)
-    assert cost("v5e-16", **{"flow.source": "mask", "teacher.optimiser.steps": 5}) == bound  # the same program but for a token
+    assert cost("v5e-16", **{"flow.source": "mask", "teacher.optimiser.steps": 5}) == bound  # the same program except for one token
     by_hand = 200_000 * entry["flops"]["model"] * 16 / 0.25 / 3600
     assert cost("v5e-32") == {"hours": pytest.approx(by_hand / 32 / 197e12), "what": budget.ESTIMATE}
     assert cost("h100-8") == {"hours": pytest.approx(by_hand / 8 / 989e12), "what": budget.ESTIMATE}
@@ -160,7 +160,7 @@ def test_hours_come_from_the_programs_that_were_compiled():
 
 
 def test_stages_count_what_they_compute():
-    """Runs and FLOPs of the parts follow the method: K candidates, the blind set's one, rounds, judges, steps of sampling."""
+    """Runs and FLOPs of each part follow from the config: candidates, rounds, batches and steps."""
     config = tiny.changed(rounds=2)
     parts = {part.name: part for of in budget_parts.STAGES.values() for part in of(config, 384)}
     forward = {name: model_flops.window(config, 384, name) for name in ("teacher", "student")}
@@ -172,9 +172,9 @@ def test_stages_count_what_they_compute():
     assert blind.flops == pytest.approx(16 * 4 * forward["teacher"])
     assert parts["student, blind"].runs == 2 * 16
     assert parts["compass's account"].flops == pytest.approx(16 * 3 * (1 + 2) * forward["teacher"])
-    steered = 16 * (2 + 3 * (2 + 2 * 3)) * forward["teacher"]  # blind, and three ways to choose; 2 steps
+    steered = 16 * (2 + 3 * (2 + 2 * 3)) * forward["teacher"]  # blind, and three selections; 2 steps
     assert parts["compass's steered texts"][1:3] == (1, pytest.approx(steered))
-    assert parts["sampling, teacher"].runs == 2 + 4 + 3 * 2 - 2  # the frontier's three temperatures, one of them the table's
+    assert parts["sampling, teacher"].runs == 2 + 4 + 3 * 2 - 2  # the frontier has three temperatures, one of them the table's
     assert parts["sampling, student"].runs == 2 * (1 + 2) + 3 * 2 - 2
     light = tiny.changed(**{"compass.kind": "nce"})
     small = model_flops.window(light, 384, "compass")
@@ -197,7 +197,7 @@ def test_a_judge_is_counted_whole():
     ("/a.b/c.d.py:x/../y z", "c.d_x-..-y-z"),
 ])  # fmt: skip
 def test_a_run_is_called_after_its_config_and_argument(file, name):
-    """The default work directory's name; an argument cannot lead out of runs/."""
+    """The default work directory has the name of config and argument, and cannot be outside runs/."""
     assert command_line.run_name(file) == name
 
 
@@ -208,6 +208,6 @@ def test_a_run_is_called_after_its_config_and_argument(file, name):
     ("launch.budget", "configs/sotu.py --slice=v9-16", "budget: --slice=v9-16 is not a chip"),
 ])  # fmt: skip
 def test_a_wrong_argument_is_one_line(command, given, said):
-    """A config argument that does not exist is one line with what there is, whoever is asked."""
+    """Every command refuses a wrong config, config argument or slice in one line with a remedy."""
     done = subprocess.run([sys.executable, "-m", command, *f"--config={given}".split()], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith(said) and done.stderr.count("\n") == 1, done.stderr

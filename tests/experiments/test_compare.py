@@ -1,4 +1,4 @@
-"""Reports side by side: what is refused, in one line, and what the tables say of reports that are made up."""
+"""Comparison of made-up reports: refusals in one line, and the tables."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def row(model, steps, ppl, seed=0, judge=0, **more):
-    """A row of the report, as `evaluate` leaves it."""
+    """A row of the report, as `evaluate` writes it."""
     return {
         "model": model, "source": "uniform", "steps": steps, "seed": seed, "temperature": 1.0, "top_p": 1.0, "jump": "bridge",
         "dtype": "float32", "samples": 48, "length": 64, "tokens_per_second": 100.0 if steps else None,
@@ -26,13 +26,13 @@ def row(model, steps, ppl, seed=0, judge=0, **more):
 
 
 def at_match(ppl, **more):
-    """A row at matched entropy, as the stage `report` leaves it."""
+    """A row at matched entropy, as the stage `report` writes it."""
     told = {"judge": "judge_0", "entropy_nats": 3.4, "entropy_of": "data", "model": "student_shaped", "steps": 8}
     return told | {"ppl_token": ppl, "low": ppl and ppl - 5, "high": ppl and ppl + 5} | more
 
 
 def report(student=200.0, seeds=(0,), **more):
-    """A whole report: two judges; real text, a student at 8 steps, and a point of its frontier."""
+    """A complete report: two judges; real text, a student at 8 steps, and a point of its frontier."""
     sets = (("data", 0, 100.0), ("student_shaped", 8, student))
     rows = [row(*what, seed, judge) for what in sets for seed in seeds for judge in (0, 1)]
     rows.append(row("student_shaped", 8, 5.0, temperature=0.5))
@@ -45,7 +45,7 @@ def report(student=200.0, seeds=(0,), **more):
 
 
 def leave(tmp_path, **named):
-    """The reports as the stage leaves them; the runs' directories."""
+    """Write the reports as the stage does; return the runs' directories."""
     for name, body in named.items():
         (tmp_path / name / "report").mkdir(parents=True)
         (tmp_path / name / "report/report.json").write_text(body if isinstance(body, str) else json.dumps(body))
@@ -53,7 +53,7 @@ def leave(tmp_path, **named):
 
 
 def changed(body, **values):
-    """A report all of whose rows have these values."""
+    """The report with these values in all rows."""
     return body | {"rows": [one | values for one in body["rows"]]}
 
 
@@ -98,7 +98,7 @@ DIFFERING = {
 
 @pytest.mark.parametrize("field", reports.REMEDIES)
 def test_what_differs_is_refused(tmp_path, field):
-    """In one line with the field, both values and a remedy; with --allow it is compared, and the line says the same."""
+    """A differing field is refused in one line with both values and a remedy; --allow compares and reports the difference."""
     other, said, remedy = DIFFERING[field]
     with pytest.raises(ValueError) as refused:
         compared(tmp_path / "refused", a=BASE, b=other)
@@ -110,7 +110,7 @@ def test_what_differs_is_refused(tmp_path, field):
 
 
 def test_several_differences(tmp_path):
-    """The first is told with its values, the others by name; allowing some of them is not enough, and any later run is looked at."""
+    """The first difference is given with its values, the others by name; all must be allowed, and every run is checked."""
     other = changed(DIFFERING["judge_hash"][0], samples=96)
     with pytest.raises(ValueError, match="judge_hash of judge_0 .*, and so do samples: .*--allow=judge_hash,samples compares"):
         compared(tmp_path / "none", a=BASE, b=other)
@@ -123,7 +123,7 @@ def test_several_differences(tmp_path):
 
 
 def test_rows_that_one_run_has_alone(tmp_path):
-    """Text of another number of samples is no hindrance where only one run has it; runs without any common row must be alike as a whole."""
+    """A row of one run only may have another number of samples; runs without a common row must agree in all rows."""
     peer = [row("peer", 0, 300.0, judge=judge, samples=7, temperature=None) for judge in (0, 1)]
     runs, allowed = compared(tmp_path / "more", a=BASE, b=BASE | {"rows": BASE["rows"] + peer})
     lines = {(line["run"], line["model"]): line for line in reports.table(runs)}
@@ -150,14 +150,14 @@ DAMAGED = [
 
 @pytest.mark.parametrize("body, said", DAMAGED, ids=[said for _, said in DAMAGED])
 def test_what_is_no_report_is_refused(tmp_path, body, said):
-    """Damaged files, other files and other schemas: one line that names the file."""
+    """A damaged file, another kind of file and another schema each give one line that names the file."""
     with pytest.raises(ValueError) as refused:
         reports.read_all(leave(tmp_path, a=BASE, b=body))
     assert said in str(refused.value) and "b/report/report.json" in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_arguments(tmp_path):
-    """A file, a run's directory and the report's; runs of one name go by their paths; one run alone or twice is refused."""
+    """A run is a file or a directory; runs of the same name get their paths; a single run or the same twice is refused."""
     a, b = leave(tmp_path, **{"a": BASE, "deep/a": BASE})
     (tmp_path / "kept.json").write_text(json.dumps(BASE))
     names = lambda *files: [run.name for run in reports.read_all(files)]
@@ -174,7 +174,7 @@ def test_arguments(tmp_path):
 
 
 def test_the_table(tmp_path):
-    """Means and sample deviations over seeds, ratios to the first run's same row, and nothing of another temperature."""
+    """The table has means and sample deviations over seeds, ratios to the first run's row, at the report's temperature only."""
     runs, _ = compared(tmp_path, a=report(200.0, seeds=(0, 2)), b=report(150.0), c=BASE | {"rows": BASE["rows"][:2]})
     lines = reports.table(runs)
     assert [(line["model"], line["run"], line["seeds"]) for line in lines] == [
@@ -189,7 +189,7 @@ def test_the_table(tmp_path):
 
 
 def test_deviation_over_seeds(tmp_path):
-    """The sample standard deviation, of the values that there are."""
+    """The deviation is the sample standard deviation; missing values give none."""
     rows = [row("data", 0, ppl, seed, mauve=None) for seed, ppl in enumerate((1.0, 2.0, 6.0))]
     line = reports.table(compared(tmp_path, a=BASE | {"rows": rows}, b=BASE | {"rows": rows})[0])[1]
     assert (line["ppl_token_judge_0"], line["ppl_token_judge_0_std"]) == pytest.approx((3, 7**0.5))
@@ -197,7 +197,7 @@ def test_deviation_over_seeds(tmp_path):
 
 
 def test_matched_entropy(tmp_path):
-    """Runs under one another; a ratio where both reach the entropy and it is the same one."""
+    """Runs are grouped by row; there is a ratio where both runs reach the same entropy."""
     other = [
         at_match(80.0),
         at_match(70.0, entropy_of="student_blind"),
@@ -219,7 +219,7 @@ def test_matched_entropy(tmp_path):
 
 
 def command(*arguments):
-    """The command itself: (exit code, stdout, stderr)."""
+    """Run the command; return (exit code, stdout, stderr)."""
     done = subprocess.run(
         [sys.executable, "-m", "launch.compare", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
@@ -227,7 +227,7 @@ def command(*arguments):
 
 
 def test_the_command(tmp_path):
-    """What is refused is one line and exit code 2; what is allowed is said above the table, which is written as CSV and JSON too."""
+    """A refusal is one line and exit code 2; allowed differences stand above the table, which CSV and JSON contain too."""
     other = changed(report(150.0), samples=96)
     a, b = leave(tmp_path, a=report(200.0, seeds=(0, 2)), b=other)
     code, out, err = command(a, b, f"--csv={tmp_path}/t.csv")
@@ -257,6 +257,6 @@ def test_the_command(tmp_path):
     [("--alow=samples", "alow"), ("--csv=nowhere/t.csv", "no directory nowhere"), ("runs/none", "no report runs/none")],
 )
 def test_wrong_flags(tmp_path, flag, said):
-    """A flag that does not exist, a file that cannot be written and a run that is not there: one line, exit code 2."""
+    """An unknown flag, an unwritable file and a missing run each give one line and exit code 2."""
     code, out, err = command(*leave(tmp_path, a=BASE, b=BASE), flag)
     assert (code, out) == (2, "") and err.startswith("compare: ") and said in err and err.count("\n") == 1

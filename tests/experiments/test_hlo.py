@@ -1,4 +1,4 @@
-"""What a compiled program's HLO text says: loops, exchanges, matrix products, memory traffic, and the least time they take."""
+"""Analysis of HLO text: loops, collectives, matrix products, memory traffic, and the least time."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ EXCHANGES = {
 
 @pytest.mark.parametrize("kind", EXCHANGES)
 def test_collectives(kind):
-    """One exchange outside a scan and one in each of its five turns, as XLA compiles them for eight devices."""
+    """Each kind of collective is counted once outside a scan and five times in it, with its size, for eight devices."""
     exchange, shape, size, sent = EXCHANGES[kind]
     mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
     turns = lambda x: jax.lax.scan(lambda c, _: (exchange(c), None), exchange(jnp.sin(x)), None, length=5)[0]
@@ -33,7 +33,7 @@ def test_collectives(kind):
 
 
 def test_collectives_of_a_mesh_axis():
-    """Groups are those of the axis that is exchanged over, not all devices."""
+    """A collective's group is its mesh axis, not all devices."""
     mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
     spec = PartitionSpec(("a", "b"))
     program = jax.shard_map(lambda x: jax.lax.psum(x, "b"), mesh=mesh, in_specs=spec, out_specs=PartitionSpec("a"))
@@ -42,7 +42,7 @@ def test_collectives_of_a_mesh_axis():
 
 
 def looped(first, last, step):
-    """HLO of a loop before compilation, which states no trip count, as a TPU's does not; one product of 16 a turn."""
+    """HLO of a loop before compilation, without a trip count, as on a TPU; one 16 × 16 product per turn."""
 
     def loop(last):
         turn = lambda c: (c[0] + step, jnp.tanh(c[1] @ c[1]))
@@ -53,13 +53,13 @@ def looped(first, last, step):
 
 @pytest.mark.parametrize("first, last, step, turns", [(0, 7, 1, 7), (1, 10, 2, 5), (3, 10, 3, 3), (5, 5, 1, 0)])
 def test_turns_of_a_loop(first, last, step, turns):
-    """A loop's length is read from its condition, its start and its step; and what is in it counts so often."""
+    """A loop's turns are read from its condition, start and step, and its body counts that often."""
     found = chips.work(looped(first, last, step), V5E)
     assert found.exact and found.flops == turns * 2 * 16**3 and found.flops_once == 2 * 16**3
 
 
 def test_a_loop_of_unknown_length():
-    """It counts once, and it is said so: the end is an argument, or the step is no addition."""
+    """A loop with an argument as end, or a step that is no addition, counts once and is not `exact`."""
     counted = lambda n, step: jax.lax.while_loop(lambda c: c[0] < n, lambda c: (step(c[0]), c[1] + 1), (jnp.int32(1), 0.0))
     argument = jax.jit(lambda n: counted(n, lambda c: c + 1)).lower(jnp.int32(9))
     doubled = jax.jit(lambda: counted(9, lambda c: c * 2)).lower()
@@ -113,7 +113,7 @@ ENTRY %main (q: f32[8,1024,12,64], k: f32[8,1024,12,64]) -> f32[8,12,1024,1024] 
 
 
 def test_a_tpus_own_ways():
-    """Attention's scores as a convolution with holes, an exchange that stands in two fusions, a condition without a count."""
+    """A TPU program: scores as a dilated convolution, a collective in two fusions, and a loop condition without a count."""
     module = hlo.Module(TPU)
     assert sum(module.flops(run) for run in module.runs()) == 2 * 8 * 12 * 1024 * 1024 * 64
     assert hlo.collectives(TPU) == [("all-gather", "bf16[1,1024,1024]", 2**21, 12, 16)]
@@ -133,8 +133,7 @@ HEADS = "bf16[8,1024,12,64] window={size=1x12 pad=0_0x11_11 rhs_reversal=0x1}, d
     ],
 )
 def test_flops_of_convolutions(shapes, line, flops):
-    """Products as a TPU has them: the gradient of a projection from heads, that of a weight over windows, a plain one; and
-    a true convolution, whose padding does no work."""
+    """A TPU's convolutions have the FLOPs of their products; the padding of a true convolution has none."""
     shape, rest = line.split(" ", 1)
     given = "".join(f"  %{name} = f32[{dims}] parameter({i})\n" for i, (name, dims) in enumerate(zip("ab", shapes)))
     text = f"ENTRY %m (a: f32[]) -> f32[] {{\n{given}  ROOT %c = {shape} convolution(%a, %b), {rest}\n}}\n"
@@ -143,26 +142,26 @@ def test_flops_of_convolutions(shapes, line, flops):
 
 
 def test_memory_traffic():
-    """A product reads and writes its arrays once; of what is sliced or updated in place the slice counts, on either chip."""
+    """A product reads and writes its arrays once; a slice or in-place update counts only its part, and on-chip memory nothing."""
     f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     product = jax.jit(lambda a, b: a @ b).lower(f32(64, 32), f32(32, 128)).compile().as_text()
     assert chips.work(product, V5E).bytes == 4 * (64 * 32 + 32 * 128 + 64 * 128)
     turns = jax.jit(lambda w: jax.lax.scan(lambda c, w: (c, jnp.sin(w)), 0.0, w)[1]).lower(f32(50, 1000)).compile()
     moved = chips.work(turns.as_text(), V5E).bytes
-    assert 2 * 4 * 50_000 <= moved < 5 * 4 * 50_000  # whole arrays in every turn would be 50 times that
+    assert 2 * 4 * 50_000 <= moved < 5 * 4 * 50_000  # whole arrays in every turn would give 50 times as much
     on_chip = TPU.replace("{2,1,0:T(8,128)(2,1)} fusion", "{2,1,0:T(8,128)(2,1)S(1)} fusion")
     assert chips.work(TPU, V5E).bytes - chips.work(on_chip, V5E).bytes == 12 * 2**21
 
 
 @pytest.mark.parametrize("n, seconds", [(4096, 2 * 4096**3 / V5E.flops), (64, 3 * 4 * 64**2 / V5E.bandwidth)])
 def test_an_instruction_takes_its_longer_part(n, seconds):
-    """A large product is bound by arithmetic, a small one by memory."""
+    """A large product is limited by arithmetic, a small one by memory."""
     x = jax.ShapeDtypeStruct((n, n), jnp.float32)
     assert chips.work(jax.jit(jnp.dot).lower(x, x).as_text("hlo"), V5E).seconds == pytest.approx(seconds)
 
 
 def test_least_time():
-    """It is the longest of what must be done; with no exchange behind other work, the links' time comes on top."""
+    """The least time is the maximum of its terms; with exposed exchanges the links' time is added."""
     found = chips.record(TPU, V5E, model_flops=1e9)
     least, done = found["seconds_at_least"], chips.work(TPU, V5E)
     assert least["links"] == pytest.approx(12 * 2**21 * 15 / 16 / V5E.links)

@@ -1,4 +1,4 @@
-"""The study: its arms and their budgets, what is picked by the compass alone, and the models that it published."""
+"""The study: its arms and budgets, picks by the compass alone, and its published models."""
 
 import dataclasses
 import importlib
@@ -22,7 +22,7 @@ from tsdfm_jax.workspace import jobs
 
 
 def test_every_arm_can_run_and_is_another(tmp_path):
-    """Each arm is a config that works, no two of a source are the same, and each factor has a shaped or blind one to stand beside."""
+    """Every arm is a valid config, no two arms of a source are equal, and all factors are present."""
     made = studying.study(tmp_path, **{"trajectories.count": 512, "compass.blocks": 2})
     arms = [*study_arms.main_arms(made.of("mask")), *study_arms.ablations(made.of("mask"))]
     runs = [made.base("mask")] + [made.run(arm, "mask", 1) for arm in arms]
@@ -34,7 +34,7 @@ def test_every_arm_can_run_and_is_another(tmp_path):
 
 
 def test_a_source_has_a_shaping_of_its_own_unless_it_is_given():
-    """Both sources' runs start from `of`, are told so on the command line, and what the user gave stands."""
+    """Each source has its own shaping, which is on the runs' command lines; a value from the user overrides it."""
     made, entropy = studying.study(), {"compass.score": "entropy"}
     assert made.of("uniform").compass == made.config.compass and made.of("mask").compass.score == "nll"
     shaped = next(arm for arm in study_arms.main_arms(made.of("mask")) if arm.name == "shaped")
@@ -47,7 +47,7 @@ def test_a_source_has_a_shaping_of_its_own_unless_it_is_given():
 
 @pytest.mark.parametrize("name", ("fsdfm", "sdtt"))
 def test_other_works_students_are_those_of_their_configs(name):
-    """An arm of configs/baselines learns as the run of that file does, of the study's teacher."""
+    """A baseline's arm has the training settings of its file in configs/baselines."""
     own = importlib.import_module(f"configs.baselines.{name}").get_config("sotu")
     made = study_runs.Study(file="configs/sotu.py", config=sotu.get_config(), given={}, root=pathlib.Path("runs"), seeds=(0,))
     arm = next(arm for arm in study_arms.main_arms(made.of("uniform")) if arm.name == name)
@@ -58,7 +58,7 @@ def test_other_works_students_are_those_of_their_configs(name):
 
 
 def test_the_autoregressive_model_is_that_of_its_config():
-    """It is the run of configs/baselines/autoregressive.py, on the study's own text and judges, with every seed's texts."""
+    """The study's autoregressive run has the config of configs/baselines/autoregressive.py and the study's data and judges."""
     own = importlib.import_module("configs.baselines.autoregressive").get_config("sotu")
     made = study_runs.Study(file="configs/sotu.py", config=sotu.get_config(), given={}, root=pathlib.Path("runs"))
     run = made.autoregressive()
@@ -69,14 +69,14 @@ def test_the_autoregressive_model_is_that_of_its_config():
 
 
 def test_budgets_are_equal():
-    """Every arm but those whose subject it is has the same records and updates; all rounds of one together have no more."""
+    """All arms have the same records and updates, rounds summed, except the arms that vary them."""
     made = studying.study(**{"trajectories.count": 512})
     spent = {}
     for arm in [*study_arms.main_arms(made.config), *study_arms.ablations(made.config)]:
         c = made.run(arm, "uniform", 0).config
         assert c.trajectories.count % c.trajectories.shard == 0 == c.trajectories.shard % c.trajectories.batch
         spent[arm.name] = (arm.factor, c.rounds * c.trajectories.count, c.rounds * c.student.optimiser.steps)
-    others = {name: spent.pop(name) for name in ("fsdfm", "sdtt")}  # a chain has three jumps, and sdtt's three rounds one each
+    others = {name: spent.pop(name) for name in ("fsdfm", "sdtt")}  # fsdfm: three jumps a chain; sdtt: three rounds of one jump
     assert all(512 * 4 - 3 * 16 < 3 * n // (3 if name == "sdtt" else 1) <= 512 * 4 for name, (_, n, _) in others.items())
     assert others["fsdfm"][2] == 16 and others["sdtt"][2] == 15
     assert {told[1:] for told in spent.values() if told[0] == "main"} == {(512, 16)}
@@ -89,7 +89,7 @@ def test_budgets_are_equal():
 
 @pytest.mark.parametrize("source", paths.SOURCES)
 def test_a_walk_that_picks_nowhere_is_blind_and_one_that_picks_everywhere_is_shaped(source):
-    """What the compass is judged by is the very walk that trajectories are made by; picking late changes nothing before."""
+    """The study's walk is that of trajectories: blind with one candidate, shaped with 16 at every midpoint."""
     config = tiny.changed(**{"flow.source": source, "compass.steered_steps": 3, "compass.batch": 4})
     path = settings.path(config, 12)
     table_VV = jax.random.normal(jax.random.key(3), (path.vocab, path.vocab))
@@ -108,7 +108,7 @@ def test_a_walk_that_picks_nowhere_is_blind_and_one_that_picks_everywhere_is_sha
 
 
 def test_a_paired_ratio():
-    """The ratio of two perplexities, with an interval of the texts' own differences."""
+    """The paired ratio of two perplexities has an interval from the texts' differences."""
     rng = np.random.default_rng(0)
     before_N = rng.normal(40.0, 9.0, 400)
     rows = [{"length": 8, "judges": {"j": {"nll": list(nll_N)}}} for nll_N in (before_N + rng.normal(-2.0, 1.0, 400), before_N)]
@@ -118,7 +118,7 @@ def test_a_paired_ratio():
 
 
 def test_the_models_that_are_published_here():
-    """Each opens, whole (its hash is looked at), below 5 MB in bfloat16, with its tokenizer; the README's first student writes."""
+    """Every published model loads with its hash and tokenizer, in bfloat16 and at most 5 MB; the README's first student samples."""
     root = pathlib.Path(__file__).parents[2] / "results/sotu"
     models = [file.parent for file in sorted(root.glob("**/config.json"))]
     assert {"student", "student_uniform"} <= {where.name for where in models}
@@ -132,7 +132,7 @@ def test_the_models_that_are_published_here():
 
 
 def test_a_seed_of_trajectories_is_no_seed_of_anything_else():
-    """Another `trajectories.seed` gives other trajectories, in every round, and leaves data, judges and teacher as they are."""
+    """Another `trajectories.seed` gives other trajectories in every round, and changes no earlier stage."""
     program = lambda r, **changes: generation.program(
         tiny.changed(**changes), 12, settings.mesh(tiny.get_config()), "whole", "shaped", None, r
     )

@@ -1,4 +1,4 @@
-"""The study, read from finished runs: tables, bars, figures, what students learnt from, and where picking leads."""
+"""The study read from finished runs: tables, bars, figures, students' targets, and the compass by itself."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ from tsdfm_jax.stages import compass as compass_stage
 
 @pytest.fixture
 def read(finished, tmp_path, monkeypatch):
-    """A study of which base, two main arms and the reference are finished: copies of one run, with the configs they should have."""
+    """A study with base, two main arms and the reference finished: copies of one run, each with its own config."""
     monkeypatch.setattr(study_arms, "STEPS", (2,))
     monkeypatch.setattr(study_read, "FRONTIER", 2)
     monkeypatch.setattr(study_runs, "TEACHER_STEPS", (2, 4))
@@ -35,14 +35,14 @@ def read(finished, tmp_path, monkeypatch):
     for run in runs:
         shutil.copytree(finished, run.workdir, symlinks=True)
         (run.workdir / "config.json").write_text(run.config.to_json())
-    rows = runs[2].workdir / "evaluate/rows.json"  # the shaped student, a fifth better than the blind one, which it is a copy of
+    rows = runs[2].workdir / "evaluate/rows.json"  # make the shaped student, a copy of the blind one, a fifth better
     better = [row | {"ppl_token": row["ppl_token"] * 0.8} for row in json.loads(rows.read_text())]
     rows.write_text(json.dumps(better))
     return made
 
 
 def test_what_is_read(read, tmp_path, capsys):
-    """Numbers come from the runs' own rows; bars are held as they say; tables and figures are of those numbers."""
+    """The study's numbers, bars, tables, figures and samples come from the runs' rows."""
     page = tmp_path / "out/STUDY.md"
     page.parent.mkdir()
     page.write_text(
@@ -60,7 +60,7 @@ def test_what_is_read(read, tmp_path, capsys):
     held = told["arms"]["shaped"]["held"]["2"]
     assert held["of_blind"] == pytest.approx({judge: 0.8 for judge in told["judges"]})
     assert held["of_teacher"] == pytest.approx({j: 0.8 * p / at("teacher", 4)[j] for j, p in at("student_shaped", 2).items()})
-    assert "spread" in held["verdict"]  # one seed shows none
+    assert "spread" in held["verdict"]  # one seed has no spread
     text = page.read_text()
     over = {
         name: ", ".join(f"×{row['of_teacher'][j] / by:.2f}" for j in told["judges"])
@@ -79,7 +79,7 @@ def test_what_is_read(read, tmp_path, capsys):
 
 
 def test_what_students_learnt_from_and_write_by_other_jumps(read, tmp_path, monkeypatch):
-    """Records' ends and their noise are those on disk; sampling by the config's own jump gives the table's texts, by another others."""
+    """Targets are measured on the records on disk; the config's own jump gives the table's texts, another jump others."""
     arms = {arm.name: arm for arm in [*study_arms.main_arms(read.config), *study_arms.ablations(read.config)]}
     run = read.run(arms["blind"], "uniform", 0)
     study_targets.targets(read, [run])
@@ -102,7 +102,7 @@ def test_what_students_learnt_from_and_write_by_other_jumps(read, tmp_path, monk
 
 
 def test_a_run_is_finished_whatever_its_compass_told_of_itself(read):
-    """Only what a student depends on makes a run another."""
+    """A run stays finished if only settings of the compass's report change, not if those of a student do."""
     run = next(
         run for run in (read.run(arm, "uniform", 0) for arm in study_arms.main_arms(read.config)) if run.arm.name == "shaped"
     )
@@ -119,7 +119,7 @@ def test_a_run_is_finished_whatever_its_compass_told_of_itself(read):
 
 
 def test_the_compass_by_itself(read, tmp_path, monkeypatch):
-    """A cell each, of the config's own compass and, trained in its own arm, of another; what is there is not made again."""
+    """There is one cell per compass, place and K; an untrained compass has none; existing cells are not made again."""
     monkeypatch.setattr(study_compass, "CANDIDATES", (2,))
     monkeypatch.setattr(study_compass, "KEPT", 2)
     arms = {arm.name: arm for arm in study_arms.ablations(read.config)}
@@ -129,7 +129,7 @@ def test_the_compass_by_itself(read, tmp_path, monkeypatch):
     file = tmp_path / "uniform" / study_compass.FILE
     found = json.loads(file.read_text())
     own = [study_compass.BLIND, "reference:-1:2", "reference:0:2", "reference:1:2"]
-    assert list(found) == own + ["prior=1:-1:2", "prior=1:0:2", "prior=1:1:2"]  # the other has not been trained
+    assert list(found) == own + ["prior=1:-1:2", "prior=1:0:2", "prior=1:1:2"]  # `distilled` has not been trained
     assert all(row["samples"] == 16 and len(row["judges"]["judge_0"]["nll"]) == 16 for row in found.values())
     blind = found[study_compass.BLIND]
     assert study_compass.paired(blind, blind, "judge_0") == (1.0, 1.0, 1.0)
@@ -150,7 +150,7 @@ def test_the_compass_by_itself(read, tmp_path, monkeypatch):
 
 
 def test_what_was_made_elsewhere_is_kept(read, tmp_path):
-    """Arms of an earlier table stay where config, teacher and judges are the same, and go where one of them is another."""
+    """Arms of an earlier table stay if teacher and judges are the same, and are dropped otherwise."""
     out, file = tmp_path / "out", tmp_path / "out/study-tiny.json"
     study_table.write(read, out, "tiny")
     first = json.loads(file.read_text())
@@ -178,7 +178,7 @@ def test_what_was_made_elsewhere_is_kept(read, tmp_path):
 
 
 def test_the_autoregressive_model_stands_beside_the_teacher(read, finished, tmp_path):
-    """Its texts have a line and a place in the figures, here or kept from before; those that other judges have read are refused."""
+    """The autoregressive model has a table line and a place in the figures, new or kept; other judges are refused."""
     run, out = read.autoregressive(), tmp_path / "out"
     shutil.copytree(finished, run.workdir, symlinks=True)
     (run.workdir / "config.json").write_text(run.config.to_json())
@@ -212,6 +212,6 @@ def test_the_autoregressive_model_stands_beside_the_teacher(read, finished, tmp_
     ],
 )
 def test_verdicts(ratio, entropy, seeds, matched, said):
-    """A bar is met by all judges or not at all."""
+    """A bar is met only if all judges agree."""
     one = {"of_teacher": {"a": 0.5, "b": ratio}, "entropy": entropy, "below_every_blind_seed": {"a": True, "b": True}}
     assert study_read.verdict(one | {"matched": {"a": matched, "b": matched}}, seeds) == said

@@ -1,4 +1,4 @@
-"""What a sweep expands to: the pieces' algebra, names, commands, refusals, and the stages that its runs share."""
+"""Expansion of a sweep: algebra of its parts, names, commands, refusals, and shared stages."""
 
 import itertools
 import pathlib
@@ -25,7 +25,7 @@ def parts_of(values):
 
 @given(PARTS)
 def test_a_product_is_every_combination_once(values):
-    """Its size is the product of the sizes; a part is its own product; grouping does not matter; nothing is the neutral part."""
+    """A product has every combination once; it is associative, and the empty product is neutral."""
     parts = parts_of(values)
     whole = hyper.product(parts)
     assert [tuple(entry.values()) for entry in whole] == [tuple(v) for v in itertools.product(*values)] and all(
@@ -37,7 +37,7 @@ def test_a_product_is_every_combination_once(values):
 
 @given(PARTS, PARTS)
 def test_a_chain_distributes_over_a_product(left, right):
-    """(a + b) × c = a × c + b × c; chains are concatenations, and an empty one is neutral."""
+    """(a + b) × c = a × c + b × c; a chain is a concatenation, and an empty one is neutral."""
     a, b = (hyper.product(parts_of(v)) for v in (left, right))
     c = hyper.sweep("c", [1, 2])
     assert hyper.product([hyper.chainit([a, b]), c]) == hyper.chainit([hyper.product([a, c]), hyper.product([b, c])])
@@ -59,7 +59,7 @@ def test_a_zip_pairs(pairs):
     (lambda: hyper.sweep("a", 3), "must be a list, such as [3]"),
 ])  # fmt: skip
 def test_pieces_that_do_not_fit(make, said):
-    """Unequal zips, a key set twice, values that are no list: one line each."""
+    """Unequal zips, a key set twice and values that are no list each give a one-line error."""
     with pytest.raises(ValueError) as caught:
         make()
     assert said in str(caught.value) and "\n" not in str(caught.value)
@@ -86,14 +86,14 @@ def expand(entries, given=None, config=None, root=pathlib.Path("runs/s")):
     ([{"seed": 1}], "--config.seed=5 is swept by c.py"),
 ])  # fmt: skip
 def test_a_sweep_that_cannot_work(entries, said):
-    """Unknown keys, wrong types, impossible or equal runs, a key that the command line sets too: one line, before anything starts."""
+    """Unknown keys, wrong types, invalid or equal runs and keys also on the command line each give a one-line error."""
     with pytest.raises(ValueError) as caught:
         expand(entries, given={"seed": 5})
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_the_parent_leaves_the_mesh_to_the_runs():
-    """A mesh that this machine does not have is no error here: the run's own devices decide."""
+    """A mesh that does not fit this machine is no error here: the run's own devices decide."""
     assert expand([{"mesh.fsdp": 1024}])[0].config.mesh.fsdp == 1024
 
 
@@ -110,7 +110,7 @@ KEYS = {
 @given(st.lists(st.fixed_dictionaries({}, optional=KEYS), min_size=2, max_size=4, unique_by=repr))
 @trials(deadline=None, max_examples=60)
 def test_names_are_unique_and_fit_for_files(entries):
-    """Other overrides, another name, whatever the values; a name is one part of a path that every file system takes."""
+    """Different overrides have different names; a name is one valid part of a path on any file system."""
     short = sweep_runs.short_names(KEYS)
     names = [sweep_runs.name_of(entry, short) for entry in entries]
     assert len(set(names)) == len(names)
@@ -123,7 +123,7 @@ def test_names_are_unique_and_fit_for_files(entries):
 @given(st.fixed_dictionaries({}, optional=KEYS))
 @trials(deadline=None, max_examples=60)
 def test_main_reads_back_what_the_sweep_meant(overrides):
-    """The flags of a run, parsed as main parses them, give the config that the sweep looked at."""
+    """The flags of a run, parsed as main does, give the config that the sweep checked."""
     config = tiny.get_config()
     config.update_from_flattened_dict(overrides)
     argv = ["main", *sweep_runs.arguments("tests/tiny.py", "runs/x", overrides)]
@@ -136,13 +136,13 @@ def test_main_reads_back_what_the_sweep_meant(overrides):
 
 @pytest.mark.parametrize("one, other", [("a b", "a-b"), ("a/b", "a b"), ("x" * 300 + "a", "x" * 300 + "b"), ("ä", "ö")])
 def test_names_that_would_be_alike(one, other):
-    """Where a value had to be changed or cut to make a name, the names still differ."""
+    """Names differ even where a value was changed or cut to fit."""
     a, b = (sweep_runs.name_of({"data.files": value}, {"data.files": "files"}) for value in (one, other))
     assert a != b and max(len(a), len(b)) <= 120
 
 
 def test_short_names_tell_keys_apart():
-    """The last part of a key where that is enough, more of it where it is not."""
+    """A short name is the last part of a key, or more of it where that is ambiguous."""
     keys = ("shaping.tau", "teacher.optimiser.steps", "student.optimiser.steps", "seed", "sample.seed")
     assert list(sweep_runs.short_names(keys).values()) == [
         "tau", "teacher.optimiser.steps", "student.optimiser.steps", "seed", "sample.seed",
@@ -150,7 +150,7 @@ def test_short_names_tell_keys_apart():
 
 
 def test_the_shipped_sweep(capsys):
-    """18 runs, every policy among them; tokenizer, data, judges and teacher are common, and the commands are main's."""
+    """The shipped sweep has 18 runs with every policy, shares tokenizer, data, judges and teacher, and prints main's commands."""
     shipped = sweep_plan.Sweep(SHIPPED, quickstart.get_config(), {}, pathlib.Path("runs/sweep"))
     assert shipped.shared == ["tokenizer", "data", "judges", "teacher"] and len(shipped.runs) == 18
     assert {run.config.shaping.policy for run in shipped.runs} == set(shaping.POLICIES)
@@ -179,7 +179,7 @@ def test_the_shipped_sweep(capsys):
     (hyper.product([hyper.sweep("teacher.batch", [32]), hyper.sweep("student.batch", [16, 32])]), "trajectories"),
 ])  # fmt: skip
 def test_what_is_shared(entries, last):
-    """Every stage up to the first whose result some override changes; keys that no stage names are taken to change all."""
-    stages = [stage for stage in jobs.KEYS if stage != "autoregressive"]  # which none of these runs has
+    """All stages before the first that an override changes are shared; a key that no stage names changes all."""
+    stages = [stage for stage in jobs.KEYS if stage != "autoregressive"]  # none of these runs has it
     shared = sweep_runs.shared_stages([run.config for run in expand(entries)])
     assert shared == (stages[: stages.index(last) + 1] if last else [])

@@ -1,4 +1,4 @@
-"""A sweep at work, with a stub for main: started, stopped, resumed, handed out; and what its command line refuses."""
+"""A running sweep with a stub for main: start, stop, resume, launcher, and refusals of its command line."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tsdfm_jax.experiments.sweep import hyper, jobs as sweep_jobs, runs as sweep
 
 
 def test_what_is_constant_goes_to_the_common_run(tmp_path):
-    """An override that every run has, and the command line's, are the common run's too; one that some runs have is not."""
+    """The common run gets the command line's overrides and those of all runs, not those of some runs."""
     entries = [{"teacher.batch": 32, "student.batch": 32}, {"teacher.batch": 32}]
     made = make(tmp_path, entries, given={"judges.batch": 32})
     assert made.common.arguments[2:] == [
@@ -25,7 +25,7 @@ def test_what_is_constant_goes_to_the_common_run(tmp_path):
 
 
 def test_a_sweep_runs_once(tmp_path):
-    """First what is shared, then each run with links to it; a second call starts nothing; a moved sweep still has its links."""
+    """Shared stages run first, then each run with links to them; a second call starts nothing; links survive a move."""
     said, made = Said(), make(tmp_path / "s", TWO)
     assert made.run(1, said) == 0 and said[-1] == "2 of 2 runs finished"
     names = ["common", "candidates=2", "candidates=4"]
@@ -41,14 +41,14 @@ def test_a_sweep_runs_once(tmp_path):
 
 
 def test_a_failed_run_does_not_stop_the_others(tmp_path):
-    """Exit code 1 names it, with its own last line; what it said is kept; the next call runs that one alone."""
+    """A failed run is named with its last line, and exit code 1; its stderr is kept; the next call runs only that one."""
     said, made = Said(), make(tmp_path, TWO)
     control(tmp_path, made, fail=["candidates=2"])
     assert made.run(1, said) == 1
     assert "failed candidates=2: exit code 3: the loss is not a number" in said
     assert said[-1] == "1 of 2 runs finished; failed: candidates=2"
     control(tmp_path, made, die=["candidates=2"])
-    assert made.run(1, said) == 1 and "failed candidates=2: exit code 137" in said  # and no line of the time before
+    assert made.run(1, said) == 1 and "failed candidates=2: exit code 137" in said  # without the last line of the earlier failure
     control(tmp_path, made)
     assert made.run(1, said) == 0 and log(tmp_path)[-2:] == [("candidates=2", "begins"), ("candidates=2", "ends")]
     assert log(tmp_path).count(("candidates=4", "begins")) == 1
@@ -56,7 +56,7 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path):
 
 
 def test_nothing_starts_without_what_is_shared(tmp_path):
-    """Where the shared stages fail, the runs wait, and the line says for what."""
+    """If the shared stages fail, no run starts, and the message names those stages."""
     said, made = Said(), make(tmp_path, TWO)
     control(tmp_path, made, fail=["common"])
     assert made.run(2, said) == 1 and log(tmp_path) == [("common", "begins")]
@@ -64,7 +64,7 @@ def test_nothing_starts_without_what_is_shared(tmp_path):
 
 
 def test_what_is_shared_must_be_of_this_config(tmp_path):
-    """Shared stages count as there when each is done, and was made with the values that the sweep has now."""
+    """Shared stages are ready when each is done and was made with the sweep's current values."""
     made = make(tmp_path, TWO)
     assert not made.ready() and made.run(2, Said()) == 0 and made.ready()
     file = tmp_path / "common/teacher/done.json"
@@ -73,7 +73,7 @@ def test_what_is_shared_must_be_of_this_config(tmp_path):
 
 
 def test_runs_at_a_time(tmp_path):
-    """With parallel=2 two runs are at work together, and never three."""
+    """With parallel=2 at most two runs work at a time, and two do."""
     made = make(tmp_path, hyper.sweep("shaping.candidates", [2, 4, 5, 6]))
     control(tmp_path, made, seconds=0.5)
     assert made.run(2, Said()) == 0
@@ -86,7 +86,7 @@ def test_runs_at_a_time(tmp_path):
 
 @pytest.mark.parametrize("change", ["config", "report", "sample"])
 def test_what_counts_as_finished(tmp_path, change):
-    """Another config, a report of another config, a sample older than the report: the run is not finished."""
+    """A run with another config, another config's report or a sample older than the report is not finished."""
     made = make(tmp_path, TWO)
     assert made.run(2, Said()) == 0 and not made.left()
     where = tmp_path / "candidates=2"
@@ -100,7 +100,7 @@ def test_what_counts_as_finished(tmp_path, change):
 
 
 def test_links_give_way_to_what_a_run_made(tmp_path):
-    """A run's own directory is kept; a link whose stage is gone is taken away, where the run would write through it."""
+    """A run's own directory replaces a link; a link to a stage that is not done is removed, so that no run writes through it."""
     made = make(tmp_path, TWO)
     made.run(1, Said())
     run = made.runs[0]
@@ -114,7 +114,7 @@ def test_links_give_way_to_what_a_run_made(tmp_path):
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_sweep_goes_on(tmp_path, number, code):
-    """A signal to the group, as from a terminal, reaches each run once; they save and are waited for; the next call ends them."""
+    """A signal to the group reaches each run once; the sweep waits until they save; the next call finishes them."""
     made = make(tmp_path, TWO)
     made.run(1, Said())
     for run in made.runs:
@@ -135,7 +135,7 @@ def test_a_stopped_sweep_goes_on(tmp_path, number, code):
 
 
 def test_what_a_killed_sweep_left_is_not_run_twice(tmp_path):
-    """While a run of a killed sweep is at work, another sweep of the directory refuses in one line; then it may."""
+    """While a run of a killed sweep still works, another sweep of the directory refuses in one line; afterwards it runs."""
     made = make(tmp_path, TWO)
     made.run(1, Said())
     (tmp_path / "candidates=2/config.json").write_text("{}")
@@ -154,7 +154,7 @@ def test_what_a_killed_sweep_left_is_not_run_twice(tmp_path):
     wait_for(tmp_path, 1, "saved")
     control(tmp_path, made)
     deadline = time.monotonic() + 30
-    while (code := start(tmp_path).wait(timeout=60)) == 2:  # the run has said that it saved, and ends in a moment
+    while (code := start(tmp_path).wait(timeout=60)) == 2:  # the run has logged that it saved, and ends in a moment
         assert time.monotonic() < deadline
     assert code == 0
 
@@ -169,7 +169,7 @@ def test_what_a_killed_sweep_left_is_not_run_twice(tmp_path):
     (["--launcher=/no/such/command"], "cannot run '/no/such/command'"),
 ])  # fmt: skip
 def test_the_command_line_refuses_in_one_line(tmp_path, flags, said):
-    """A wrong flag, file or launcher costs one line and exit code 2."""
+    """A wrong flag, file or launcher gives one line and exit code 2."""
     make(tmp_path, hyper.sweep("seed", [1, 2]))
     running = start(tmp_path, *flags)
     _, err = running.communicate(timeout=60)
@@ -178,7 +178,7 @@ def test_the_command_line_refuses_in_one_line(tmp_path, flags, said):
 
 
 def test_an_interrupt_before_anything_runs(tmp_path):
-    """Ctrl-C while the sweep is still being looked at is one line, too."""
+    """Ctrl-C while the sweep is being expanded also gives one line."""
     (tmp_path / "swept.py").write_text(
         "from tests import tiny\nget_config = tiny.get_config\ndef get_hyper(_): raise KeyboardInterrupt\n"
     )
@@ -189,7 +189,7 @@ def test_an_interrupt_before_anything_runs(tmp_path):
 
 
 def test_help_and_mistyped_flags_do_not_wait_for_jax(tmp_path):
-    """--help and a flag that is none are answered without importing JAX."""
+    """--help and an unknown flag are answered without importing JAX."""
     make(tmp_path, TWO)
     (tmp_path / "jax.py").write_text("raise SystemExit('jax was imported')")
     for flag, code in (("--help", 1), ("--worker=x", 2)):
@@ -200,7 +200,7 @@ def test_help_and_mistyped_flags_do_not_wait_for_jax(tmp_path):
 
 
 def test_a_dry_run_prints_what_a_run_starts(tmp_path, monkeypatch, capfd):
-    """A dry run starts nothing and makes nothing; finished runs are comments; a launcher stands in main's place."""
+    """A dry run starts and writes nothing; it prints finished runs as comments, and a launcher in place of main."""
     made, ran = make(tmp_path, TWO), []
     made.print_commands("")
     lines = [shlex.split(line) for line in capfd.readouterr().out.splitlines()]
@@ -222,7 +222,7 @@ printf '%s\\n' "$@" >>"{root}/handed"
 
 
 def test_handing_out(tmp_path):
-    """First what is shared, and nothing more until that is done; then each run once; a refused one again."""
+    """The launcher gets the shared stages first; once they are done it gets each run once, and a refused run again."""
     made, said = make(tmp_path, TWO), Said()
     launcher = tmp_path / "launcher"
     launcher.write_text(LAUNCHER.format(root=tmp_path))
@@ -247,7 +247,7 @@ def test_handing_out(tmp_path):
 
 
 def test_a_launcher_that_waits(tmp_path):
-    """A launcher that returns when its command has ended, as gpu_node.sh does, is given everything in one call."""
+    """A launcher that waits for its command, as gpu_node.sh does, gets everything in one call."""
     made = make(tmp_path, TWO)
     assert made.hand_out(shlex.join(STUB), Said()) == 0 and not made.left()
     assert [name for name, what in log(tmp_path) if what == "ends"] == ["common", "candidates=2", "candidates=4"]

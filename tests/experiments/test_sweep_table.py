@@ -1,4 +1,4 @@
-"""What a sweep measured, gathered from made-up reports; and the real stages under its links."""
+"""The table of a sweep, from made-up reports; and the real stages through its links."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tsdfm_jax.workspace import jobs
 
 
 def rows(shaped):
-    """What evaluate measures, made up: two judges, two seeds."""
+    """Made-up rows of evaluate: two judges, two seeds."""
     sets = {
         ("student_shaped", 8): shaped,
         ("student_blind", 8): 50.0,
@@ -34,7 +34,7 @@ def rows(shaped):
 
 
 def test_the_table(tmp_path, monkeypatch):
-    """Swept keys, means over seeds by model, steps and judge, the teacher's ELBO, own and shared seconds; the rest is unfinished."""
+    """The table has swept keys, means over seeds, the teacher's ELBO and seconds; other runs are unfinished."""
     made = make(tmp_path, [{"shaping.candidates": 2}, {"shaping.candidates": 4, "shaping.tau": 0.5}, {"shaping.tau": 0.25}])
     made.run(1, Said())
     stages = {
@@ -81,7 +81,7 @@ def test_the_table(tmp_path, monkeypatch):
 
 
 def test_the_table_on_a_terminal(tmp_path, capfd):
-    """A block for each number of the students' steps, judges side by side in order of size; unfinished runs by name."""
+    """The terminal's table has a row per number of steps, judges side by side by size, and names unfinished runs."""
     made = make(tmp_path, TWO)
     made.run(1, Said())
     report = {"config": made.runs[0].config.to_dict(), "rows": list(rows(100.0)), "stages": {"teacher": {"seconds": 1.0}}}
@@ -98,7 +98,7 @@ def test_the_table_on_a_terminal(tmp_path, capfd):
 
 
 def test_stages_work_through_links(tmp_path):
-    """The real main takes finished stages through links, computes on from them, and leaves what is linked as it is."""
+    """The real main reads finished stages through links, computes later stages, and does not change linked files."""
     config, common, run = tiny.get_config(), tmp_path / "common", tmp_path / "a=1,b=2"
     main.run(config, common, ["tokenizer"])
     checkpoint.save_params(common / "teacher/model", {"w": np.arange(6.0).reshape(2, 3)}, {"tokenizer": "t"})

@@ -83,7 +83,7 @@ def test_top_p_keeps_the_smallest_nucleus():
 
 
 def test_nucleus_of_many_tokens():
-    """At a large V the nucleus equals the one found by sorting; equal logits stay together, and zero mass is out."""
+    """At a large V the nucleus is the one found by sorting, with equal logits together and no token of zero mass."""
     rng = np.random.default_rng(0)
     logits = rng.normal(scale=[[[1.0]], [[8.0]], [[0.01]]], size=(3, 2, 1001)).astype(np.float32)
     logits[:, 1] = np.round(logits[:, 1] * 4) / 4  # many ties

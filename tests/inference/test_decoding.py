@@ -1,4 +1,4 @@
-"""The autoregressive model: its size, its cached decoding, the law of its texts, and that they do not depend on the batch."""
+"""The autoregressive model: its size, cached decoding, the law of its texts, and independence of the batch."""
 
 import itertools
 
@@ -20,14 +20,14 @@ CFG = causal.CausalConfig(vocab=V, length=LENGTH, blocks=2, width=8, heads=2)
 
 @pytest.fixture(scope="module")
 def params():
-    """A network far from its start, so that what was read matters."""
+    """Weights far from their initial values, so that the context matters."""
     born = meshes.unbox(causal.init(jax.random.key(0), CFG))
     return jax.tree.map(lambda a: a + 0.4 * jax.random.normal(jax.random.key(a.size), a.shape), born)
 
 
 @pytest.mark.parametrize("source", ["uniform", "mask"])
 def test_sizes_are_those_of_the_networks(source):
-    """The arithmetic counts what is there; the number of blocks is the nearest; the papers' teachers have the papers' sizes."""
+    """Counted sizes equal the networks' parameters; the default number of blocks gives the size nearest the teacher's."""
     c = tiny.changed(**{"flow.source": source, "autoregressive.width": 24, "model.blocks": 9})
     cfg = settings.network(c, settings.path(c, 50).vocab)
     real = jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg, c.data.length))
@@ -47,7 +47,7 @@ def test_sizes_are_those_of_the_networks(source):
 
 
 def test_cached_decoding_is_the_whole_network(params):
-    """Token by token, with keys and values kept, the logits are those of the network that reads everything at once."""
+    """Decoding token by token with cached keys and values gives the logits of one full pass."""
     x_BL = jax.random.randint(jax.random.key(1), (5, LENGTH), 0, V)
     context_BL = jnp.concatenate([jnp.full((5, 1), BOS), x_BL[:, :-1]], axis=1)
     cache, found = causal.empty_cache(CFG, 5), []
@@ -65,7 +65,7 @@ def decoder(batch, mesh=None, **cfg):
 
 
 def joint_law(params, temperature=1.0, top_p=1.0):
-    """The probability of every text: all texts are read, and the tokens' own probabilities multiplied, in NumPy."""
+    """The probability of every text, the product of its tokens' probabilities, in NumPy."""
     texts = np.array(list(itertools.product(range(V), repeat=LENGTH)))
     context = np.concatenate([np.full((len(texts), 1), BOS), texts[:, :-1]], axis=1)
     p = np.exp(np.asarray(causal.logits(CFG, params, context), np.float64) / temperature)
@@ -80,7 +80,7 @@ def joint_law(params, temperature=1.0, top_p=1.0):
 
 @pytest.mark.parametrize("cfg", [{}, {"temperature": 0.7, "top_p": 0.8}], ids=["plain", "sharpened"])
 def test_the_law_of_its_texts(params, cfg):
-    """Texts follow the network's joint law, exactly enumerated; sharpened, the law of the sharpened tokens."""
+    """Texts follow the network's exact joint law; with temperature and top-p, the law of the sharpened tokens."""
     law = joint_law(params, **cfg)
     np.testing.assert_allclose(law.sum(), 1, rtol=1e-6)
     x_NL, _ = decoder(4096, **cfg)(params, 3, 16_384, LENGTH)
@@ -88,7 +88,7 @@ def test_the_law_of_its_texts(params, cfg):
 
 
 def test_a_text_is_its_seed_its_number_and_what_is_given(params):
-    """Whatever the batch, the devices, and whether it was watched; given tokens stay; what is seen is the text so far."""
+    """A text does not depend on batch, devices or a watcher; given tokens stay; a watcher sees the text so far."""
     given_NL = np.full((11, LENGTH), -1)
     given_NL[::2, :2] = (2, 0)
     seed_N = np.arange(11) % 3

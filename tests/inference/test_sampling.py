@@ -1,4 +1,4 @@
-"""Writing for people, on a tiny trained run: given text stays, a text is its own, one line for what cannot be."""
+"""Sampling from a tiny trained run: given text stays, texts are independent of each other, errors are one line."""
 
 import dataclasses
 import io
@@ -57,7 +57,7 @@ def texts(samples):
 
 
 def a_sampler(batch):
-    """A Sampler whose posterior is a formula."""
+    """(path, apply, Sampler) with a posterior from a fixed table."""
     path = paths.Path(source="uniform", exponent=1.0, text_vocab=V)
     table_VV = np.random.default_rng(0).normal(size=(V, V)).astype(np.float32)
     apply = lambda params, x_BL, t_B, h_B: jnp.asarray(table_VV)[x_BL] + params
@@ -65,7 +65,7 @@ def a_sampler(batch):
 
 
 def test_a_text_is_its_seed_its_number_and_what_is_given():
-    """Alone or among texts of other seeds, in a batch of any size, watched or not; states are those of the mathematics."""
+    """A text does not depend on batch, neighbours or a watcher; its states are those of sampler.states."""
     number, steps = 19, 5
     rng = np.random.default_rng(1)
     seed_N, index_N = rng.integers(0, 4, number), rng.integers(0, 3, number)
@@ -96,7 +96,7 @@ def test_a_text_is_its_seed_its_number_and_what_is_given():
 
 
 def test_it_stops_between_two_calls():
-    """Asked to stop while it is watched, it does so before the next step."""
+    """A stop signal during a watched step ends sampling before the next step."""
     heard, (_, _, draw) = [], a_sampler(8)
 
     def seen(first, step, x_BL):
@@ -107,7 +107,7 @@ def test_it_stops_between_two_calls():
     with pytest.raises(signals.Interrupted), signals.stopping():
         draw(0.0, 0, 8, 9, seen=seen)
     assert heard == [0, 1, 2]
-    assert draw(0.0, 0, 8, 9)[0].shape == (8, LENGTH)  # that it was stopped is over
+    assert draw(0.0, 0, 8, 9)[0].shape == (8, LENGTH)  # the next call works again
 
 
 @pytest.mark.parametrize("ask, length", [
@@ -117,7 +117,7 @@ def test_it_stops_between_two_calls():
     (dict(infill="The____ of____", span_length=3), None),
 ])  # fmt: skip
 def test_given_text_stays(model, ask, length):
-    """From the noise to the text, whatever was given is there; the text has the tokens that were asked for."""
+    """Given text is in every state from noise to the final text, which has the requested length."""
     for sample in model.sample(**ask, steps=3, number=2, states=True):
         assert length is None or len(sample.tokens) == length
         assert len(sample.states) == 4 and sample.states[-1] == sample.text == str(sample) and repr(sample.text) in repr(sample)
@@ -130,7 +130,7 @@ def test_given_text_stays(model, ask, length):
 
 
 def test_any_batch_and_any_mesh(a_run, model):
-    """The same texts whatever the number, the batch and the devices, also other devices than it was trained on."""
+    """Texts do not depend on their number, the batch or the devices."""
     ask = dict(prompt="The Senate", steps=3, seed=4)
     many = texts(model.sample(**ask, number=11, batch=8))
     assert texts(model.sample(**ask, number=2)) == many[:2] and len({*many}) > 5
@@ -140,7 +140,7 @@ def test_any_batch_and_any_mesh(a_run, model):
 
 
 def test_a_second_call_compiles_nothing(model):
-    """Neither another prompt, number, length, seed nor number of steps needs a new program; another temperature does."""
+    """Another prompt, number, length, seed or number of steps compiles nothing; another temperature does."""
     model.sample("The", steps=2, states=True)
     with metrics.count_compilations() as again:
         model.sample(infill="The ____", span_length=2, steps=5, number=7, seed=3)
@@ -152,7 +152,7 @@ def test_a_second_call_compiles_nothing(model):
 
 
 def test_short_texts_take_a_short_window():
-    """A text is written in the least half, quarter, … of the window that holds it, whatever else is asked for with it; order stays."""
+    """A text is sampled in the smallest half, quarter, … of the window that holds it; the order of requests stays."""
     path, apply, _ = a_sampler(8)
     flow = {"source": "uniform", "exponent": 1.0, "jump": "bridge"}
     tok = types.SimpleNamespace(vocab_size=V, decode_pretty=lambda x_L: " ".join(map(str, x_L)))
@@ -188,14 +188,14 @@ def test_short_texts_take_a_short_window():
     (dict(top_p=2.0), ("top_p 2.0",)),
 ])  # fmt: skip
 def test_what_cannot_be_sampled_is_one_line(model, ask, said):
-    """Bad numbers and texts that do not fit are refused by name."""
+    """Bad numbers and texts that do not fit are refused in one line that names them."""
     with pytest.raises(ValueError) as caught:
         model.sample(**ask)
     assert "\n" not in str(caught.value) and all(part in str(caught.value) for part in said), str(caught.value)
 
 
 def test_what_cannot_be_loaded_is_one_line(a_run, tmp_path):
-    """Every model of a run loads; not so no run, another program's config, a model that is not there yet, no such model, a mesh that does not fit."""
+    """A missing run, foreign or damaged config, missing or unknown model and bad mesh each give a one-line error."""
     assert load(a_run, "teacher").hash != load(a_run, "student_blind").hash
     tensor = meshes.make_mesh(meshes.MeshConfig(data=1, tensor=3), jax.devices()[:3])
     (tmp_path / "other").mkdir(), (tmp_path / "damaged").mkdir(), (tmp_path / "begun").mkdir()
@@ -227,7 +227,7 @@ def run(where, **changes):
 
 
 def test_a_file_of_prompts(a_run, tmp_path, capsys):
-    """A line's texts do not depend on its neighbours; the JSONL says what was asked and what was given; the terminal is plain."""
+    """A line's texts do not depend on other lines; the JSONL records request and given tokens; plain output has no colours."""
     file = tmp_path / "prompts.jsonl"
     asks = [{"prompt": "The Senate"}, {"infill": "The____ of the", "span_length": 4, "number": 3}, {"suffix": " war", "seed": 9}]
     file.write_text("\n".join(map(json.dumps, asks)))
@@ -258,14 +258,14 @@ def test_a_file_of_prompts(a_run, tmp_path, capsys):
     ({"batch": 0}, "sample.batch"),
 ])  # fmt: skip
 def test_a_config_that_cannot_be_sampled_is_refused(changes, said):
-    """Before anything is trained, as far as it can be known without a tokenizer."""
+    """A bad request in the config is refused before training, as far as no tokenizer is needed to know."""
     with pytest.raises(ValueError) as caught:
         validation.validate(config(**{f"sample.{key}": value for key, value in changes.items()}))
     assert "\n" not in str(caught.value) and said in str(caught.value), str(caught.value)
 
 
 def test_a_terminal_shows_texts_as_they_are_refined(a_run, monkeypatch, capsys):
-    """On a terminal every step of the first texts is drawn, with its time, given text bold; at the end stand all texts."""
+    """A terminal shows every step of the first texts with its time, given text in bold, and at the end all texts."""
     monkeypatch.setattr(stage, "PAUSE", 0.0)
     for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "120"}.items():
         monkeypatch.setenv(name, value)
@@ -283,7 +283,7 @@ def test_a_terminal_shows_texts_as_they_are_refined(a_run, monkeypatch, capsys):
 
 
 def test_given_characters_are_told_from_written_ones(model):
-    """The pieces of a text are the text, and the given ones are what was given."""
+    """The pieces of a text join to the text, and its given pieces are the given text; control characters are not printed."""
     for sample in model.sample(infill="The____ of____ war", span_length=2, number=4):
         found = stage.pieces(model.tokenizer, sample)
         assert "".join(piece for piece, _ in found) == sample.text
@@ -297,7 +297,7 @@ def test_given_characters_are_told_from_written_ones(model):
 
 
 def test_importing_the_package_does_not_import_jax():
-    """`load` is found when it is asked for, and nothing else is made up."""
+    """Importing the package imports no JAX; `load` is found on demand, and other names raise AttributeError."""
     code = "import sys, tsdfm_jax; assert not {'jax', 'flax', 'rich'} & set(sys.modules); tsdfm_jax.laod"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stderr.strip().endswith("AttributeError: module 'tsdfm_jax' has no attribute 'laod'"), done.stderr
@@ -305,7 +305,7 @@ def test_importing_the_package_does_not_import_jax():
 
 
 def test_the_notebook_runs(a_run, monkeypatch):
-    """Every cell of the notebook, in a fresh kernel; it is stored without outputs."""
+    """Every cell of the notebook runs in a fresh kernel; the notebook is stored without outputs."""
     book = nbformat.read(ROOT / "notebooks/sampling.ipynb", as_version=4)
     nbformat.validate(book)
     cells = [cell for cell in book.cells if cell.cell_type == "code"]

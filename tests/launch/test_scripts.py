@@ -1,4 +1,4 @@
-"""The launch scripts of one machine and of Slurm, run for real against stubs: what they start, stop, refuse and report."""
+"""The launch scripts for one machine and for Slurm, run against stubs: what they start, stop, refuse and report."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ def cluster(tmp_path):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_shellcheck(script):
-    """No script has anything that shellcheck would change."""
+    """shellcheck finds nothing in any script."""
     found = shutil.which("shellcheck", path=f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}")
     assert found, "shellcheck is missing: pip install -e '.[test]'"
     done = subprocess.run([found, "--shell=bash", LAUNCH / script], capture_output=True, text=True)
@@ -71,14 +71,14 @@ TPU, GKE = ["--name=n", "--zone=z"], ["--name=n", "--image=i", "--accelerator=a"
     ("gke_jobset.sh", [*GKE, "--config=c", "--workdir=/mnt/shared/x", "x\ay"], {}, "control character"),
 ])  # fmt: skip
 def test_what_is_missing_or_wrong_is_one_line(cluster, script, args, env, said):
-    """A missing or impossible argument costs one line that names it, exit code 2, and starts nothing."""
+    """A missing or invalid argument gives one line that names it and exit code 2, and starts nothing."""
     code, out, err = cluster.run(script, *args, **env)
     assert code == 2 and not out and not cluster.calls()
     assert_one_line(err, f"{script}: ", said)
 
 
 def test_one_process_has_all_gpus(cluster):
-    """Main's arguments arrive as they were; the share of memory is set unless the user has; the exit code is main's."""
+    """Main gets its arguments unchanged, the memory fraction is set unless the user set it, and the exit code is main's."""
     cluster.stub("nvidia-smi", "printf '0\\n1\\n'")
     _, dry, _ = cluster.run("gpu_node.sh", *TRICKY, "--dry-run")
     assert parsed(dry) == ["env", "XLA_PYTHON_CLIENT_MEM_FRACTION=0.92", "python", *MAIN, *TRICKY]
@@ -95,7 +95,7 @@ def test_one_process_has_all_gpus(cluster):
     "nvidia, said", [("", "finds no GPU"), ("echo driver mismatch; exit 9", "nvidia-smi fails (driver mismatch)")]
 )
 def test_no_gpu_is_one_line(cluster, nvidia, said):
-    """A machine without a working GPU says so, and names --cpu."""
+    """A machine without a working GPU gives one line that names --cpu."""
     cluster.stub("nvidia-smi", nvidia)
     code, _, err = cluster.run("gpu_node.sh", "--config=c")
     assert code == 2 and not cluster.calls("python")
@@ -104,7 +104,7 @@ def test_no_gpu_is_one_line(cluster, nvidia, said):
 
 @pytest.mark.parametrize("visible, shares", [(None, ["0,1", "2,3"]), ("GPU-a,GPU-b", ["GPU-a", "GPU-b"])])
 def test_several_processes_share_the_gpus(cluster, visible, shares):
-    """Each process has its own GPUs, all of them visible to it, and its number; a dry run prints what a run starts."""
+    """Each process sees only its own GPUs and gets its number; a dry run prints what a run starts."""
     cluster.stub("nvidia-smi", "printf '%s\\n' 0 1 2 3")
     env = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     args = ["--processes", "2", "--port=3456", *TRICKY]
@@ -120,7 +120,7 @@ def test_several_processes_share_the_gpus(cluster, visible, shares):
 
 
 def test_processes_that_meet_nowhere_else(cluster):
-    """Without --port all processes of one launch have one port, and it is one that nobody listens at."""
+    """Without --port all processes of a launch share one port from 20000 up."""
     assert cluster.run("gpu_node.sh", "--cpu", "--processes=2", "--config=c")[0] == 0
     ports = {a for call in cluster.calls("python") for a in call if a.startswith("--coordinator=127.0.0.1:")}
     assert len(ports) == 1 and int(ports.pop().split(":")[1]) >= 20000
@@ -128,7 +128,7 @@ def test_processes_that_meet_nowhere_else(cluster):
 
 
 def test_a_port_that_is_taken_is_passed_over(cluster):
-    """The port is looked for from one that the process number decides; where somebody listens there, the next one is taken."""
+    """The port search starts at a number from the process id and skips a port in use."""
     waits = [
         "bash",
         "-c",
@@ -143,7 +143,7 @@ def test_a_port_that_is_taken_is_passed_over(cluster):
     launched = subprocess.Popen(waits, env=cluster.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with socket.socket() as taken:
         first = 20000 + launched.pid % 10000
-        with contextlib.suppress(OSError):  # somebody listens there already: as good
+        with contextlib.suppress(OSError):  # a port already in use serves the test too
             taken.bind(("127.0.0.1", first))
             taken.listen()
         out, _ = launched.communicate("\n", timeout=30)
@@ -152,7 +152,7 @@ def test_a_port_that_is_taken_is_passed_over(cluster):
 
 
 def test_a_failure_while_stopping_comes_out(cluster):
-    """Told to stop, one process saves and another fails: the exit code is the failure's, not that of stopping."""
+    """If a process fails while stopping, the exit code is that of the failure."""
     fails = 'case "$*" in *--process=0) trap "sleep 1; exit 5" TERM; echo $$ >"$CALLS.0.pid"; while :; do sleep 0.05; done ;; esac'
     cluster.stub("python", fails + WORKS)
     launched = cluster.start("gpu_node.sh", "--cpu", "--processes=2", "--config=c")
@@ -162,7 +162,7 @@ def test_a_failure_while_stopping_comes_out(cluster):
 
 
 def test_one_failure_stops_the_others(cluster):
-    """A process that dies takes the others with it: they are told to stop and waited for, and its exit code comes out."""
+    """When a process fails, the others get SIGTERM and are waited for, and the exit code is the failed one's."""
     cluster.stub(
         "python",
         'case "$*" in *--process=1) until [ -s "$CALLS.0.pid" ] && [ -s "$CALLS.2.pid" ]; do sleep 0.05; done; exit 3 ;; esac'
@@ -175,7 +175,7 @@ def test_one_failure_stops_the_others(cluster):
 
 
 def test_who_does_not_stop_is_killed(cluster):
-    """A process that hangs after another's failure is killed when the grace is over."""
+    """A process that hangs after another's failure is killed after the grace period."""
     hangs = "trap '' TERM; echo $$ >\"$CALLS.0.pid\"; while :; do sleep 0.05; done"
     fails = 'until [ -s "$CALLS.0.pid" ]; do sleep 0.05; done; exit 3'
     cluster.stub("python", f'case "$*" in *--process=1) {fails} ;; esac; {hangs}')
@@ -186,7 +186,7 @@ def test_who_does_not_stop_is_killed(cluster):
 
 @pytest.mark.parametrize("number, code, processes", [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 1)])
 def test_a_signal_reaches_every_process_once(cluster, number, code, processes):
-    """A signal to the whole process group, as a terminal's Ctrl-C is: each process has it once, saves, and is waited for."""
+    """A signal to the process group, like Ctrl-C, reaches each process once; it saves and is waited for."""
     cluster.stub("python", WORKS)
     launched = cluster.start("gpu_node.sh", "--cpu", f"--processes={processes}", "--config=c")
     cluster.wait_for("pid", processes)
@@ -201,7 +201,7 @@ SRUN = 'trap "echo >$CALLS.srun.died; exit 9" TERM; while [ "$1" != env ]; do sh
 
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_slurm_runs_main_on_every_node(cluster, nodes):
-    """One task a node; with several nodes --multihost, and all GPUs of a node for its one process; a dry run prints it."""
+    """Slurm starts one task per node, with --multihost and all GPUs of a node for several nodes; a dry run prints it."""
     env = {**SLURM, "SLURM_JOB_NUM_NODES": str(nodes), "SLURM_GPUS_ON_NODE": "4"}
     cluster.stub("srun", SRUN)
     _, dry, _ = cluster.run("slurm_gpu.sbatch", "--dry-run", *TRICKY, **env)
@@ -215,7 +215,7 @@ def test_slurm_runs_main_on_every_node(cluster, nodes):
 
 
 def test_slurm_directives():
-    """The directives stand before the first command, where sbatch reads them, and ask for the warning that the trap awaits."""
+    """The directives come before the first command, where sbatch reads them, and request the signal that the trap handles."""
     head = (LAUNCH / "slurm_gpu.sbatch").read_text().split("set -euo pipefail")[0].splitlines()
     directives = [line.removeprefix("#SBATCH ") for line in head if line.startswith("#SBATCH ")]
     assert all(not line or line.startswith("#") for line in head)
@@ -224,7 +224,7 @@ def test_slurm_directives():
 
 @pytest.mark.parametrize("state, requeued", [("RUNNING", True), ("COMPLETING", False), ("CANCELLED", False)])
 def test_slurm_saves_and_goes_back_to_the_queue(cluster, state, requeued):
-    """SIGTERM to the batch shell reaches main and not srun; 143 goes back to the queue, unless the job was cancelled."""
+    """SIGTERM to the batch shell reaches main, not srun; exit code 143 requeues the job unless it was cancelled."""
     cluster.stub("srun", SRUN)
     cluster.stub("python", WORKS)
     cluster.stub("scancel", 'kill -TERM "$(cat "$CALLS.0.pid")"')
@@ -240,7 +240,7 @@ def test_slurm_saves_and_goes_back_to_the_queue(cluster, state, requeued):
 
 @pytest.mark.parametrize("code", [0, 1, 2, 130, 137])
 def test_slurm_requeues_nothing_else(cluster, code):
-    """Any other exit code is the job's, and the job stays ended."""
+    """Any other exit code is the job's, without a requeue."""
     cluster.stub("srun", SRUN)
     cluster.stub("python", f"exit {code}")
     cluster.stub("scontrol")

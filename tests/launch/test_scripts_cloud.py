@@ -1,4 +1,4 @@
-"""The launch scripts of Cloud TPU and GKE against stubs; what gcloud would run on a worker, and Kubernetes in a pod, is run."""
+"""The launch scripts for Cloud TPU and GKE against stubs; a TPU worker's commands run for real."""
 
 import json
 
@@ -15,7 +15,7 @@ case "$*" in
   *archive*) for a; do if [[ $a == --output=* ]]; then tar -czf "${{a#*=}}" -C "$HOME/repository" .; fi; done ;;
 esac
 """
-# One worker: a home directory of its own, in which what ssh is given runs; then the connection ends, for all that hang on it.
+# One worker with its own home directory, in which the commands of ssh run; then the connection ends with a hang-up.
 GCLOUD = """
 home="$HOME/worker"
 ssh() {
@@ -32,7 +32,7 @@ case "$4" in
   ssh) for a; do if [[ $a == --command=* ]]; then ssh "$a"; fi; done ;;
 esac
 """
-# The worker's Python: makes a virtual environment whose python is the stub of main.
+# The worker's Python makes a virtual environment with the stub of main as its python.
 WORKER_PYTHON = """
 case "$*" in
   -c*) exit 0 ;;
@@ -63,12 +63,12 @@ TPU = ["gcloud", "compute", "tpus", "tpu-vm"]
 
 
 def mains(pod):
-    """What the worker's main was called with."""
+    """The arguments of every call of the worker's main."""
     return [call[1:] for call in pod.calls("main") if call[1:3] == MAIN]
 
 
 def test_a_pod_starts_outlives_the_connection_and_stops(pod):
-    """Copied, installed, started with main's arguments as they were; it runs on, refuses a second, and stops by SIGTERM."""
+    """The code is copied and installed, and main starts with its arguments; it survives ssh, refuses a second, stops by SIGTERM."""
     code, out, err = pod.run("tpu_pod.sh", *WHO, *TRICKY, STUB_CHANGES=" M x")
     assert code == 0 and "main started" in out and "is not committed, and stays here" in err
     pod.wait_for("pid", 1)
@@ -86,7 +86,7 @@ def test_a_pod_starts_outlives_the_connection_and_stops(pod):
     assert "main ended with exit code 143" in pod.run("tpu_pod.sh", *WHO, "--status")[1]
     assert "main does not run" in pod.run("tpu_pod.sh", *WHO, "--stop")[1]
     assert pod.run("tpu_pod.sh", *WHO, *TRICKY)[2] == ""
-    # The script returns with the process's number, which may be there before its call is written down.
+    # The script may return before the stub has recorded its call.
     pod.wait_until(lambda: len(mains(pod)) == 2, "a second main")
     assert not (pod.where / "home/worker/tsdfm_run/main.exit").exists()
 
@@ -98,7 +98,7 @@ def test_a_dry_pod_prints_what_a_run_calls(pod):
     pod.run("tpu_pod.sh", *WHO, *TRICKY)
     archive = [call for call in pod.calls("git") if "archive" in call]
     assert archive[0][-1] == SHA
-    # An argument of several lines is one line of the text, as a shell writes it.
+    # An argument of several lines is printed as one line, in shell quotes.
     assert [parsed(line) for line in dry.splitlines()] == archive + pod.calls("gcloud")
 
 
@@ -109,7 +109,7 @@ def test_a_dry_pod_prints_what_a_run_calls(pod):
     ("--stop", [*TPU, "ssh", "slice", *WHERE, "--worker=all"]),
 ])  # fmt: skip
 def test_what_else_a_pod_is_asked(pod, action, called):
-    """Each question is one call of gcloud, with zone and project, and --dry-run prints it instead."""
+    """--list, --status, --logs and --stop each call gcloud with zone and project; --dry-run prints the call instead."""
     dry = pod.run("tpu_pod.sh", *WHO, action, "--dry-run")[1]
     assert not pod.calls("gcloud")
     assert pod.run("tpu_pod.sh", *WHO, action)[0] == 0
@@ -119,7 +119,7 @@ def test_what_else_a_pod_is_asked(pod, action, called):
 
 
 def test_a_worker_without_python(pod):
-    """A worker whose Pythons are all too old says what to install, and main is not started."""
+    """A worker with only old Pythons gives an error that says what to install, and main does not start."""
     for name in ("python3.13", "python3.12", "python3.11", "python3"):
         pod.stub(name, "exit 1")
     code, _, err = pod.run("tpu_pod.sh", *WHO, *TRICKY)
@@ -130,7 +130,7 @@ GKE = ["--name=tsdfm", "--image=eu.gcr.io/p/tsdfm:1", "--accelerator=tpu-v6e-sli
 
 
 def expanded(text):
-    """What Kubernetes makes of an argument in a pod that has no variables: $$ is $, and $(NAME) would be looked up."""
+    """An argument as Kubernetes expands it: $$ becomes $; a $(NAME), which it would look up, is an error."""
     out, i = "", 0
     while i < len(text):
         assert not text.startswith("$(", i), f"Kubernetes would take {text[i:]} for a variable"
@@ -145,7 +145,7 @@ def pod_of(manifest):
 
 @pytest.mark.parametrize("topology, hosts", [("4x4", 4), ("2x2x4", 4), ("2x2", 1)])
 def test_the_jobset_runs_main(tmp_path, topology, hosts):
-    """The applied manifest, which a dry run prints, has the command as it was, a pod a host, and --multihost if several."""
+    """The applied manifest, which a dry run prints, has main's arguments, a pod per host, and --multihost for several."""
     cluster = Cluster(tmp_path)
     cluster.stub("kubectl", 'cat >"$CALLS.0.stdin"')
     args = [*GKE, f"--topology={topology}", "--namespace=ns", *TRICKY]
@@ -167,7 +167,7 @@ def test_the_jobset_runs_main(tmp_path, topology, hosts):
 
 
 def test_a_preempted_jobset_goes_on(tmp_path):
-    """A taken host restarts all of them; time to save; a wrong flag (exit code 2) does not start again; one shared volume."""
+    """A preempted host restarts all, with a grace period and a shared volume; exit code 2 (a wrong flag) does not restart."""
     args = [*GKE, "--grace=120", "--restarts=7", "--mount=/data", "--config=c", "--workdir=/data/x", "--dry-run"]
     manifest = yaml.safe_load(Cluster(tmp_path).run("gke_jobset.sh", *args)[1])
     policy, job = manifest["spec"]["failurePolicy"], manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
@@ -181,7 +181,7 @@ def test_a_preempted_jobset_goes_on(tmp_path):
 
 
 def test_the_template_is_yaml_and_filled():
-    """The template parses by itself, and the script fills every placeholder of it."""
+    """The template is valid YAML, and the script fills all its placeholders."""
     text = (LAUNCH / "gke_jobset.yaml").read_text()
     places = {part.split("}")[0] for part in json.dumps(yaml.safe_load(text)).split("${")[1:]}
     filled = {line.split()[1] for line in (LAUNCH / "gke_jobset.sh").read_text().splitlines() if line.startswith("fill ")}
@@ -194,7 +194,7 @@ def test_the_template_is_yaml_and_filled():
     ("--stop", ["delete", "jobset", "tsdfm"]),
 ])  # fmt: skip
 def test_what_else_a_jobset_is_asked(tmp_path, action, called):
-    """Each question is kubectl's, by the JobSet's name, and --dry-run prints it instead."""
+    """--status, --logs and --stop each call kubectl for the JobSet; --dry-run prints the call instead."""
     cluster = Cluster(tmp_path)
     cluster.stub("kubectl")
     dry = cluster.run("gke_jobset.sh", "--name=tsdfm", action, "--dry-run")[1]

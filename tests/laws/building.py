@@ -1,4 +1,4 @@
-"""Configurations of all kinds, and what "it builds" means: every stage traced, none compiled."""
+"""Random configurations, and a check that a config builds: every stage is traced, none compiled."""
 
 import functools
 
@@ -15,8 +15,8 @@ from tsdfm_jax.runtime import mesh as meshes, state as states
 from tsdfm_jax.stages import compass
 
 INF, NAN = float("inf"), float("nan")
-V = 40  # tokens of a tokenizer that is not there
-# Networks are traced once for each shape and kind of input, whoever calls them.
+V = 40  # the vocabulary size; no tokenizer is loaded
+# Each network is traced once per input shape and type, for all callers.
 NETWORKS = {transformer: transformer.apply, energy: energy.apply}
 TRACED = {module: jax.jit(apply, static_argnums=0) for module, apply in NETWORKS.items()}
 
@@ -29,7 +29,7 @@ def config(changes):
 
 
 def pool(value):
-    """Values of a key's own type (and none at all), most of them bad."""
+    """Values of a key's type, and None; most of them are invalid."""
     if isinstance(value, bool):
         return [True, False, None]
     if isinstance(value, int):
@@ -92,14 +92,14 @@ CHOICES = {
     "student.step_weights": WEIGHTS,
     "evaluate.top_p": [0.5],
 }
-# Each is well only beside some of the other choices.
+# Each is valid only with some of the other choices.
 UNEASY = [{"trajectories.midpoints": 3}, {"trajectories.batch": 8, "trajectories.shard": 24}, {"trajectories.shard": 24}]
 UNEASY += [{"compass.blocks": 3}, {"compass.width": 48}, {"teacher.optimiser.accumulate": 4}, {"mesh.tensor": 4}]
 UNEASY += [{"student.step_weights": (0.0,) * 10 + (1,)}, {"teacher.batch": 24}, {"model.width": 20}]
 
 
 def drawn(seed):
-    """About half of all keys changed; in every third config one more, to a value that may be bad."""
+    """Random changes to about half of CHOICES, a model and a mesh; in a third of the configs one more that may be invalid."""
     rng = np.random.default_rng(seed)
     pick = lambda values: values[rng.integers(len(values))]
     changes = {key: pick(values) for key, values in CHOICES.items() if rng.random() < 0.5}
@@ -118,18 +118,18 @@ def keys(count):
 
 @functools.cache
 def init(make, cfg, *length):
-    """A network's abstract weights, in their boxes."""
+    """A network's abstract weights, boxed."""
     return jax.eval_shape(lambda: make(jax.random.key(0), cfg, *length))
 
 
 def scalar(loss, params, *more):
-    """Trace a stage's loss: it is one float32 number, and so is each of its parts."""
+    """Trace a stage's loss; assert that it and each of its parts is one float32 number."""
     loss, parts = jax.eval_shape(loss, jax.eval_shape(lambda: jax.random.key(0)), meshes.unbox(params), *more)
     assert all(a.shape == () and a.dtype == np.float32 for a in (loss, *parts.values()))
 
 
 def update(section, mesh, boxed, loss, batch):
-    """Trace one whole update of a stage that trains: gradients of all microbatches, optimiser and average."""
+    """Trace one update of a training stage: gradients of all microbatches, optimiser and average."""
     cfg = settings.optimiser(section)
     optimiser = states.make_optimiser(cfg)
     zeros = lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), boxed)
@@ -145,7 +145,7 @@ def windows(c, batch):
 
 
 def judges_build(c):
-    """Every judge's weights, and an update of the pilot."""
+    """Trace every judge's weights, and the pilot's loss."""
     for name in (*range(len(c.judges.widths)), "pilot"):
         cfg = settings.judge(c, name, V)
         boxed = init(causal.init, cfg)
@@ -154,14 +154,14 @@ def judges_build(c):
 
 
 def teacher_builds(c, mesh, path, cfg, boxed):
-    """A whole update over the mesh, microbatches and all."""
+    """Trace the teacher's update over the mesh, with its microbatches."""
     apply = lambda p, x, t, dropout_key: NETWORKS[transformer](cfg, p, x, t, None, dropout_key)
     loss = functools.partial(teacher_training.path_loss, apply, path, c.teacher.loss)
     update(c.teacher, mesh, boxed, loss, windows(c, c.teacher.batch))
 
 
 def compass_builds(c, path, cfg, boxed):
-    """Its weights and an update where it has any; the abstract weights. Then a steered sample."""
+    """Trace the compass's weights and loss, if it has weights, and a steered sample; return the abstract weights."""
     apply, weights = functools.partial(transformer.apply, cfg), None
     if c.compass.kind != "lookahead":
         light = settings.compass_network(c, path.vocab)
@@ -178,7 +178,7 @@ def compass_builds(c, path, cfg, boxed):
 
 
 def trajectories_build(c, path, cfg, boxed, weights):
-    """Every kind of record that is asked for, as its schema says."""
+    """Trace every kind of record that the target needs; shapes match the schema. Returns a student's abstract batch."""
     b, batch = c.trajectories.batch, {}
     for kind in settings.TARGETS[c.student.target]:
         make = generation.KINDS[kind](
@@ -193,7 +193,7 @@ def trajectories_build(c, path, cfg, boxed, weights):
 
 
 def student_builds(c, path, cfg, boxed, batch):
-    """An update on those records, by the teacher's evaluation or its own."""
+    """Trace the student's loss on those records, with its configured evaluator."""
     cfg_s = settings.network(c, path.vocab, step_conditioned=True)
     own = init(transformer.init, cfg_s, c.data.length)
     if c.student.target == "mixed":
@@ -204,7 +204,7 @@ def student_builds(c, path, cfg, boxed, batch):
 
 
 def texts_build(c, path, cfg, boxed):
-    """Samples as they are evaluated and as they are shown."""
+    """Trace the sampler with the settings of `evaluate` and of `sample`."""
     b = c.evaluate.batch
     for section in (c.evaluate, c.sample):
         posterior = lambda params: lambda x_BL, t_B, h_B: transformer.apply(cfg, params, x_BL, t_B, h_B)

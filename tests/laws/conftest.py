@@ -1,4 +1,4 @@
-"""The figures that the laws measure, and where they are written."""
+"""The numbers that the laws measure, and the file that they are written to."""
 
 import json
 import pathlib
@@ -10,7 +10,7 @@ FIGURES = {}
 
 @pytest.fixture
 def figures():
-    """A dictionary that a law adds what it measured to, by name; plain JSON."""
+    """A dictionary, plain JSON, to which a law adds its measurements by name."""
     return FIGURES
 
 
@@ -18,6 +18,6 @@ def pytest_sessionfinish(session, exitstatus):
     file = session.config.getoption("--write-laws")
     if file and exitstatus == 0:
         path = pathlib.Path(file)
-        before = json.loads(path.read_text()) if path.exists() else {}  # of laws that this run left out
+        before = json.loads(path.read_text()) if path.exists() else {}  # numbers of laws that this run did not measure
         merged = {name: before.get(name, {}) | found for name, found in FIGURES.items()}
         path.write_text(json.dumps(dict(sorted((before | merged).items())), indent=1) + "\n")

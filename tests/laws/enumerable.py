@@ -1,8 +1,8 @@
 """Systems small enough to enumerate: every law of the path, the jumps and the chains in float64, by matrices.
 
-Written in NumPy from the equations (2407.15595, 2412.03487, 2509.20624) and importing nothing of the package, so that
-package and oracle can only agree by both being right. Letters beside the project's own: N states of a sequence (the
-mask token included where there is one), D texts, W tokens of a state. A kernel_NN has rows that sum to one.
+Written in NumPy from the equations (2407.15595, 2412.03487, 2509.20624) without imports from the package, so that the
+two are independent. Letters beside the project's own: N states of a sequence (with the mask token under the mask
+source), D texts, W tokens of a state. The rows of a kernel_NN sum to one.
 """
 
 import dataclasses
@@ -28,17 +28,17 @@ class System:
 
     @functools.cached_property
     def states(self):
-        """x_NL."""
+        """All states: x_NL."""
         return np.array(list(itertools.product(range(self.text_vocab + self.masked), repeat=self.length)))
 
     @functools.cached_property
     def texts(self):
-        """x_1_DL."""
+        """All texts: x_1_DL."""
         return np.array(list(itertools.product(range(self.text_vocab), repeat=self.length)))
 
     @functools.cached_property
     def text_state(self):
-        """Index among the states of each text: [D]."""
+        """Index of each text among the states: [D]."""
         return self.index(self.texts)
 
     @functools.cached_property
@@ -46,7 +46,7 @@ class System:
         return np.eye(self.text_vocab)[self.texts]
 
     def index(self, x):
-        """Index among the states of sequences [..., L]."""
+        """Index of sequences [..., L] among the states."""
         base = (self.text_vocab + self.masked) ** np.arange(self.length)[::-1]
         return np.asarray(x) @ base
 
@@ -63,7 +63,7 @@ class System:
         return start / start.sum()
 
     def data_N(self):
-        """The law of texts, as a law of states."""
+        """The law of texts, as a law over states."""
         law = np.zeros(len(self.states))
         law[self.text_state] = self.text_law
         return law
@@ -79,11 +79,11 @@ class System:
         return self.token_NDL(kappa).prod(axis=-1)
 
     def marginal_N(self, kappa):
-        """p_t."""
+        """The marginal p_t(x_t)."""
         return self.path_ND(kappa) @ self.text_law
 
     def joint_posterior_ND(self, kappa):
-        """P(x_1 | x_t). Under the mask source it does not depend on the time, which serves where p_t(x_t) = 0."""
+        """P(x_1 | x_t). Under the mask source it does not depend on t, so kappa = 0.5 serves where p_t(x_t) = 0."""
         joint = self.path_ND(0.5 if self.masked else kappa) * self.text_law
         return joint / joint.sum(axis=1, keepdims=True)
 
@@ -92,9 +92,9 @@ class System:
         return np.einsum("nd,dlv->nlv", self.joint_posterior_ND(kappa), self.onehot_DLV)
 
     def rates_NLV(self, kappa):
-        """Rates p(y | x_t) / (1 - kappa) per unit of kappa, the factor 1 - kappa cancelled where x_t^i is noise.
+        """Rates p(y | x_t) / (1 - kappa) per unit of kappa; the factor 1 - kappa cancels where x_t^i is noise.
 
-        This is the velocity of 2407.15595 off the diagonal, in the clock kappa. Tokens that stay have rate zero.
+        This is the velocity of 2407.15595 off the diagonal, with kappa as the time. Tokens that stay have rate zero.
         """
         likelihood, noise = self.token_NDL(kappa), self.states == self.text_vocab if self.masked else 1 / self.text_vocab
         others = np.stack([np.delete(likelihood, i, axis=2).prod(axis=2) for i in range(self.length)], axis=2)
@@ -107,14 +107,14 @@ class System:
 
     @functools.cached_property
     def neighbour_NLV(self):
-        """Index of the state that position i becomes y in."""
+        """Index of the state in which position i has become y."""
         out = np.repeat(self.states[:, None, None], self.length, axis=1).repeat(self.text_vocab, axis=2)
         for i, y in itertools.product(range(self.length), range(self.text_vocab)):
             out[:, i, y, i] = y
         return self.index(out)
 
     def generator_NN(self, kappa):
-        """The continuous-time chain's generator in the clock kappa; one position changes at a time."""
+        """The continuous-time chain's generator with kappa as the time; one position changes at a time."""
         rates, n = self.rates_NLV(kappa), len(self.states)
         out = np.zeros((n, n))
         np.add.at(out, (np.arange(n)[:, None, None], self.neighbour_NLV), rates)
@@ -146,7 +146,7 @@ class System:
         return (1 - self.kappa(s)) / (1 - self.kappa(t))
 
     def jump_NN(self, kind, t, h, posterior_NLV=None):
-        """A jump's kernel by method's definitions, positions independent: bridge, cumulative or euler."""
+        """A jump's kernel by the definitions in method.md, positions independent: bridge, cumulative or euler."""
         kappa, s = self.kappa(t), min(t + h, 1.0)
         p = self.posterior_NLV(kappa) if posterior_NLV is None else posterior_NLV
         width = self.text_vocab + self.masked
@@ -166,7 +166,7 @@ class System:
         return self.product_NN(token)
 
     def product_NN(self, token_NLW):
-        """The kernel under which each position changes by its own row."""
+        """The kernel in which each position changes independently, by its own row."""
         kernel = np.ones((len(token_NLW), 1))
         for i in range(self.length):
             kernel = (kernel[:, :, None] * token_NLW[:, i, None, :]).reshape(len(token_NLW), -1)
@@ -191,7 +191,7 @@ def tv(a, b):
 
 
 def draw(source, exponent, text_vocab, length, seed, concentration=1.0):
-    """A system with a joint law drawn at random: a symmetric Dirichlet of that concentration, no text below 1e-3 / D."""
+    """A system with a random joint law: symmetric Dirichlet of this concentration, every text at least 1e-3 / D."""
     count = text_vocab**length
     law = np.random.default_rng(seed).dirichlet(np.full(count, concentration))
     law = 0.999 * law + 0.001 / count
@@ -199,7 +199,7 @@ def draw(source, exponent, text_vocab, length, seed, concentration=1.0):
 
 
 def selected_NN(kernel_NN, energy_NN, candidates, selection, temperature=1.0):
-    """The law of one of K candidates drawn from each row and chosen by energy: exact, for any K. [N, N]
+    """The exact law of the one of K candidates, drawn from each row, that is selected by energy: [N, N], for any K.
 
     energy_NN: the energy of each state as a candidate from each row's state. `boltzmann` uses
     E[1 / (w + S)] = integral of exp(-u w) phi(u)^(K-1) du, phi(u) = E[exp(-u w)], S the other candidates' weights.
@@ -225,7 +225,7 @@ def _selected(p, energy, candidates, selection, temperature):
         level = np.where(tied, p[None], 0).sum(axis=1)
         return (above**candidates - np.maximum(above - level, 0) ** candidates) * p / level
     weight = np.exp(-(energy - energy.min()) / temperature)
-    # Gauss-Legendre on pieces of a logarithmic axis, on which the integrand is smooth from its fastest scale to its slowest.
+    # Piecewise Gauss-Legendre on a logarithmic axis, on which the integrand is smooth at all its scales.
     edges = np.linspace(np.log(1e-10), np.log(80 / weight.min()), 41)
     node, share = np.polynomial.legendre.leggauss(16)
     half = np.diff(edges)[:, None] / 2

@@ -1,6 +1,6 @@
-"""Chains of jumps over enumerable systems: the joint law of their midpoints and the target that a student learns, exact.
+"""Chains of jumps over enumerable systems: the exact joint law of their midpoints and the exact target of a student.
 
-Written from the method's chain (2509.20624; Runge and Kutta's own; Heun) in NumPy, importing nothing of the package.
+Written in NumPy from the chains' definitions (2509.20624; classical Runge-Kutta; Heun) without imports from the package.
 """
 
 import dataclasses
@@ -10,9 +10,9 @@ import numpy as np
 
 from tests.laws import enumerable
 
-FLOOR = -70.0  # what stands for the logarithm of nothing, where logits are averaged
+FLOOR = -70.0  # replaces log 0 where logits are averaged
 
-# Each jump: from the last landing or from x_t; leaves at t + a h; lasts b h; its landing is evaluated at t + c h.
+# Each jump: (starts from the last landing, not x_t; departs at t + a h; width b h; its landing is evaluated at t + c h).
 LINKS = {
     "fsdfm": [(True, 0, 1 / 2, 1 / 2), (True, 1 / 2, 1 / 2, 1 / 2), (True, 1 / 2, 1 / 2, 1)],
     "classical": [(False, 0, 1 / 2, 1 / 2), (False, 0, 1 / 2, 1 / 2), (False, 0, 1, 1)],
@@ -32,16 +32,16 @@ class Chain:
 
     @functools.cached_property
     def posteriors(self):
-        """p at the times of l1, l2, …: a list of [N, L, V]."""
+        """The true posterior at the times of l1, l2, …: a list of [N, L, V]."""
         times = [self.t] + [self.t + link[3] * self.h for link in LINKS[self.name]]
         return [self.system.posterior_NLV(self.system.kappa(time)) for time in times]
 
     def arrival(self, i):
-        """The time at which jump i arrives, and its landing is scored."""
+        """The time at which jump i arrives and its landing is scored."""
         return self.t + (LINKS[self.name][i][1] + LINKS[self.name][i][2]) * self.h
 
     def jump_NNN(self, i):
-        """Law of jump i's landing, by the state it leaves from and the state whose posterior it follows."""
+        """Law of jump i's landing, by start state and by the state that gives the posterior."""
         s, (_, depart, width, _) = self.system, LINKS[self.name][i]
         a = self.t + depart * self.h
         r, size, n = s.keep(a, a + width * self.h), s.text_vocab + s.masked, len(s.states)
@@ -53,7 +53,7 @@ class Chain:
         return s.product_NN(token.reshape(n * n, s.length, size)).reshape(n, n, n)
 
     def joint(self, candidates=1, selection="argmin", energy=None):
-        """P(m1, m2, … | x_t): [N, N, …], each jump the chosen one of K by `energy(time) -> [N]`."""
+        """P(m1, m2, … | x_t): [N, N, …]; each jump is one of K, selected by `energy(time) -> [N]`."""
         n, joint = len(self.system.states), np.ones(len(self.system.states))
         for i, (from_last, *_) in enumerate(LINKS[self.name]):
             jump = self.jump_NNN(i)
@@ -70,10 +70,10 @@ class Chain:
         return joint
 
     def compass(self):
-        """`energy(time) -> [N]`, the optimum of noise contrast: -log of the data's midpoints over the blind chain's. [D]
+        """`energy(time) -> [N]`, the optimum of NCE: -log of the law of the data's midpoints over the blind chain's. [D]
 
-        The data's: the same chain with every landing the text's own token, which is the path at the noise that the
-        chain's jumps leave. Jumps that arrive at one time share the ratio, as a compass that is told the time must.
+        The data's midpoints come from the same chain with the text's own token at every landing: the path at the noise
+        that remains. Jumps with the same arrival time share the ratio, since a compass sees only state and time.
         """
         s, joint = self.system, self.joint()
         start, table = s.marginal_N(s.kappa(self.t)), {}
@@ -90,11 +90,11 @@ class Chain:
         return lambda time: energy[time]
 
     def logits(self, i):
-        """l_{i+1} of every state: log posterior, a point mass (to the floor) where a token has been unmasked."""
+        """l_{i+1} of every state: the log posterior, floored; an unmasked token is a point mass."""
         return np.maximum(np.log(np.maximum(self.posteriors[i], 1e-300)), FLOOR)
 
     def target_NLV(self, joint):
-        """The mean over chains of the softmax of (l1 + 2 l2 + 2 l3 + l4) / 6: what a student of forward KL learns."""
+        """Mean over chains of the softmax of the weighted logits, (l1 + 2 l2 + 2 l3 + l4) / 6: the optimum of forward KL."""
         n, k, total = len(self.system.states), joint.ndim, 0
         for i, weight in enumerate(WEIGHTS[self.name]):
             shape = [1] * k

@@ -1,4 +1,4 @@
-"""The enumerable systems as the package sees them: paths, posteriors and energies in JAX, and hypothesis' choice of them."""
+"""The enumerable systems in the package's terms: paths and posteriors in JAX, and a Hypothesis strategy of systems."""
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,9 @@ OPTIMISED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_pa
 
 
 def compiled(function):
-    """`jax.jit` as users have it, not as the other tests do.
+    """`jax.jit` with the full optimisation that users get, for programs that run long.
 
-    For programs that run for long: compiling so takes half a minute for some, where it takes two seconds otherwise.
+    Compilation takes up to half a minute, against two seconds with the other tests' flags.
     """
     return jax.jit(function, compiler_options=OPTIMISED)
 
@@ -26,7 +26,7 @@ def path_of(system):
 
 
 def posterior_of(system):
-    """The true posterior as the package wants it: `posterior(x_BL, t_B, h_B=None) -> logits_BLV`, float32."""
+    """The true posterior in the package's form: `posterior(x_BL, t_B, h_B=None) -> logits_BLV`, float32."""
     texts_DL = jnp.asarray(system.texts)
     law_D, onehot_DLV = jnp.asarray(system.text_law, jnp.float32), jnp.asarray(system.onehot_DLV, jnp.float32)
 
@@ -49,7 +49,7 @@ def index_of(system, x_BL):
 
 
 def texts(system, count, seed):
-    """`count` texts of the system's law, drawn by NumPy."""
+    """(indices, texts): `count` draws from the system's law, by NumPy."""
     places = np.random.default_rng(seed).choice(len(system.texts), size=count, p=system.text_law)
     return places, jnp.asarray(system.texts[places], jnp.int32)
 
@@ -65,7 +65,7 @@ def full(count, value):
 
 
 def some(sources=paths.SOURCES, shapes=((2, 1), (5, 1), (3, 2), (2, 3)), exponents=(1.0, 2.0, 3.0)):
-    """Systems for hypothesis: shapes are (V, L), joint laws from nearly deterministic to nearly flat."""
+    """A Hypothesis strategy of systems: shapes are (V, L), joint laws from nearly deterministic to nearly flat."""
     return strategies.builds(
         lambda source, exponent, shape, seed, concentration: enumerable.draw(source, exponent, *shape, seed, concentration),
         strategies.sampled_from(sources),

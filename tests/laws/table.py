@@ -1,4 +1,4 @@
-"""The table of laws in docs/trust.md, from what the laws measured: `python -m tests.laws.table` puts it in its place."""
+"""Write the measured laws into docs/trust.md: `python -m tests.laws.table`."""
 
 import json
 import pathlib
@@ -15,14 +15,14 @@ def grid(head, rows):
 
 
 def jumps(found):
-    """Distance from the data law by jump and steps."""
+    """Table: distance from the data law by jump and steps."""
     steps = ("1", "8", "64", "1024")
     rows = [[name, *(f"{row['tv'][n]:.4f}" for n in steps), f"{row['order_512_1024']:.2f}"] for name, row in found["jumps"].items()]
     return grid(["source, jump", "1 step", *(f"{n} steps" for n in steps[1:]), "order"], rows)
 
 
 def selections(found):
-    """What choosing one of K does to a midpoint's law."""
+    """Table: how the selection among K changes a midpoint's law."""
     rows = []
     for name, row in found["selection"].items():
         one, eight, many = (row["candidates"].index(k) for k in (1, 8, 64))
@@ -34,7 +34,7 @@ def selections(found):
 
 
 def targets(found):
-    """Distance of each chain's target from the exact transition."""
+    """Table: distance of each chain's target from the exact transition."""
     rows = []
     for name in found["targets"]["uniform"]:
         cells = ["one posterior, no chain" if name.startswith("l1") else name]
@@ -47,7 +47,7 @@ def targets(found):
 
 
 def students(found):
-    """Distance of teacher and students by steps."""
+    """Table: distance of teacher and students from the data law by steps."""
     rows = []
     for name in found["students"]["uniform"]["tv"]:
         label = name if name in ("teacher", "blind") else f"shaped, {name}"
@@ -57,7 +57,7 @@ def students(found):
 
 
 def sentences(found):
-    """What needs no table."""
+    """The results that are sentences, not tables."""
     tail = found["tail"]
     usual = next(v for k, v in tail.items() if "usual" in k)
     ours = [v for k, v in tail.items() if "usual" not in k and "exact share" not in k]
@@ -83,7 +83,7 @@ def sentences(found):
 
 
 def same_sentence(same):
-    """What the invariance tests measured."""
+    """The sentence on the invariance tests."""
     compared, differing = (sum(row[key] for row in same.values()) for key in ("symbols", "differing"))
     return (
         f"- Of {compared:,} tokens of texts and trajectories made again with other batches, orders, stops and 1, 2, 4 or 8 devices, "

@@ -1,4 +1,4 @@
-"""The chains and the student's target, against the exact transition that the target stands for."""
+"""The chains and the student's target, against the exact transition that the target approximates."""
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,12 @@ from tests import chance
 from tests.laws import enumerable, enumerable_chain, systems
 from tsdfm_jax.flow import chain, path as paths, shaping
 
-MEANS = [name for name, made in chain.CHAINS.items() if made.weights]  # whose target is a mean of all evaluations
+MEANS = [name for name, made in chain.CHAINS.items() if made.weights]  # chains with a target that averages all evaluations
 SIZES = (1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64)
 
 
 def untrained_where_unmasked(system):
-    """The true posterior as a network has it: under the mask source, with anything at all where nothing trains it."""
+    """The true posterior as a network learns it: under the mask source, arbitrary logits at unmasked positions."""
     posterior, path = systems.posterior_of(system), systems.path_of(system)
 
     def network(x_BL, t_B, h_B):
@@ -34,7 +34,7 @@ def untrained_where_unmasked(system):
 )
 @settings(max_examples=12, deadline=None, derandomize=True)
 def test_targets(system, name, t, h, seed):
-    """target_logits is (l1 + 2 l2 + 2 l3 + l4) / 6, or Heun's mean, of an independent implementation, at any midpoints."""
+    """target_logits equals an independent (l1 + 2 l2 + 2 l3 + l4) / 6, or Heun's mean, at any midpoints."""
     made = enumerable_chain.Chain(system, name, t, h)
     joint, rng, n = made.joint(), np.random.default_rng(seed), len(system.states)
     start = rng.choice(np.flatnonzero(system.marginal_N(system.kappa(t)) > 0), size=32)
@@ -60,7 +60,7 @@ def test_targets(system, name, t, h, seed):
 @pytest.mark.parametrize("name", MEANS)
 @pytest.mark.parametrize("selection", ["blind", "argmin", "boltzmann"])
 def test_joint_law_of_the_midpoints(source, name, selection):
-    """chain.run's midpoints have, from every x_t, the joint law of the chain that the method writes, blind or shaped."""
+    """From every x_t, the midpoints of chain.run follow the exact joint law of the method's chain, blind or shaped."""
     system, each, t, h = enumerable.draw(source, 1.0, 2, 2, seed=4), 4096, 0.25, 0.5
     made = enumerable_chain.Chain(system, name, t, h)
     energy, k = made.compass(), 1 if selection == "blind" else 4
@@ -90,7 +90,7 @@ def test_joint_law_of_the_midpoints(source, name, selection):
 def distance(system, t, h, exact_NN, posterior_NLV):
     """(marginal, joint) total variation of one bridge jump by a posterior from the exact h-step transition, mean over x_t.
 
-    Marginal: of each position by itself, which is all that a factorised jump can hope to match.
+    The marginal one is per position, which is all that a factorised jump can match.
     """
     start, jump = system.marginal_N(system.kappa(t)), system.jump_NN("bridge", t, h, posterior_NLV)
     marginal = enumerable.tv(system.token_marginals(jump), system.token_marginals(exact_NN)).mean(axis=1)
@@ -103,8 +103,8 @@ KINDS = [("l1", "blind")] + [(name, selection) for name in MEANS for selection i
 def measured(source, t=0.25, seeds=(3, 4, 5)):
     """Distances of every target by step size, mean over three systems: {"chain, selection": [sizes, 2]}.
 
-    The exact transition is that of the continuous-time chain under the true posterior, the limit of a teacher's many
-    steps. "l1" is the one posterior at the start.
+    The exact transition is that of the continuous-time chain under the true posterior, a teacher's limit of many steps.
+    "l1" is the single posterior at the start.
     """
     found = {kind: np.zeros((len(SIZES), 2)) for kind in KINDS}
     for seed in seeds:
@@ -124,9 +124,9 @@ def measured(source, t=0.25, seeds=(3, 4, 5)):
 def test_which_target_is_nearest(source, figures):
     """Each chain's target against the exact h-step transition, blind and shaped, by h.
 
-    Uniform source: every blind chain is of second order at least and nearer than the posterior at the start alone, and
-    Runge and Kutta's own (`classical`) is nearest. Mask source: the posterior at the start is already exact in every
-    marginal, since what is revealed later only averages back to it, and a chain's mean of logits departs from it by h^2.
+    Uniform source: every blind chain is at least second order and nearer than the posterior at the start alone, and
+    `classical` (Runge-Kutta) is nearest. Mask source: the posterior at the start is already exact in every marginal,
+    since later posteriors average back to it, and a chain's mean of logits departs from it by h^2.
     """
     table = measured(source)
     order = {k: float(np.log2(v[-2, 0] / v[-1, 0])) for k, v in table.items() if v[-1, 0] > 1e-12}

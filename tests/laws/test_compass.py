@@ -1,4 +1,4 @@
-"""The compass: the energy that training finds, and what each way of choosing does to a midpoint's law."""
+"""The compass: the energy that training finds, and how each selection changes a midpoint's law."""
 
 import functools
 
@@ -19,7 +19,7 @@ COUNTS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Midpoint:
-    """A jump of `bridge` from t to t + h: what the generator makes of each x_t, and what the path does. [N, N] each."""
+    """A `bridge` jump from t to t + h: the generator's law and the path's law of the midpoint, given x_t: [N, N] each."""
 
     def __init__(self, source, t, h, text_vocab=3, length=2):
         self.system = enumerable.draw(source, 1.0, text_vocab, length, seed=3, concentration=0.5)
@@ -32,11 +32,11 @@ class Midpoint:
     def _energy(true, generated):
         reached = generated > 0
         energy = np.where(reached, np.log(np.where(reached, generated, 1)) - np.log(np.where(reached, true, 1)), 0.0)
-        return energy.round(9)  # what is equal in theory ties, in any precision
+        return energy.round(9)  # rounding makes theoretical ties exact
 
     @functools.cached_property
     def blurred(self):
-        """The energy that a compass can know, which sees the midpoint but not x_t: the ratio of the two marginal laws."""
+        """The best energy for a compass that sees the midpoint but not x_t: from the ratio of the two marginal laws."""
         return self._energy(self.start @ self.true, self.start @ self.generated)[None]
 
     def chosen(self, candidates, selection, energy=None):
@@ -47,7 +47,7 @@ class Midpoint:
         return float(self.start @ enumerable.tv(law_NN, self.true))
 
     def log_ratio(self, law_NN):
-        """Mean exact log ratio of path to generator."""
+        """Mean exact log ratio of path to generator under a law."""
         return float(self.start @ (law_NN * -self.energy).sum(axis=1))
 
 
@@ -56,9 +56,9 @@ MIDPOINTS = [("mask", 0.0, 0.5), ("mask", 0.25, 0.5), ("uniform", 0.0, 0.5), ("u
 
 @pytest.mark.parametrize("source, t, h", MIDPOINTS)
 def test_what_choosing_does(source, t, h, figures):
-    """With the exact ratio as energy: boltzmann tends to the true joint law as 1/K, argmin goes past it, worst goes away.
+    """With the exact ratio as energy, boltzmann tends to the true joint law as 1/K, argmin overshoots, worst moves away.
 
-    Importance resampling (method: compass); the laws for each K are exact, not simulated.
+    Boltzmann selection is importance resampling (method: compass). The laws are exact for each K, not simulated.
     """
     m = Midpoint(source, t, h)
     tv = {s: [m.distance(m.chosen(k, s)) for k in COUNTS] for s in shaping.SELECTIONS}
@@ -82,7 +82,7 @@ def test_what_choosing_does(source, t, h, figures):
 @pytest.mark.parametrize("source, t, h", [("mask", 0.25, 0.5), ("uniform", 0.0, 0.5)])
 @pytest.mark.parametrize("selection", shaping.SELECTIONS)
 def test_the_code_chooses_by_these_laws(source, t, h, selection):
-    """shaping.shaped_jump follows the exact law of one of K = 8 for every x_t (chi-squared, false alarms 1e-6)."""
+    """shaping.shaped_jump follows the exact law of its selection at K = 8 for every x_t (chi-squared, false alarms 1e-6)."""
     m, each = Midpoint(source, t, h), 2048
     system, n = m.system, len(m.system.states)
     place_B = jnp.repeat(jnp.arange(n), each)
@@ -105,9 +105,9 @@ def test_the_code_chooses_by_these_laws(source, t, h, selection):
 
 
 def trained(system, width, steps, batch=768):
-    """The energy network that the stage's own NCE loss finds for a system whose teacher is the true posterior.
+    """Train an energy network by the stage's NCE loss with the true posterior as teacher; return `energy(s) -> [N]`.
 
-    Pairs are those of single jumps of h = 1/2 from stratified times; `energy(s) -> [N]` of every state at time s.
+    Pairs come from single jumps of h = 1/2 at stratified times. The energy is that of every state at time s.
     """
     config = tiny.get_config()
     with config.unlocked():
@@ -116,7 +116,7 @@ def trained(system, width, steps, batch=768):
     path, posterior = systems.path_of(system), systems.posterior_of(system)
     cfg = transformer.TransformerConfig(vocab=path.vocab, blocks=2, width=width, heads=2, cond_width=16)
     params = meshes.unbox(energies.init(jax.random.key(0), cfg, system.length))
-    optimiser = optax.adam(optax.cosine_decay_schedule(5e-3, steps))  # at 1e-2 rounding decided how near it came
+    optimiser = optax.adam(optax.cosine_decay_schedule(5e-3, steps))  # at 1e-2 the result depends on rounding
     teacher = lambda _, x_BL, t_B, h_B: posterior(x_BL, t_B)
     law_D, texts_DL = jnp.asarray(system.text_law, jnp.float32), jnp.asarray(system.texts)
 
@@ -136,9 +136,9 @@ def trained(system, width, steps, batch=768):
 
 @pytest.mark.parametrize("source", paths.SOURCES)
 def test_training_finds_the_log_ratio(source, figures):
-    """The network that the stage's NCE trains comes to -log of the exact density ratio of path to generator, sign included.
+    """A network trained by the stage's NCE finds -log of the exact density ratio of path to generator, sign included.
 
-    And what it finds steers: boltzmann of 8 by it brings the midpoint nearer to the true joint law.
+    Boltzmann selection among 8 by this energy brings the midpoint nearer to the true joint law.
     """
     h, rows = 0.5, {}
     energy = None

@@ -1,4 +1,4 @@
-"""Invariance: a sample is its seed's and its index's alone, and trajectories are the same for any devices, stop and resume."""
+"""Invariance: a sample depends only on seed and index; trajectories are the same for any devices, stop and resume."""
 
 import contextlib
 import functools
@@ -23,7 +23,7 @@ from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import checkpoint, mesh as meshes, signals
 from tsdfm_jax.workspace import jobs, trained
 
-RATE = 1e-5  # of tokens that rounding may decide in float32
+RATE = 1e-5  # the share of tokens that float32 rounding may change
 V, LENGTH, STEPS, BATCH = 31, 16, 8, 256
 SMALL = {"data.length": LENGTH, "model.blocks": 1, "model.width": 16, "model.heads": 2, "shaping.candidates": 4}
 SMALL |= {"trajectories.midpoints": STEPS, "trajectories.batch": BATCH, "compass.from_teacher": False}
@@ -38,7 +38,7 @@ def config(**changes):
 
 
 def network(c, text_vocab):
-    """A teacher's `apply`, its boxed shapes, and random weights with nothing left at zero: real, varied logits."""
+    """A teacher's `apply`, its boxed shapes, and random weights without zeros, so that the logits vary."""
     cfg = settings.network(c, settings.path(c, text_vocab).vocab)
     boxed = jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg, c.data.length))
     rng = np.random.default_rng(0)
@@ -52,16 +52,15 @@ def network(c, text_vocab):
 
 
 def mesh_of(data, fsdp=1, tensor=1):
-    """A mesh over the first devices alone."""
+    """A mesh over the first devices."""
     return meshes.make_mesh(meshes.MeshConfig(data=data, fsdp=fsdp, tensor=tensor), jax.devices()[: data * fsdp * tensor])
 
 
 def compare(figures, name, states_NSL, other_NSL):
-    """Count the tokens that differ, add them to the figure, and hold its rate so far.
+    """Add the tokens that differ to the running counts, and assert that their rate is below RATE.
 
-    Two samples that have parted are two samples, so that rounding has decided a token only where the state before it
-    is still equal: those are `decided` of `at_risk`, the `rate`. `differing` of `symbols`, the `share`, has all that
-    follows as well.
+    After a first difference two samples go separate ways, so rounding counts only where the state before is still
+    equal: `decided` of `at_risk` tokens, the `rate`. The `share`, `differing` of `symbols`, includes all later tokens.
     """
     differs_NSL = states_NSL != other_NSL
     parts_NS = differs_NSL.any(axis=2)
@@ -80,7 +79,7 @@ def compare(figures, name, states_NSL, other_NSL):
     ("mask", [((2,), 512, 1000), ((4, 1, 2), 16, 500)]),
 ])  # fmt: skip
 def test_a_sample_is_its_own(figures, monkeypatch, source, others):
-    """Text i of a seed is the same whatever the batch, the number of texts, the devices and the order of the indices."""
+    """Text i of a seed does not depend on batch, number of texts, devices or order of indices."""
     c, number = config(**{"flow.source": source}), 1024
     path, (apply, boxed, params) = settings.path(c, V), network(c, V)
 
@@ -100,7 +99,7 @@ def test_a_sample_is_its_own(figures, monkeypatch, source, others):
         return jax.vmap(lambda i: key_of(seed, i, 1)[0])(number_B)
 
     monkeypatch.setattr(sampler, "sample_keys", shuffled)
-    draw = texts(mesh_of(8), 128, number)  # compiled anew, with those keys
+    draw = texts(mesh_of(8), 128, number)  # compiled again, with the shuffled keys
     compare(figures, "texts", text_N1L[order_N], draw())
     assert len(np.unique(text_N1L, axis=0)) == number
 
@@ -125,7 +124,7 @@ def generated(c, kind, mesh, number):
     ("mask", "chain", (8,)),
 ])  # fmt: skip
 def test_trajectories_do_not_depend_on_the_devices(figures, source, kind, counts):
-    """1, 2, 4 and 8 devices record the same tokens but for what rounding decides."""
+    """1, 2, 4 and 8 devices record the same tokens, rounding apart."""
     c, number = config(**{"flow.source": source, "trajectories.chain": "heun"}), BATCHES[source] * BATCH
     one = generated(c, kind, mesh_of(1), number)
     assert len(np.unique(one["index"])) == 4 and len(np.unique(one["states"])) >= V
@@ -144,7 +143,7 @@ STAGE |= {"tokenizer.vocab_size": 330, "trajectories.midpoints": 4, "trajectorie
 
 @pytest.fixture(scope="module")
 def generating(tmp_path_factory):
-    """A work directory with all that the trajectories need, the teacher's weights random, and what they should be."""
+    """A work directory ready for trajectories, with a random teacher; `never_stopped` has an undisturbed run's."""
     c, where = config(**STAGE), tmp_path_factory.mktemp("generating")
     main.run(c, where, ["tokenizer", "data"])
     tok = trained.tokenizer(c, where)
@@ -161,7 +160,7 @@ def generating(tmp_path_factory):
 
 
 def files(directory):
-    """Shards, notes and manifests of all sets."""
+    """Contents of the shards, notes and manifests of all sets."""
     return {
         file.relative_to(directory): file.read_bytes()
         for file in sorted(directory.glob("**/*"))
@@ -170,11 +169,11 @@ def files(directory):
 
 
 class Killed(BaseException):
-    """What no block expects."""
+    """An exception that no `except Exception` catches."""
 
 
 def interrupted(monkeypatch, where, how, after):
-    """Run the stage until it is asked to stop, or killed at the renaming of a file, `after` times later."""
+    """Run the stage and stop it, or kill it at a file's renaming, after `after` chances."""
     left, replace = iter(range(after)), os.replace
     stop = lambda: next(left, None) is None
 
@@ -200,7 +199,7 @@ STOPS = strategies.lists(
 @hypothesis.given(stops=STOPS)
 @hypothesis.settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck))
 def test_any_stop_and_resume_is_never_stopped(generating, monkeypatch, stops):
-    """However often the stage is stopped or killed, and wherever, its shards, notes and manifests end the same to the bit."""
+    """After any stops and kills the stage's shards, notes and manifests end the same to the bit."""
     shutil.rmtree(generating / "trajectories", ignore_errors=True)
     for how, after in stops:
         interrupted(monkeypatch, generating, how, after)
@@ -209,17 +208,17 @@ def test_any_stop_and_resume_is_never_stopped(generating, monkeypatch, stops):
 
 
 def test_stopped_and_resumed_on_other_devices(figures, generating, monkeypatch):
-    """Begun on eight devices, gone on with on two and ended on eight: the shards of before stay, the rest is the same.
+    """A run that moves from eight devices to two and back keeps its finished shards and gives the same rest, rounding apart.
 
-    But for what rounding decides, which differs with the devices: one text of a set may part from its other self, as it did
-    on one of two kinds of machine. Anything that went wrong at the stop or the start would part all that follow.
+    Rounding differs with the devices, so one text of a set may differ, as on one of two kinds of machine. An error at a
+    stop or restart would change all later texts.
     """
     where, want = generating / "trajectories", generating / "never_stopped"
     shutil.rmtree(where, ignore_errors=True)
     interrupted(monkeypatch, generating, "stop", 6)
     first = files(where)
     with monkeypatch.context() as patched:
-        patched.setattr(settings, "mesh", lambda config: mesh_of(2))  # a config's mesh has all devices that there are
+        patched.setattr(settings, "mesh", lambda config: mesh_of(2))  # a mesh from a config has all devices
         interrupted(monkeypatch, generating, "stop", 9)
     main.run(config(**STAGE), generating, ["trajectories"])
     assert first and first.items() <= files(want).items() and first.items() <= files(where).items()

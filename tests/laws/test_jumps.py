@@ -1,4 +1,4 @@
-"""The jumps: their kernels, where they end with the true posterior, and how fast they get there."""
+"""The jumps: their kernels, their final law with the true posterior, and their rate of convergence."""
 
 import functools
 
@@ -23,7 +23,7 @@ def compiled(system, kind):
 
 
 def code_kernel_NN(system, kind, t, h):
-    """The kernel that the package's prepared Move stands for: its chances to leave and its landing masses, multiplied out."""
+    """The kernel of the package's prepared Move, from its probabilities to leave and its landing masses."""
     n, width = len(system.states), system.text_vocab + system.masked
     move = compiled(system, kind)(systems.full(n, t), systems.full(n, h))
     mass = np.asarray(move.table.mass, np.float64).reshape(n, system.length, -1)[..., :width]
@@ -39,7 +39,7 @@ def code_kernel_NN(system, kind, t, h):
 )
 @settings(max_examples=15, deadline=None, derandomize=True)
 def test_kernels(system, kind, t, share):
-    """A prepared jump is the kernel of its definition (method: jump), positions independent, to float32's rounding."""
+    """A prepared jump has the kernel of its definition (method: jump), positions independent, to float32 rounding."""
     h = share * (1 - t)
     np.testing.assert_allclose(code_kernel_NN(system, kind, t, h), system.jump_NN(kind, t, h), atol=2e-5)
 
@@ -47,14 +47,14 @@ def test_kernels(system, kind, t, share):
 @given(system=systems.some(shapes=((2, 1), (3, 1), (5, 1))), steps=strategies.integers(1, 1024))
 @settings(max_examples=20, deadline=None, derandomize=True)
 def test_bridge_is_exact_for_one_position(system, steps):
-    """With the true posterior and L = 1, bridge ends in the data law at any number of steps, by transition matrices. [D]"""
+    """With the true posterior and L = 1, bridge ends in the data law after any number of steps (exact matrices). [D]"""
     np.testing.assert_allclose(system.chain_N("bridge", steps), system.data_N(), atol=1e-12)
 
 
 @pytest.mark.parametrize("source", paths.SOURCES)
 @pytest.mark.parametrize("exponent", [1.0, 2.0, 3.0])
 def test_bridge_as_it_is_computed(source, exponent, figures):
-    """The package's own float32 kernels, multiplied over 1 to 1,024 steps, end in the data law of one position to 1e-5."""
+    """At L = 1 the package's float32 kernels, multiplied over 1 to 1,024 steps, end in the data law to 1e-5."""
     system, distance = enumerable.draw(source, exponent, 5, 1, seed=1), {}
     for steps in (1, 2, 3, 32, 1024):
         law = system.source_N
@@ -76,7 +76,7 @@ def sampled(system, kind, count):
 @pytest.mark.parametrize("source", paths.SOURCES)
 @pytest.mark.parametrize("exponent", [1.0, 2.0, 3.0])
 def test_bridge_as_it_is_sampled(source, exponent):
-    """The sampler's texts follow the data law of one position at 1 to 1,024 steps (chi-squared, false alarms 1e-6)."""
+    """At L = 1 the sampler's texts follow the data law after 1 to 1,024 steps (chi-squared, false alarms 1e-6)."""
     system = enumerable.draw(source, exponent, 5, 1, seed=1)
     draw = sampled(system, "bridge", 2048)
     for steps in (1, 2, 3, 17, 1024):
@@ -86,7 +86,7 @@ def test_bridge_as_it_is_sampled(source, exponent):
 @pytest.mark.parametrize("source", paths.SOURCES)
 @pytest.mark.parametrize("kind", jump.JUMPS)
 def test_the_sampler_is_its_matrices(source, kind):
-    """At L = 3 the sampler's texts follow the product of its kernels, whatever that is worth, for every jump."""
+    """At L = 3 the sampler's texts follow the product of its jump's kernels, for every jump."""
     system = enumerable.draw(source, 2.0, 3, 3, seed=2)
     draw = sampled(system, kind, 16384)
     for steps in (1, 2, 7):
@@ -102,7 +102,7 @@ def distances(source, kind, text_vocab, length, exponent, seed):
 @pytest.mark.parametrize("source", paths.SOURCES)
 @pytest.mark.parametrize("kind", jump.JUMPS)
 def test_distance_falls_with_the_steps(source, kind, figures):
-    """At L = 3 the distance from the data law falls as 1/steps; `cumulative` under the uniform source as log(steps)/steps."""
+    """At L = 3 the distance from the data law falls as 1/steps, or log(steps)/steps for uniform `cumulative`."""
     table = np.mean([distances(source, kind, 3, 3, 1.0, seed) for seed in range(4)], axis=0)
     scaled = table * np.array(STEPS)
     order = float(np.log2(table[-2] / table[-1]))
@@ -116,7 +116,7 @@ def test_distance_falls_with_the_steps(source, kind, figures):
 
 @pytest.mark.parametrize("exponent", [1.0, 2.0, 3.0])
 def test_rates_of_convergence_for_one_position(exponent, figures):
-    """Uniform source, L = 1: euler's distance falls as h, cumulative's as h log(1/h), both with the constants of theory.
+    """Uniform source, L = 1: euler's distance falls as h, cumulative's as h log(1/h) with the constant of theory.
 
     Near t = 1 a position that has landed should leave for y with chance h n q(y) / (V q(x)); m steps before the end
     `cumulative` leaves with m log(m/(m - 1)) = 1 + 1/(2m) + … times that. Summed over m, the law is off by

@@ -1,4 +1,4 @@
-"""The path's joint law, and the ELBO, the bound on -log p(x_1) that the teacher trains on and the report tells."""
+"""The path's joint law, and the ELBO: the upper bound on -log p(x_1) that the teacher trains on and the report shows."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def test_joint_law_of_the_path(system, t, seed):
 
 
 def nodes(count=80):
-    """Nodes and weights of the integral over kappa in [0, 1), with kappa = 1 - v^3: its end is logarithmic at worst."""
+    """Nodes and weights of the integral over kappa in [0, 1), with kappa = 1 - v^3, since its end is at worst logarithmic."""
     x, w = np.polynomial.legendre.leggauss(count)
     v = (x + 1) / 2
     return 1 - v**3, w / 2 * 3 * v**2
@@ -61,9 +61,9 @@ def test_the_bound_is_exact_under_the_mask_source(system):
 def gap_D(system, steps=400):
     """KL of the path given x_1 from the model's chain conditioned on ending in x_1, for every text.
 
-    The chain with the true posterior ends in the data law. Conditioned on its end it is the chain whose rates are
-    multiplied by H(y)/H(x), H(x) = P(ends in x_1 | now in x) (Doob), which a backward equation gives. What the bound
-    exceeds -log p(x_1) by is the divergence of the two laws of paths: of their starts, and of their rates.
+    The chain with the true posterior ends in the data law. Conditioned on its end, it has rates multiplied by
+    H(y)/H(x), H(x) = P(ends in x_1 | now in x) (Doob), which a backward equation gives. The bound exceeds
+    -log p(x_1) by the divergence of the two laws of paths: of their starts, and of their rates.
     """
     v = np.linspace(0.0, 1.0, steps + 1)
     slope = lambda v, h: system.generator_NN(1 - v**4) @ h * 4 * v**3
@@ -99,7 +99,7 @@ def rate_divergence_D(system, kappa, ends_ND):
 @given(system=systems.some(sources=["uniform"], shapes=((2, 1), (5, 1), (3, 2), (2, 3))))
 @FEW
 def test_the_bound_and_its_gap_under_the_uniform_source(system):
-    """Under the uniform source the integral lies above -log p(x_1) even at L = 1, by the divergence of the two laws of paths."""
+    """Under the uniform source the integral exceeds -log p(x_1), even at L = 1, by the divergence of the two laws of paths."""
     gap = bound_D(system) + np.log(system.text_law)
     assert (gap > 0).all()
     np.testing.assert_allclose(gap, gap_D(system), rtol=1e-4, atol=1e-6)

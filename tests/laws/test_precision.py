@@ -1,7 +1,7 @@
 """The tail of a large vocabulary: 5 % of the mass on tokens of 5e-5 each must be visited 5 % of the time, on every route.
 
-A draw by float32 Gumbel noise loses such tokens, more of them the more steps are taken, and so flatters the perplexity
-of a many-step teacher (method: jump).
+A draw by float32 Gumbel noise loses such tokens, more with every step, and so makes the perplexity of a many-step
+teacher look too good (method: jump).
 """
 
 import ast
@@ -22,7 +22,7 @@ GPT2 = 50_257
 
 
 def tailed(vocabulary):
-    """(law_V, in_tail_V): TAIL tokens of mass EACH all over the vocabulary, the rest of the mass on its last token."""
+    """(law_V, in_tail_V): TAIL tokens of mass EACH spread over the vocabulary, the rest of the mass on its last token."""
     law = np.zeros(vocabulary)
     law[np.linspace(0, vocabulary - 2, TAIL).astype(int)] = EACH
     law[-1] = 1 - TAIL * EACH
@@ -30,7 +30,7 @@ def tailed(vocabulary):
 
 
 def route(source, vocabulary):
-    """(path, posterior, in_tail): a posterior that is the tailed law whatever the state, at batch and length one."""
+    """(path, posterior, in_tail): a posterior that gives the tailed law at every state, at batch and length one."""
     law, tail = tailed(vocabulary)
     logits = jnp.log(jnp.asarray(np.append(law, 0.0) if source == "mask" else law, jnp.float32))[None, None]
     return paths.Path(source=source, exponent=1.0, text_vocab=vocabulary), lambda x_BL, t_B, h_B: logits, tail
@@ -40,12 +40,12 @@ FREE = jnp.zeros((1, 1), int), jnp.zeros((1, 1), bool)
 
 
 def many(one, seed, count):
-    """`one(key_1) -> tokens` for many keys. What does not depend on the key, the tables of V masses, is made once."""
+    """`one(key_1) -> tokens` for many keys. The tables of V masses do not depend on the key and are made once."""
     return np.asarray(systems.compiled(jax.vmap(lambda key: one(key[None])))(systems.keys(seed, count)))
 
 
 def assert_tail(tokens, tail, share=TAIL * EACH):
-    """The tokens lie in the tail with the share that they should, evenly over its two halves, and never where no mass is."""
+    """Assert that tokens are in the tail with the right share, evenly over its halves, and never at zero mass; return the share."""
     tokens = np.asarray(tokens).ravel()
     assert (tail | (np.arange(len(tail)) == len(tail) - 1))[tokens].all()
     half = np.where(tail[tokens], 1 + (tokens > len(tail) // 2), 0)
@@ -54,7 +54,7 @@ def assert_tail(tokens, tail, share=TAIL * EACH):
 
 
 def test_sampler(figures):
-    """Mask source, 1,024 steps of `bridge` at V = 50,257: the sampler's texts hold the tail's 5 %."""
+    """Mask source, 1,024 steps of `bridge` at V = 50,257: 5 % of the sampler's tokens are in the tail."""
     path, posterior, tail = route("mask", GPT2)
     cfg = sampler.SamplerConfig()
     found = many(lambda key_B: sampler.sample(key_B, path, posterior, STEPS, *FREE, cfg), 0, 2048)
@@ -62,7 +62,7 @@ def test_sampler(figures):
 
 
 def test_a_state_on_the_way():
-    """Uniform source, the state after 1,023 of 1,024 steps of `bridge`: kappa p + (1 - kappa) / V, in the tail and outside."""
+    """Uniform source: the state after 1,023 of 1,024 `bridge` steps follows kappa p + (1 - kappa) / V, in the tail and outside."""
     vocabulary = GPT2
     path, posterior, tail = route("uniform", vocabulary)
     cfg = sampler.SamplerConfig()
@@ -79,7 +79,7 @@ def test_a_state_on_the_way():
 
 @pytest.mark.parametrize("kind", ["cumulative", "euler"])
 def test_other_jumps(kind, figures):
-    """The jumps that leave by token: the share after 1,023 of 1,024 steps is that of their own two-state chain, V = 1,001."""
+    """cumulative and euler, V = 1,001: the tail's share after 1,023 of 1,024 steps is that of the exact two-state chain."""
     v, head = TAIL + 1, 1 - TAIL * EACH
     path, posterior, tail = route("uniform", v)
     cfg = sampler.SamplerConfig(jump=kind)
@@ -100,7 +100,7 @@ def test_other_jumps(kind, figures):
 
 
 def test_trajectories_of_candidates(figures):
-    """1,024 midpoints of K = 2 candidates, of which either may win: the tail's 5 % again, at V = 50,257."""
+    """1,024 midpoints of K = 2 equally likely candidates at V = 50,257: 5 % of the final tokens are in the tail."""
     path, posterior, tail = route("mask", GPT2)
     cfg = shaping.ShapingConfig(candidates=2, selection="boltzmann")
     alike = lambda x_BL, t_B: (jnp.zeros(x_BL.shape[:1]), jnp.zeros(x_BL.shape))
@@ -113,7 +113,7 @@ def test_trajectories_of_candidates(figures):
 
 
 def test_many_candidates_of_one_posterior(figures):
-    """262,144 candidates from one prepared jump at V = 50,257, token by token (chi-squared over all 1,001)."""
+    """262,144 candidates of one prepared jump at V = 50,257 follow the law of all 1,001 tokens (chi-squared)."""
     path, posterior, tail = route("mask", GPT2)
     x_BL, one_B = jnp.full((1, 1), path.mask_id), jnp.ones(1)
     move = jump.prepare(path, "bridge", posterior(None, None, None), x_BL, 0 * one_B, one_B)
@@ -125,7 +125,7 @@ def test_many_candidates_of_one_posterior(figures):
 
 @pytest.mark.parametrize("name", ("fsdfm", "classical", "heun"))
 def test_chains_and_pairs(name):
-    """Every midpoint of a chain, and of the compass's pairs, that has landed holds the tail's 5 %."""
+    """5 % of the landed tokens are in the tail, at the last midpoint of a chain and of the compass's pairs."""
     path, posterior, tail = route("mask", GPT2)
     x_BL, t_B, h_B = jnp.full((1, 1), path.mask_id), jnp.zeros(1), jnp.full((1,), 0.8)
     blind, quiet = shaping.ShapingConfig(candidates=1), lambda x_BL, t_B: (jnp.zeros(1), jnp.zeros((1, 1)))
@@ -142,7 +142,7 @@ def test_chains_and_pairs(name):
 
 @pytest.mark.parametrize("temperature, top_p, share", [(2.0, 1.0, 0.05), (1.0, 0.98, 0.03 / 0.98)])
 def test_sharpened(temperature, top_p, share):
-    """Temperature and nucleus keep what they say they keep: logits scaled to undo the one, 600 tail tokens under the other."""
+    """The tail keeps its exact share under a temperature (logits scaled to undo it) and under a nucleus of 600 tail tokens."""
     path, posterior, tail = route("mask", 5_001)
     cfg = sampler.SamplerConfig(temperature=temperature, top_p=top_p)
     scaled = lambda *args: temperature * posterior(*args)
@@ -152,22 +152,22 @@ def test_sharpened(temperature, top_p, share):
 
 
 def test_selection_among_many():
-    """The draw by weights that chooses among candidates holds a tail of weights too."""
+    """The categorical draw that selects among candidates gives a tail of weights its 5 %."""
     law, tail = tailed(TAIL + 1)
     found = many(lambda key_B: draw.categorical(key_B[0], jnp.asarray(law, jnp.float32)), 7, 65_536)
     assert_tail(found, tail)
 
 
 def test_source():
-    """The uniform source gives each of 50,257 tokens its share."""
+    """The uniform source draws each of 50,257 tokens with probability 1/50,257."""
     path = paths.Path(source="uniform", exponent=1.0, text_vocab=GPT2)
     chance.assert_law(paths.sample_source(systems.keys(8, 1024), path, 1024), np.full(GPT2, 1 / GPT2))
 
 
 def test_what_the_test_is_for(figures, request):
-    """The usual way, one `jax.random.categorical` over the tokens and staying, fails it: much of the tail is lost.
+    """The usual way, one `jax.random.categorical` over the tokens and staying, fails this test and loses much of the tail.
 
-    Three billion draws of Gumbel noise: run only where the laws are written down.
+    It needs three billion draws of Gumbel noise, so it runs only with --write-laws.
     """
     if not request.config.getoption("--write-laws"):
         pytest.skip("slow; runs with --write-laws")
@@ -175,7 +175,7 @@ def test_what_the_test_is_for(figures, request):
     log = lambda r: jnp.log(jnp.append(jnp.asarray(law, jnp.float32) * (1 - r), r))[None]
 
     def step(i, x_N):
-        key = jax.random.fold_in(jax.random.key(9, impl="rbg"), i)  # a fast generator: the loss is Gumbel noise's, not its
+        key = jax.random.fold_in(jax.random.key(9, impl="rbg"), i)  # a fast generator; Gumbel noise causes the loss
         y_N = jax.random.categorical(key, log(1.0 - 1.0 / (STEPS - i)), shape=x_N.shape)
         return jnp.where(x_N == TAIL + 1, y_N, x_N)
 
@@ -186,9 +186,9 @@ def test_what_the_test_is_for(figures, request):
 
 
 def test_no_route_draws_by_gumbel_noise():
-    """No file of the package calls a draw of JAX's that goes through Gumbel noise or a float32 table of its own.
+    """No file of the package calls a JAX draw that uses Gumbel noise or its own float32 table.
 
-    The benchmark does, to time it beside ours.
+    The exception is the benchmark, which times it against the package's draw.
     """
     banned = {"categorical", "gumbel", "choice"}
     for file in set((ROOT / "tsdfm_jax").glob("**/*.py")) - {ROOT / "tsdfm_jax/experiments/benchmark/parts.py"}:

@@ -1,4 +1,4 @@
-"""Robustness: any configuration builds or is refused, any text comes back, any damage is found or harmless."""
+"""Robustness: any config builds or is refused, any text survives, any damage is found or harmless."""
 
 import collections
 import itertools
@@ -19,18 +19,18 @@ from tsdfm_jax.data import corpus, packer, records, tokenizer, windows
 
 
 def some(max_examples):
-    """Hypothesis, the same in every run."""
+    """Hypothesis settings with the same examples in every run."""
     every = list(hypothesis.HealthCheck)
     return hypothesis.settings(max_examples=max_examples, deadline=None, derandomize=True, suppress_health_check=every)
 
 
 def one_line(error, *names):
-    """An error's text is one line, and one of the names is in it."""
+    """Assert that an error's text is one line that contains one of the names."""
     assert "\n" not in str(error) and any(str(name) in str(error) for name in names), str(error)
 
 
 def accepted(changes):
-    """Whether a config is accepted; if not, it is refused in one line that has a key or a value in it."""
+    """Whether a config is accepted; a refusal must be one line with a changed key or value."""
     try:
         validation.validate(building.config(changes))
         return True
@@ -41,7 +41,7 @@ def accepted(changes):
 
 @pytest.mark.parametrize("section", sorted({key.split(".")[0] for key, _ in building.LEAVES}))
 def test_every_value_of_every_key_is_accepted_or_refused(section):
-    """One key changed at a time: one line of refusal or none at all; what makes no sense anywhere is never accepted."""
+    """Any single changed value is accepted or refused in one line; the values of NEVER are always refused."""
     for key, default in building.LEAVES:
         if key.split(".")[0] == section:
             for value in building.pool(default):
@@ -54,7 +54,7 @@ TYPED = ["many", "", "-1", "1e400", "nan", "True", "(", "()", "(1, 'a')", "[[1]]
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_whatever_is_typed_is_accepted_or_refused(monkeypatch):
-    """A string typed behind any key ends in a config that is accepted, or in an error that the command line knows."""
+    """Any text typed for any key gives an accepted config or a one-line error."""
     for key, _ in building.LEAVES:
         for text in TYPED:
             values = flags.FlagValues()
@@ -68,9 +68,9 @@ def test_whatever_is_typed_is_accepted_or_refused(monkeypatch):
 
 
 def test_any_combination_builds_or_is_refused(figures, monkeypatch):
-    """What is accepted can be traced from the networks' births through every stage's loss, generation and sampling.
+    """Every accepted config can be traced: initialisation, every stage's loss, generation and sampling.
 
-    Of random combinations those are built that have a choice that none before had, until every choice has been in one.
+    A random config is built if it has a choice that no earlier one had, until every choice has been built.
     """
     for module, apply in building.TRACED.items():
         monkeypatch.setattr(module, "apply", apply)
@@ -86,7 +86,7 @@ def test_any_combination_builds_or_is_refused(figures, monkeypatch):
 
 
 def texts(least=0):
-    """Documents: any Unicode, and what text files are made of."""
+    """A strategy of documents: any Unicode, and typical parts of text files."""
     piece = strategies.one_of(
         strategies.text(max_size=30), strategies.sampled_from(["\u2581", "\n\n", "\r\n", " ", "</s>", "the end"])
     )
@@ -94,7 +94,7 @@ def texts(least=0):
 
 
 def trained(documents, directory, size):
-    """A tokenizer of that size, or of the one that a refusal names; None where the text is too little for any."""
+    """A tokenizer of this size, or of the size that a refusal names; None where the text is too short for any."""
     try:
         tokenizer.train(iter(documents), directory, size, 10_000, 0)
     except ValueError as error:
@@ -108,7 +108,7 @@ def trained(documents, directory, size):
 @hypothesis.given(documents=texts(1), others=texts(1), size=strategies.integers(2, 600))
 @some(40)
 def test_a_tokenizer_of_any_text_keeps_any_other(tmp_path_factory, documents, others, size):
-    """Trained on arbitrary text, it returns that text and any other; the size that a refusal names is one that works."""
+    """A tokenizer trained on any text decodes that text and any other exactly; a size that a refusal names works."""
     tok = trained(documents, tmp_path_factory.mktemp("any"), size)
     for text in documents + others if tok else ():
         ids = tok.encode(text)
@@ -122,7 +122,7 @@ PATTERNS = strategies.one_of(
 
 
 def written(documents, directory, kind):
-    """A corpus on disk, one way or the other."""
+    """Write the documents as .jsonl or .txt; return the corpus config."""
     if kind == "jsonl":
         lines = (json.dumps({"text": text}, ensure_ascii=len(text) % 2 == 0) for text in documents)
         (directory / "all.jsonl").write_text("\n".join(lines), newline="")
@@ -143,7 +143,7 @@ def words(tmp_path_factory):
 @hypothesis.given(texts(), strategies.sampled_from(["txt", "jsonl"]), strategies.integers(1, 9), strategies.integers(0, 9))
 @some(40)
 def test_any_documents_come_back(tmp_path_factory, words, documents, kind, length, seed):
-    """From files through tokens and windows, each split is its documents, in order and to the letter, but for a last window."""
+    """Each split's windows are its documents, in order and token for token, except for an incomplete last window."""
     where, cfg = (
         tmp_path_factory.mktemp("documents"),
         windows.WindowsConfig(length=length, seed=seed, holdout=0.3, windows_per_shard=5),
@@ -152,7 +152,7 @@ def test_any_documents_come_back(tmp_path_factory, words, documents, kind, lengt
         windows.prepare(corpus.documents(written(documents, where, kind)), words, where / "data", cfg)
     except (ValueError, FileNotFoundError) as error:
         return one_line(error, "empty", f"length {length} ", "no file matches")
-    # A byte-order mark at a file's beginning tells its encoding and is no text.
+    # A byte-order mark at a file's start marks the encoding and is not text.
     kept = [text for text in (t.removeprefix("\ufeff") if kind == "txt" else t for t in documents) if text.strip()]
     rows = {split: everything(where / "data", split) for split in packer.SPLITS}
     ids = [np.append(words.encode(text), words.eos_id) for text in kept]
@@ -167,7 +167,7 @@ def test_any_documents_come_back(tmp_path_factory, words, documents, kind, lengt
 
 
 def everything(directory, split):
-    """All windows of a split, by number and in batches."""
+    """All windows of a split in batch order; reading by number must give the same windows."""
     batches = windows.batches(directory, split, 1, 0, shuffle=False, repeat=False)
     rows_NL = np.concatenate(list(batches))
     other_NL = windows.ordered(directory, split, 3)(range(len(rows_NL)))
@@ -180,7 +180,7 @@ SCHEMA = records.Schema(fields={"states": ("uint16", (2, 4)), "energy": ("float3
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory, words):
-    """A store of trajectories and one of windows, and how each is read: all that a stage would learn from it."""
+    """A directory with a store of trajectory records and one of windows."""
     root = tmp_path_factory.mktemp("built")
     for number in range(2):
         states = np.arange(24).reshape(3, 2, 4) + 300 * number
@@ -194,14 +194,14 @@ def built(tmp_path_factory, words):
 
 
 def read_records(where):
-    """All records, the manifest, and which shards would not be made again."""
+    """([all records, manifest], shards that count as finished)."""
     store = records.open_store(where)
     rows = [field.tolist() for i in range(len(store)) for field in store[i].values()]
     return [rows, store.manifest], records.finished_shards(where, SCHEMA)
 
 
 def read_windows(where):
-    """The windows, the manifest and the words."""
+    """([all windows, manifest, lexicon], None)."""
     rows = [everything(where, "train").tolist(), windows.heldout(where, 1).tolist()]
     return [rows, windows.manifest(where), windows.stored_lexicon(where)], None
 
@@ -210,7 +210,7 @@ READERS = {"records": read_records, "windows": read_windows}
 
 
 def outcome(root, name, content, good):
-    """Damage one file: found and named in one line, or its shard is to be made again, or harmless."""
+    """Damage one file and read its store: "found" (named in one line), "made again" (its shard) or "harmless"."""
     file, reader = root / name, READERS[name.split("/")[0]]
     before = file.read_bytes()
     file.write_bytes(content)
@@ -231,7 +231,7 @@ FILES += ["windows/manifest.json", "windows/train-00000.array_record", "windows/
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_flipped_byte_is_found_or_harmless(built, figures, name):
-    """Each byte that holds anything, and every 2048th of the padding: never a crash, never other data in silence."""
+    """A flipped bit in any nonzero byte, or in every 2048th byte, never causes a crash or silently different data."""
     data, good = (built / name).read_bytes(), READERS[name.split("/")[0]]((built / name).parent)
     places = sorted({*np.flatnonzero(np.frombuffer(data, np.uint8)).tolist(), *range(0, len(data), 2048), len(data) - 1})
     flipped = (data[:i] + bytes([data[i] ^ 1 << i % 8]) + data[i + 1 :] for i in places)
@@ -252,7 +252,7 @@ def test_every_flipped_byte_is_found_or_harmless(built, figures, name):
 )
 @some(150)
 def test_any_damage_is_found_or_harmless(built, name, how, place, value):
-    """A byte changed in any way, a file cut short, a byte more or less, anywhere."""
+    """A changed, added or missing byte or a cut anywhere never causes a crash or silently different data."""
     data = (built / name).read_bytes()
     i = min(int(place * len(data)), len(data) - 1)
     content = {"flip": data[:i] + bytes([data[i] ^ value]) + data[i + 1 :], "cut": data[:i]}
@@ -261,7 +261,7 @@ def test_any_damage_is_found_or_harmless(built, name, how, place, value):
 
 
 def test_a_damaged_note_of_progress_is_no_progress(tmp_path, words):
-    """Of an interrupted packing either all is taken up or nothing, whichever byte of its state is damaged."""
+    """With any byte of its progress file damaged, an interrupted packing restores all of its state or nothing."""
     documents, stops, cfg = ["one of them", "another", "and a third one"], iter([False, True]), windows.WindowsConfig(length=4)
     with pytest.raises(InterruptedError):
         windows.prepare(iter(documents), words, tmp_path, cfg, stop=lambda: next(stops))
@@ -287,7 +287,7 @@ def test_a_damaged_note_of_progress_is_no_progress(tmp_path, words):
 @hypothesis.example({"files": "all.jsonl, 0 ,*"})
 @some(60)
 def test_any_corpus_setting_reads_or_is_refused(tmp_path_factory, monkeypatch, fields):
-    """A package, glob or field of any name gives documents or one line."""
+    """Any package, glob or field name gives documents or a one-line error."""
     where = tmp_path_factory.mktemp("corpus")
     written(["a", "b c"], where, "jsonl")
     with monkeypatch.context() as patched:
@@ -295,6 +295,6 @@ def test_any_corpus_setting_reads_or_is_refused(tmp_path_factory, monkeypatch, f
         try:
             assert all(isinstance(text, str) for text in corpus.documents(corpus.CorpusConfig(**fields, limit_bytes=100)))
         except (ValueError, FileNotFoundError) as error:
-            # Of several globs the one that matches nothing is named, without the spaces about it.
+            # Of several globs the message names the one without a match, without its spaces.
             globs = filter(None, (glob.strip() for glob in fields.get("files", "").split(",")))
             one_line(error, *(repr(value)[1:-1] for value in (*fields.values(), *globs)))

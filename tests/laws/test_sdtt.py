@@ -1,4 +1,4 @@
-"""Self-distillation through time: its target, and who left in its one jump, against a direct computation on small systems."""
+"""Self-distillation through time: its target, and which positions left, against a direct computation on small systems."""
 
 import itertools
 
@@ -15,12 +15,12 @@ T, H = 0.25, 0.75  # two steps of 3/8, the second of which ends at t = 1
 
 
 def logits_of(system, t):
-    """log p(x_1 | x_t) of every state at a time, floored: [N, L, V]."""
+    """log p(x_1 | x_t) of every state at time t, floored: [N, L, V]."""
     return np.log(np.maximum(system.posterior_NLV(system.kappa(t)), 1e-30))
 
 
 def first_jump(system):
-    """P(m, left | x) of the teacher's first step by the bridge jump: [N, N, 2^L], and who left in each of the last: [2^L, L]."""
+    """P(m, left | x) of the teacher's first bridge step: [N, N, 2^L]; and which positions left in each case: [2^L, L]."""
     states, r = system.states, system.keep(T, T + H / 2)
     p = np.concatenate([np.exp(logits_of(system, T)), np.zeros((*states.shape, int(system.masked)))], axis=2)
     lefts = np.array(list(itertools.product([0, 1], repeat=system.length)))
@@ -42,8 +42,8 @@ def target(system, x_BL, m_BL, left_BL):
 
 
 def test_under_masks_it_is_the_marginal_of_two_teacher_steps():
-    """Its mean over the first step is, at every masked position, the law of that position after the teacher's two steps."""
-    system = enumerable.draw("mask", 1.0, 2, 3, seed=5, concentration=0.3)  # of two positions, one posterior would do
+    """At every masked position the target's mean over the first step is the position's law after two teacher steps."""
+    system = enumerable.draw("mask", 1.0, 2, 3, seed=5, concentration=0.3)  # with two positions a single posterior would be exact
     joint, lefts = first_jump(system)
     np.testing.assert_allclose(joint.sum(axis=2), system.jump_NN("bridge", T, H / 2), atol=1e-12)
     two = system.token_marginals(system.jump_NN("bridge", T, H / 2) @ system.jump_NN("bridge", T + H / 2, H / 2))
@@ -59,7 +59,7 @@ def test_under_masks_it_is_the_marginal_of_two_teacher_steps():
 
 @pytest.mark.parametrize("source", paths.SOURCES)
 def test_who_left_is_what_was_recorded(source):
-    """Landings and coins of the chain have their joint law, also where a position lands on the token that it left."""
+    """Landings and recorded leaves follow their joint law, also where a position lands on the token that it left."""
     system = enumerable.draw(source, 1.0, 2, 2, seed=6)
     joint, lefts = first_jump(system)
     path, x = systems.path_of(system), 0 if source == "uniform" else len(system.states) - 1

@@ -1,4 +1,4 @@
-"""The student: what it learns from whole trajectories, blind and shaped, and how near a few steps of it come to the data law."""
+"""The student: what it learns from whole trajectories, blind and shaped, and its few-step distance from the data law."""
 
 import dataclasses
 import functools
@@ -32,7 +32,7 @@ class Trajectories:
 
     @functools.cached_property
     def energy_SN(self):
-        """The optimum of noise contrast at each arrival: -log of the path's law over what the blind jump makes of the path."""
+        """The optimum of NCE at each arrival: -log of the path's law over the law of a blind jump from the path."""
         s, rows = self.system, []
         for i, kernel in enumerate(self.blind):
             made = s.marginal_N(i / MIDPOINTS) @ kernel
@@ -47,7 +47,7 @@ class Trajectories:
         return [enumerable.selected_NN(k, e[None], CANDIDATES, variant) for k, e in zip(self.blind, self.energy_SN)]
 
     def posteriors(self, variant):
-        """`student(t) -> NLV`: the law of the text at each position given the trajectory's state, what `endpoint` trains to."""
+        """`student(t) -> NLV`: each position's law of the final token given the state at t, the optimum of `endpoint`."""
         ends, onward = [], np.eye(len(self.system.states))
         for kernel in self.kernels(variant)[::-1]:
             onward = kernel @ onward
@@ -55,7 +55,7 @@ class Trajectories:
         return lambda t: ends[::-1][round(t * MIDPOINTS)]
 
     def end(self, variant):
-        """The law of the texts that the trajectories end in."""
+        """The law of the trajectories' final texts."""
         law = self.system.source_N
         for kernel in self.kernels(variant):
             law = law @ kernel
@@ -68,12 +68,12 @@ class Trajectories:
 
 @pytest.mark.parametrize("source", paths.SOURCES)
 def test_what_a_student_can_learn(source, figures):
-    """The student that `endpoint` trains to, exactly, at 1, 2, 4 and 8 steps, against its teacher at the same steps.
+    """The exact optimum of `endpoint` at 1, 2, 4 and 8 steps, against its teacher at the same steps.
 
-    Theory: one jump draws its positions independently given x_0. Under the mask source x_0 says nothing, so that one step
-    is the product of its marginals, and a blind student is its teacher (what is revealed later averages back to the
-    posterior). Under the uniform source the trajectory ties x_0 to its text, and the noise carries some of what ties the
-    positions: the student beats its teacher. Shaping by boltzmann never loses to blind; argmin overshoots the law.
+    Theory: one jump draws its positions independently given x_0. Under the mask source x_0 has no information, so one
+    step is the product of its marginals, and a blind student equals its teacher (later posteriors average back to the
+    first). Under the uniform source a trajectory couples x_0 to its text, so the noise carries some of the dependence
+    between positions: the student beats its teacher. Boltzmann shaping never loses to blind; argmin overshoots the law.
     """
     rows, end = {name: [] for name in ("teacher",) + VARIANTS}, {v: [] for v in VARIANTS}
     for seed in (3, 4, 5):
@@ -156,7 +156,7 @@ def trainer(source, steps, batch=256):
 
 
 def settled(system, p_NLV):
-    """A posterior that is a point mass where a token has been unmasked, which no loss looks at."""
+    """The posterior with a point mass at unmasked positions, which no loss trains."""
     if not system.masked:
         return p_NLV
     return np.where((system.states == system.text_vocab)[..., None], p_NLV, np.eye(system.text_vocab + 1)[system.states][..., :-1])
@@ -164,16 +164,16 @@ def settled(system, p_NLV):
 
 @pytest.mark.parametrize("source", paths.SOURCES)
 def test_what_a_trained_student_learns(source, figures):
-    """The package's trajectories, endpoint loss and network come to that student: within 0.03 of it at every step count.
+    """A student trained by the package is within 0.03 of the exact optimum at every step count.
 
-    The law is one that does not change when its positions change places: among masks alone, rotary embeddings, which
-    know only differences of position, give a network no means to tell the first position from the last.
+    The law is symmetric in its positions: with only masks as input, rotary embeddings, which encode differences of
+    position, cannot distinguish the first position from the last.
     """
     made, found = Trajectories(source, 3, symmetric=True), {}
     for variant in ("blind", "boltzmann"):
         states_NSL = generated(made, variant, 32_768)
         chance.assert_law(made.system.index(np.asarray(states_NSL)[:, -1]), made.end(variant))
-        # Half as many updates now and then leave a network that has not yet told one token from another.
+        # With half as many updates the network sometimes has not learned to distinguish the tokens.
         network = trainer(source, 600)(states_NSL)
         for n in STEPS:
             law = made.system.chain_N("bridge", n, network(1 / n))

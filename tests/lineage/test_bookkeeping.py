@@ -1,4 +1,4 @@
-"""A stage's files on disk, signals, and what a run tells of itself."""
+"""A stage's files on disk, signals, and a run's metrics and log."""
 
 import os
 import pathlib
@@ -14,7 +14,7 @@ from tsdfm_jax.storage import atomic
 
 
 def test_a_stage_is_done_only_when_finished(tmp_path):
-    """begin says None until finish, then the figures."""
+    """begin returns None until finish, then the figures."""
     config = {"steps": 10, "model": {"width": 64, "shape": (1, 2)}}
     assert bookkeeping.begin(tmp_path / "teacher", config) is None
     assert bookkeeping.begin(tmp_path / "teacher", config) is None
@@ -25,7 +25,7 @@ def test_a_stage_is_done_only_when_finished(tmp_path):
 
 @pytest.mark.parametrize("finished", [False, True])
 def test_another_config_is_refused_by_its_first_key(tmp_path, finished):
-    """Begun or finished, a directory does not mix two configs; the error names the key and both values."""
+    """A begun or finished directory refuses another config; the error names the first differing key and both values."""
     bookkeeping.begin(tmp_path / "teacher", {"seed": 0, "model": {"width": 64, "heads": 4}})
     if finished:
         bookkeeping.finish(tmp_path / "teacher", {"seed": 0, "model": {"width": 64, "heads": 4}}, {})
@@ -37,7 +37,7 @@ def test_another_config_is_refused_by_its_first_key(tmp_path, finished):
 
 
 def test_a_stage_that_made_nothing_does_not_bind(tmp_path):
-    """A stage that was begun with a mistyped config, and failed before it made anything, may be begun with another."""
+    """A stage that failed before it wrote any result may begin with another config."""
     bookkeeping.begin(tmp_path / "tokenizer", {"vocab_size": 3})
     atomic.overwrite(tmp_path / "tokenizer" / bookkeeping.SECONDS, "0.1")
     bookkeeping.begin(tmp_path / "tokenizer", {"vocab_size": 300})
@@ -47,14 +47,14 @@ def test_a_stage_that_made_nothing_does_not_bind(tmp_path):
 
 
 def test_an_unfinished_stage_names_the_remedy(tmp_path):
-    """Whoever needs an earlier stage is told which to run."""
+    """An unfinished earlier stage gives an error that names the stage to run."""
     bookkeeping.begin(tmp_path / "teacher", {})
     with pytest.raises(ValueError, match="is unfinished: run --stage=teacher first"):
         bookkeeping.require(tmp_path / "teacher", "teacher")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    """atomic_write replaces a file whole or not at all, and leaves no draft behind."""
+    """atomic.overwrite replaces a file whole or not at all, and leaves no temporary file."""
     atomic.overwrite(tmp_path / "a.json", "old")
 
     def fails(fd):
@@ -69,7 +69,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_raises_the_flag_and_no_more(number):
-    """Inside `stopping` the program goes on and can see the signal; afterwards the old handler is back."""
+    """Inside `stopping` a signal only sets a flag; afterwards the old handler is back."""
     before = signal.getsignal(number)
     with signals.stopping(), signals.stopping():
         assert not signals.stop_requested()
@@ -80,7 +80,7 @@ def test_a_signal_raises_the_flag_and_no_more(number):
 
 
 def test_a_second_interrupt_stops_at_once():
-    """Ctrl-C twice does not wait for the step to end; and the next block starts with a clean flag."""
+    """A second Ctrl-C raises KeyboardInterrupt at once; the next block starts without the flag."""
     with pytest.raises(KeyboardInterrupt), signals.stopping():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -111,7 +111,7 @@ def test_peak_memory_sees_what_was_allocated():
 
 
 def test_a_stage_writes_log_and_events(tmp_path):
-    """log.txt holds lines and progress, TensorBoard holds curves and texts, and closing lets go of both."""
+    """log.txt has lines and progress, TensorBoard has curves and texts, and closing releases both."""
     with metrics.Metrics(tmp_path, "teacher") as out:
         out.line("seven updates")
         out.scalars(1, {"loss": 2.0})

@@ -1,4 +1,4 @@
-"""Attention: one result whoever computes it, each where it can be, and nobody's scores but XLA's in memory."""
+"""Attention: every implementation gives one result, is chosen where it works, and is split over devices."""
 
 import functools
 import re
@@ -38,7 +38,7 @@ def plain(q_BLHd, k_BLGd, v_BLGd, causal):
 
 @pytest.mark.parametrize("is_causal, groups", [(False, 2), (True, 1)])
 def test_values(is_causal, groups):
-    """The definition's values, over the whole window or what is before, several heads to a key too; the kernel's gradient is XLA's."""
+    """XLA and splash give the definition's values, causal or not, with grouped keys too, and the same gradients."""
     given = drawn((1, 128, 2, 8), (1, 128, groups, 8), (1, 128, groups, 8), (1, 128, 2, 8))
     both = lambda compute: lambda *given: (lambda y, back: (y, *back(given[-1])))(*jax.vjp(compute, *given[:-1]))
     compute = (
@@ -69,7 +69,7 @@ def test_values(is_causal, groups):
     ],
 )
 def test_auto(where, dtype, size, length, chosen):
-    """`auto` takes what the device and the network allow."""
+    """`auto` chooses the implementation that device and network allow."""
     assert attention.resolve("auto", where, dtype, size, length) == chosen
 
 
@@ -90,7 +90,7 @@ def test_auto(where, dtype, size, length, chosen):
     ],
 )
 def test_what_cannot_be_is_one_line(changes, said):
-    """A choice that this network or these devices cannot have is refused before anything is computed."""
+    """An implementation that network or devices do not support is refused in one line before anything is computed."""
     with pytest.raises(ValueError, match=re.escape(said)) as caught:
         validation.validate(tiny.changed(**changes))
     assert "\n" not in str(caught.value)
@@ -98,7 +98,7 @@ def test_what_cannot_be_is_one_line(changes, said):
 
 @pytest.fixture
 def nvidia(monkeypatch):
-    """What JAX asks of a GPU library, answered; the choice sees a GPU."""
+    """Make JAX and the choice of attention see a GPU with cuDNN."""
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(attention, "device", lambda: HOPPER)
 
@@ -114,18 +114,18 @@ LLAMA = llama.LlamaConfig(vocab=8, length=16, blocks=1, width=16, heads=2, kv_he
 
 @pytest.mark.parametrize("shape, local", [(dict(data=-1), "1x16x2x8"), (dict(data=2, fsdp=2, tensor=2), "2x16x1x8")], ids=str)
 def test_cudnn_trains_a_network(nvidia, shape, local):
-    """On GPUs a network's pass and its gradient are cuDNN's, on each device's own windows and heads."""
+    """On GPUs a network's forward and backward pass use cuDNN, on each device's own windows and heads."""
     mesh = meshes.make_mesh(meshes.MeshConfig(**shape))
     params = meshes.abstract(mesh, lambda: transformer.init(jax.random.key(0), NETWORK, 16))
     x_BL = jax.ShapeDtypeStruct((8, 16), jnp.int32, sharding=meshes.batch_sharding(mesh))
     loss = lambda params, x_BL: transformer.apply(NETWORK, params, x_BL, jnp.ones(x_BL.shape[0])).sum()
     text = lowered(meshes.jit(mesh, jax.grad(loss)), params, x_BL)
-    assert [text.count(f"@__cudnn$fmhaSoftmax{way}(") for way in ("", "Backward")] == [2, 1]  # remat reads the block again
+    assert [text.count(f"@__cudnn$fmhaSoftmax{way}(") for way in ("", "Backward")] == [2, 1]  # remat runs the block again
     assert f"(tensor<{local}xbf16>, tensor<{local}xbf16>, tensor<{local}xbf16>)" in text
 
 
 def test_cudnn_reads_candidates(nvidia):
-    """Under a vmap a device reads the candidates of its own windows, all in one call."""
+    """Under a vmap a device processes all candidates of its own windows in one call."""
     mesh = meshes.make_mesh(meshes.MeshConfig())
     params = meshes.abstract(mesh, lambda: transformer.init(jax.random.key(0), NETWORK, 16))
     cand_KBL = jax.ShapeDtypeStruct((3, 16, 16), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp"))))
@@ -136,7 +136,7 @@ def test_cudnn_reads_candidates(nvidia):
 
 @pytest.mark.parametrize("shape", [dict(data=2, fsdp=2, tensor=2), dict(tensor=8)], ids=str)
 def test_each_device_has_its_own(shape):
-    """Split over a mesh, or where its axes do not divide windows and heads, attention is what it is in one piece."""
+    """Attention over a mesh equals attention in one piece; where axes do not divide windows and heads it is not split."""
     mesh = meshes.make_mesh(meshes.MeshConfig(**{"data": 1} | shape))
     q_BLHd, k_BLGd, v_BLGd = jax.device_put(drawn((4, 4, 4, 2), (4, 4, 2, 2), (4, 4, 2, 2)), meshes.replicated(mesh))
     compute, seen = functools.partial(attention.xla, causal=True), []
@@ -147,7 +147,7 @@ def test_each_device_has_its_own(shape):
 
 
 def test_work_of_a_kernel_is_counted():
-    """XLA's count does not see into a kernel: two products forward and seven back, by their shapes."""
+    """A kernel's FLOPs, which XLA does not count, are two products forward and seven back, from the shapes."""
     of = "bf16[8,12,1024,64]{3,2,1,0}"
     line = '  %splash_mha_{0}_residuals.1 = {1} custom-call(%a, %a, %b, %b, %b), custom_call_target="tpu_custom_call"\n'
     lines = "".join(line.format(kernel, of) for kernel in ("fwd", "dq", "dkv"))
@@ -157,7 +157,7 @@ def test_work_of_a_kernel_is_counted():
 
 
 def test_cudnn_reads_judges(nvidia):
-    """Causal networks read whole windows by cuDNN; token by token they stay XLA's."""
+    """Causal networks use cuDNN for whole windows, and XLA for decoding token by token."""
     for cfg in (JUDGE, LLAMA):
         params = jax.eval_shape(lambda: meshes.unbox(causal.init(jax.random.key(0), cfg)))
         text = lowered(functools.partial(causal.logits, cfg), params, jnp.zeros((2, 16), int))

@@ -1,1 +1,1 @@
-"""Our networks beside other implementations of the same."""
+"""The package's networks against other implementations of the same."""

@@ -1,4 +1,4 @@
-"""The network of FS-DFM in PyTorch, as it is described: the names of its tensors and what it computes. For comparison alone."""
+"""FS-DFM's network in PyTorch, written from its description, with its tensor names; for comparison only."""
 
 import torch
 from torch import nn
@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 def features(t_B):
-    """Cosine, then sine of the time at 128 frequencies."""
+    """Cosine, then sine of the time at 128 frequencies: [B, 256]."""
     angle_BF = t_B[:, None] * 10_000.0 ** (-torch.arange(128) / 128)
     return torch.cat([angle_BF.cos(), angle_BF.sin()], dim=1)
 
@@ -37,7 +37,7 @@ class Rotary(nn.Module):
 
 
 class Modulated(nn.Module):
-    """What conditions a block or the output: a student fuses time and step size first."""
+    """The conditioning of a block or the output; a student first fuses time and step size."""
 
     def __init__(self, width, cond, parts, student):
         super().__init__()
@@ -81,7 +81,7 @@ class Output(Modulated):
 
 
 class Network(nn.Module):
-    """A teacher or a student; `forward(x_BL, t_B, h_B)` are logits, a student's without step size where h_B is None."""
+    """A teacher or a student; `forward(x_BL, t_B, h_B)` gives logits, without step size where h_B is None."""
 
     def __init__(self, vocab, width, heads, cond, blocks, student, ratio=4):
         super().__init__()
@@ -104,7 +104,7 @@ class Network(nn.Module):
 
 
 def born(seed=0, **shape):
-    """A network in which no parameter has the value that it starts with, and whose logits have a size of a few."""
+    """A random network with no parameter at its initial value, and logits of a few units."""
     network, draw = Network(**shape).eval(), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in network.named_parameters():

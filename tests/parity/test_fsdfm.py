@@ -1,4 +1,4 @@
-"""A checkpoint of FS-DFM, imported, gives the logits that PyTorch gives for it; and what cannot be imported is one line."""
+"""An imported FS-DFM checkpoint gives PyTorch's logits; one that cannot be imported gives a one-line error."""
 
 import collections
 import hashlib
@@ -35,7 +35,7 @@ def network(student, vocab=TEXT_VOCAB, **changes):
 
 @pytest.fixture(scope="module")
 def networks():
-    """A teacher over the text's tokens alone, and a student with a mask token."""
+    """A teacher without a mask token, and a student with one."""
     return {"teacher": network(False), "student": network(True, TEXT_VOCAB + 1)}
 
 
@@ -59,12 +59,12 @@ def save(tmp_path, body, **options):
 
 
 def bare(network):
-    """Without its rotary frequencies, as where the buffer is not stored."""
+    """The network's tensors without rotary frequencies, as when the buffer is not stored."""
     return {name: value for name, value in state(network).items() if "inv_freq" not in name}
 
 
 def in_blocks(network):
-    """With a copy of the buffer in every block."""
+    """The network's tensors with a copy of the rotary frequencies in every block."""
     held = state(network)
     return bare(network) | {f"blocks.{i}.rotary_emb.inv_freq": held["rotary_emb.inv_freq"] for i in range(SHAPE["blocks"])}
 
@@ -112,11 +112,11 @@ def one_device():
 
 
 def test_wrappings_do_not_matter(networks, words, tmp_path):
-    """However the same tensors are wrapped, named and saved, the same weights come out."""
+    """The same tensors give the same weights, however they are wrapped, named and saved."""
     theirs, found = networks["student"], {}
     for wrapping, make in WRAPPINGS.items():
         body, options = make(theirs)
-        # The older format of torch.save cannot be mapped into memory.
+        # The older format of torch.save does not support memory mapping.
         file = save(tmp_path, body, _use_new_zipfile_serialization="beside" not in wrapping)
         found[wrapping] = model_import.convert(file, tmp_path / "out", tokenizer=words, force=True, **options)
     assert len({told.hash for told in found.values()}) == 1 and len({told.network for told in found.values()}) == 1
@@ -124,7 +124,7 @@ def test_wrappings_do_not_matter(networks, words, tmp_path):
 
 
 def test_without_a_tokenizer(networks, tmp_path):
-    """Logits need none; text does. A teacher takes no notice of a step size, a student does."""
+    """A model without a tokenizer gives logits but no text; a student's logits depend on h_B; bad inputs are refused."""
     file = save(tmp_path, state(networks["student"]))
     model_import.convert(file, tmp_path / "out", source="mask")
     model = load(tmp_path / "out", "student", one_device())
@@ -145,7 +145,7 @@ def test_without_a_tokenizer(networks, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_becomes_float32_exactly(dtype, networks, tmp_path):
-    """Every value is the stored one, wherever it comes to lie."""
+    """Half-precision values become float32 without a change."""
     names = {name: value.to(getattr(torch, dtype)) for name, value in bare(networks["teacher"]).items()}
     held = fsdfm.read(save(tmp_path, names))
     cfg = fsdfm.network(held, 3)
@@ -156,11 +156,11 @@ def test_half_precision_becomes_float32_exactly(dtype, networks, tmp_path):
 
 
 class Anything:
-    """More than tensors."""
+    """An object that is not a tensor."""
 
 
 def changed(**changes):
-    """The teacher's names with some changed, or gone where they are None."""
+    """A function that changes some of the teacher's tensors, and removes those given as None."""
     given = {name.replace("__", "."): value for name, value in changes.items()}
 
     def body(names):
@@ -210,7 +210,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("said", REFUSED)
 def test_what_cannot_be_imported_is_one_line(said, networks, tmp_path):
-    """Each name that is missing, extra or misshapen, each file that is unclear or more than tensors; and nothing is left."""
+    """A missing, extra or misshapen tensor, or an unclear file, is refused in one line, and nothing is written."""
     change, options = REFUSED[said]
     options = {"source": "uniform"} | options
     if text_vocab := options.get("tokenizer"):
@@ -223,7 +223,7 @@ def test_what_cannot_be_imported_is_one_line(said, networks, tmp_path):
     "damage, said", [("cut", "cannot be read as a checkpoint"), ("text", "damaged"), ("gone", "no checkpoint")]
 )
 def test_a_damaged_file_is_one_line(damage, said, networks, tmp_path):
-    """A file that is cut off, is no checkpoint or is not there."""
+    """A truncated, foreign or missing file gives a one-line error."""
     file = save(tmp_path, state(networks["teacher"]))
     if damage == "cut":
         os.truncate(file, file.stat().st_size // 2)
@@ -242,14 +242,14 @@ def refused(file, tmp_path, said, **options):
 
 
 def test_nothing_in_a_file_is_run(tmp_path):
-    """A pickle that would call a function is refused, and the function not called."""
+    """A pickle that would call a function is refused, and the function is not called."""
     (tmp_path / "x.pth").write_bytes(pickle.dumps(Touch(str(tmp_path / "touched")), protocol=2))
     refused(tmp_path / "x.pth", tmp_path, "holds more than tensors")
     assert not (tmp_path / "touched").exists()
 
 
 class Touch:
-    """Makes a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, file):
         self._file = file
@@ -259,7 +259,7 @@ class Touch:
 
 
 def test_published_vocabularies_tell_their_source():
-    """50,257 tokens are GPT-2's, one more a mask; a flag goes before, where no tokenizer contradicts."""
+    """50,257 tokens mean the uniform source, one more the mask source; --source overrides that."""
     for vocab, source, wanted in [
         (50_257, "", "uniform"),
         (50_258, "", "mask"),
@@ -271,7 +271,7 @@ def test_published_vocabularies_tell_their_source():
 
 
 def test_the_command(networks, words, tmp_path):
-    """The command says what it made and leaves the four files; a mistake is one line and exit code 2."""
+    """The import command prints the network and writes the four files; a mistake gives one line and exit code 2."""
     file = save(tmp_path, state(networks["teacher"]))
     call = lambda *options: subprocess.run(
         [sys.executable, "-m", "launch.import_fsdfm", f"--checkpoint={file}", f"--tokenizer={words}", *options],

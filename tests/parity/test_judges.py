@@ -1,4 +1,4 @@
-"""A judge loaded from a published directory gives what `transformers` gives for it."""
+"""A judge loaded from a published directory gives the results of `transformers`."""
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ LENGTH = 24
 GPT2 = dict(n_positions=LENGTH, n_layer=2)
 LLAMA = dict(max_position_embeddings=LENGTH, num_hidden_layers=2, hidden_size=32, num_attention_heads=4, vocab_size=64)
 LLAMA3 = dict(rope_type="llama3", rope_theta=10_000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
-LLAMA3 |= dict(original_max_position_embeddings=64)  # of the 8 waves of a head of 16, some are kept, mixed and stretched
+LLAMA3 |= dict(original_max_position_embeddings=64)  # of a head's 8 frequencies, some are kept, some mixed, some scaled
 
 CASES = {
     "gpt2": ("GPT2", GPT2 | dict(vocab_size=64, n_embd=32, n_head=4)),
@@ -38,7 +38,7 @@ CASES = {
 
 
 def born(family, shape, seed=0):
-    """A model with no parameter at its initial value, and logits of a size of a few."""
+    """A random model with no parameter at its initial value, and logits of a few units."""
     config = getattr(transformers, f"{family}Config")(**shape, bos_token_id=5, eos_token_id=6)
     name = "GPT2LMHeadModel" if family == "GPT2" else f"{family}ForCausalLM"
     model = getattr(transformers, name)(config).eval()
@@ -56,7 +56,7 @@ def born(family, shape, seed=0):
 
 @pytest.mark.parametrize("case", CASES)
 def test_logits_are_those_of_transformers(case, tmp_path):
-    """Logits and last hidden states agree to 1e-4 in float32, whatever the shape; also from shards."""
+    """Logits and last hidden states agree to 1e-4 in float32, for every shape, also from shards."""
     torch.set_num_threads(1)
     family, shape = CASES[case]
     model = born(family, shape)

@@ -1,4 +1,4 @@
-"""The page: every part is there where its data is, nothing comes from elsewhere, no text becomes markup, the same bytes twice."""
+"""The page: a section for all present data, no external resource, no text as markup, the same bytes twice."""
 
 import copy
 import html.parser
@@ -16,7 +16,7 @@ EVERY = ["table", "perplexity", "training", "compass", "energies", "viewer", "st
 
 
 class Read(html.parser.HTMLParser):
-    """What a browser would find: elements, links to elsewhere, ids, and the text of each section."""
+    """What a browser finds: elements, external links, ids, and each section's text."""
 
     def __init__(self, text):
         super().__init__()
@@ -65,7 +65,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Empty drawings that are told as the real ones are: for tests that need no figures, which take most of the time."""
+    """Empty drawings in place of figures, which take most of the time."""
     empty = (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><g><path d=""/><text/><use/><rect/><clipPath/><defs/></g></svg>'
     )
@@ -73,7 +73,7 @@ def undrawn(monkeypatch):
 
 
 def test_every_part_is_there(whole):
-    """A whole report gives every section, the sentence, a line for each model and steps, and a figure for each judge and curve."""
+    """A complete report gives every section, the verdict, a line per model and steps, and a figure per judge and curve."""
     found = Read(whole)
     assert list(found.sections) == EVERY
     assert "×0.78" in whole and "2 seeds" in whole
@@ -87,7 +87,7 @@ def test_every_part_is_there(whole):
 
 
 def test_nothing_comes_from_elsewhere(whole):
-    """No link leaves the page, the browser is told to fetch nothing, and no figure brings colours, fonts or styles of its own."""
+    """No link leaves the page, its policy forbids fetches, and no figure has its own colours, fonts or styles."""
     found = Read(whole)
     assert found.links == []
     assert "default-src 'none'" in whole and "http" not in re.sub(r"http-equiv|http://www.w3.org/2000/svg", "", whole)
@@ -97,7 +97,7 @@ def test_nothing_comes_from_elsewhere(whole):
 
 
 def test_the_table_is_of_one_temperature():
-    """A line is the mean over seeds at the config's temperature; a row of a frontier is no part of it."""
+    """A table line is the mean over seeds at the config's temperature, without the rows of a frontier."""
     report = showing.report(seeds=(0, 1, 2))
     found = next(c for c in cells.gather(report) if (c.model, c.steps) == ("student_shaped", 8))
     own = [
@@ -110,7 +110,7 @@ def test_the_table_is_of_one_temperature():
 
 
 def test_hostile_text_is_inert(tmp_path, whole, undrawn):
-    """Text that looks like markup stays text: in the sentence, the names, the config and the tokens."""
+    """Text that looks like markup stays text, in verdict, names, config and tokens."""
     report, traces = showing.report(), showing.traces()
     report["verdict"] = report["command"] = report["config"]["data"]["files"] = HOSTILE
     report["environment"]["device"] = HOSTILE
@@ -140,14 +140,14 @@ def test_hostile_text_is_inert(tmp_path, whole, undrawn):
     ],
 )
 def test_a_part_without_data_is_left_out(tmp_path, undrawn, leave_out, gone):
-    """What the report does not tell has no section, and the others stay."""
+    """Missing data removes its sections only."""
     report = {key: value for key, value in showing.report().items() if key not in leave_out}
     found = Read(written(tmp_path, report, None if "traces" in leave_out else showing.traces(length=4, midpoints=2, candidates=2)))
     assert set(found.sections) == set(EVERY) - gone
 
 
 def test_what_earlier_reports_lack_is_no_error(tmp_path):
-    """A report of schema 1 has its page; K = 1 has no energies to show, and no candidates' comparison."""
+    """A report of schema 1 gives a page; K = 1 gives a page without energies."""
     kept = json.loads((pathlib.Path(__file__).parents[2] / "results/quickstart.json").read_text())
     later = (
         "distinct_1",
@@ -181,7 +181,7 @@ def test_what_earlier_reports_lack_is_no_error(tmp_path):
 
 
 def test_differences_give_the_states_back(whole):
-    """The states that the page's differences build are the traces', and each energy is that of the token it stands with."""
+    """The page's differences rebuild the traces' states, and each energy belongs to its token."""
     traces, packed = showing.traces(), json.loads(Read(whole).data)
     for t, p in zip(traces["trajectories"], packed["trajectories"], strict=True):
         state = list(p["start"])
@@ -199,7 +199,7 @@ def test_differences_give_the_states_back(whole):
 
 
 def test_a_state_mixed_from_candidates_has_their_energies(tmp_path):
-    """Under a policy that takes tokens from several candidates, a token has the energy of one that has it."""
+    """A state mixed from several candidates shows, for each token, the energy of a candidate with that token."""
     traces = showing.traces(length=8, midpoints=1, candidates=2)
     m = traces["trajectories"][0]["midpoints"][0]
     start = traces["trajectories"][0]["start"]
@@ -210,7 +210,7 @@ def test_a_state_mixed_from_candidates_has_their_energies(tmp_path):
 
 
 def test_the_same_bytes_twice(tmp_path, whole):
-    """The page is a function of the report and the traces, which it leaves as they were, and keeps no half-written file."""
+    """Report and traces alone determine the page's bytes; they are not changed, and no partial file stays."""
     report, traces = showing.report(), showing.traces()
     before = copy.deepcopy((report["rows"], traces))
     assert written(tmp_path, report, traces) == whole
@@ -219,7 +219,7 @@ def test_the_same_bytes_twice(tmp_path, whole):
 
 
 def test_what_cannot_be_shown_is_one_line(tmp_path):
-    """Another schema, or a state that is too short, is refused before anything is written."""
+    """Another schema or a state of the wrong length is refused in one line before anything is written."""
     traces = showing.traces(length=8, midpoints=2, candidates=2)
     traces["trajectories"][0]["midpoints"][1]["state"].pop()
     for report, found, said in (({"schema": 3}, None, "schema 3"), ({"schema": 2}, traces, "7 tokens")):

@@ -1,4 +1,4 @@
-"""The page in headless Chromium: nothing goes wrong, the viewer shows what the data say, light and dark, and fits a phone."""
+"""The page in headless Chromium: no errors, correct viewers, light and dark colours, phone width."""
 
 import shutil
 
@@ -8,7 +8,7 @@ from tests import showing
 from tsdfm_jax.report import page
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install -e '.[test]')")
-from selenium.webdriver.common.keys import Keys  # noqa: E402  only where there is a selenium
+from selenium.webdriver.common.keys import Keys  # noqa: E402  only if selenium is installed
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 PROGRAMS = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
@@ -43,7 +43,7 @@ def chromium(tmp_path_factory):
 
 @pytest.fixture
 def browser(chromium, address):
-    """The page as first opened on a desktop in light colours; no test may leave an error in the console."""
+    """The page as first opened on a desktop in light colours; an error in the console fails the test."""
     look(chromium, 1280, "light")
     chromium.get(address)
     yield chromium
@@ -53,7 +53,7 @@ def browser(chromium, address):
 
 
 def look(browser, width, scheme):
-    """Show pages at this width and in this scheme, which reaches the one that is open in its own time."""
+    """Set width and colour scheme, and wait until the open page has the scheme."""
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
@@ -84,7 +84,7 @@ return {
 
 
 def shows(browser, step, record=0):
-    """Whether the viewer shows this step: its time, its state, the tokens that changed, and the candidates."""
+    """Assert that the viewer shows this step: its time, state, changed tokens and candidates; return True."""
     t, seen = TRACES["trajectories"][record], browser.execute_script(SHOWN)
     before, m = ([t["start"]] + [m["state"] for m in t["midpoints"]])[max(step - 1, 0)], t["midpoints"][step - 1] if step else None
     state = m["state"] if m else t["start"]
@@ -98,7 +98,7 @@ def shows(browser, step, record=0):
 
 
 def test_stepping(browser):
-    """Buttons, slider, arrow keys and the map of energies each lead to the state that the data have, and stop at the ends."""
+    """Buttons, slider, arrow keys and energy map each show the right state, and stop at the ends."""
     assert shows(browser, 1)
     part(browser, "next").click()
     assert shows(browser, 2)
@@ -122,7 +122,7 @@ def test_stepping(browser):
 
 
 def test_colours_say_the_energy(browser):
-    """A token that changed is coloured by its own energy: the order of the colours is that of the energies."""
+    """Changed tokens are coloured by their own energies, in the order of the energies."""
     marks = part(browser, "state").find_elements("css selector", "mark")
     told = [(float(m.get_attribute("title").split()[-1]), int(m.get_attribute("style").split(":")[1].strip(" %;"))) for m in marks]
     m = TRACES["trajectories"][0]["midpoints"][0]
@@ -133,7 +133,7 @@ def test_colours_say_the_energy(browser):
 
 
 def test_one_candidate_has_nothing_to_compare(browser, tmp_path):
-    """With K = 1 there are the states and their changes, and neither cards nor energies nor a scale of them."""
+    """With K = 1 the viewer shows states and changes, without cards, energies or their scale."""
     traces = showing.traces(length=16, midpoints=2, candidates=1)
     for m in (m for t in traces["trajectories"] for m in t["midpoints"]):
         m.update(energy=None, token_energy=None, shaped=False)
@@ -147,7 +147,7 @@ def test_one_candidate_has_nothing_to_compare(browser, tmp_path):
 
 
 def test_the_students_steps(browser):
-    """Both students' texts stand side by side at the same step, what the step changed is marked, and play reaches the end."""
+    """Both students' texts are shown at the same step with its changes marked, and play reaches the end."""
     of = {s["model"]: s for s in TRACES["students"] if s["index"] == 0}
     for step in (1, 2):
         boxes = browser.find_elements("css selector", "#student .text")
@@ -156,14 +156,14 @@ def test_the_students_steps(browser):
             assert content(browser, box) == text_of(state)
             assert len(box.find_elements("css selector", "mark")) == sum(a != b for a, b in zip(before, state))
         part(browser, "next", "student").click()
-    browser.execute_script("setInterval = ((own) => (f, ms) => own(f, ms / 100))(setInterval)")  # the page's pace, faster
+    browser.execute_script("setInterval = ((own) => (f, ms) => own(f, ms / 100))(setInterval)")  # speed up the page's timer
     part(browser, "play", "student").click()
     WebDriverWait(browser, 10).until(lambda b: b.find_element("id", "student").get_attribute("data-step") == "8")
     assert part(browser, "play", "student").get_attribute("aria-pressed") == "false"
 
 
 def test_light_and_dark(browser):
-    """The system's colours at first, the other ones by the button, figures too, and the choice outlives a reload."""
+    """The page starts in the system's colours; the button switches page and figures, and the choice survives a reload."""
     colours = lambda: browser.execute_script(
         "const of = (s) => getComputedStyle(document.querySelector(s));"
         "return [of('body').backgroundColor, of('body').color, of('figure svg text').fill, of('figure svg path[style*=shaped]').stroke]"
@@ -183,7 +183,7 @@ def test_light_and_dark(browser):
 
 @pytest.mark.parametrize("width", [360, 768])
 def test_it_fits_a_phone(browser, width):
-    """The page is no wider than the screen, also in mid-step and with everything unfolded; the table scrolls in its own box."""
+    """The page is no wider than the screen, also with everything unfolded; the table scrolls in its own box."""
     look(browser, width, "light")
     browser.refresh()
     part(browser, "next").click()

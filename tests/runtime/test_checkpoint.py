@@ -1,4 +1,4 @@
-"""What is saved comes back: on other meshes, after damage, and never in part."""
+"""Checkpoints come back whole: on other meshes, after damage, never in part."""
 
 import os
 
@@ -41,7 +41,7 @@ def numbers():
 
 
 def saved(directory, steps=(10, 20)):
-    """A closed store with checkpoints at some steps; returns the data iterator's next items after each."""
+    """Write and close a store with checkpoints at some steps; return the data iterator's state after each."""
     store, batches, following = checkpoint.Checkpoints(directory), numbers(), {}
     for step in steps:
         next(batches)
@@ -56,7 +56,7 @@ def largest_file(directory):
 
 
 def test_what_is_saved_comes_back(tmp_path):
-    """State, shardings, meta and the place in the data are those of the newest checkpoint."""
+    """Restoring gives state, shardings, meta and data position of the newest checkpoint."""
     following = saved(tmp_path / "ckpt", (10, 20, 30))
     store, batches = checkpoint.Checkpoints(tmp_path / "ckpt"), numbers()
     state, meta = store.restore(shapes(State(params=weights(0))), batches)
@@ -68,7 +68,7 @@ def test_what_is_saved_comes_back(tmp_path):
 
 
 def test_saving_does_not_watch_the_arrays_change(tmp_path):
-    """An update that donates the saved buffers right away does not reach into the checkpoint being written."""
+    """An update that donates the saved buffers at once does not change the checkpoint."""
     store, state = checkpoint.Checkpoints(tmp_path / "ckpt"), State(params=weights(1))
     step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
     store.save(1, state, None, {})
@@ -81,7 +81,7 @@ def test_saving_does_not_watch_the_arrays_change(tmp_path):
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "gone", "metadata"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, harm):
-    """Whatever happened to the newest, the one before is taken, the log says so, and training can save again."""
+    """If the newest checkpoint is damaged, the one before is restored, the log says so, and training can save again."""
     directory = tmp_path / "ckpt"
     following = saved(directory)
     victim = largest_file(directory / "20" / "state")
@@ -93,7 +93,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, harm):
         victim.write_bytes(content[: len(content) // 2])
     elif harm == "gone":
         victim.unlink()
-    else:  # and without a seal, as if the process had died just then
+    else:  # and without a seal, as if the process had died before it
         (directory / "20" / "state" / checksums.SEAL).unlink()
         (directory / "20" / "state" / "_METADATA").write_text("{")
     store, batches = checkpoint.Checkpoints(directory), numbers()
@@ -110,7 +110,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, harm):
 
 
 def test_when_none_is_sound_nothing_is_thrown_away(tmp_path):
-    """All damaged: one clear line, and every file stays where it was."""
+    """If all checkpoints are damaged, one line says so, and every file stays."""
     saved(tmp_path / "ckpt")
     for step in ("10", "20"):
         largest_file(tmp_path / "ckpt" / step / "state").write_bytes(b"")
@@ -120,7 +120,7 @@ def test_when_none_is_sound_nothing_is_thrown_away(tmp_path):
 
 
 def test_a_half_written_checkpoint_is_not_one(tmp_path):
-    """What a killed process left is ignored, and cleaned up."""
+    """A partial checkpoint of a killed process is ignored."""
     saved(tmp_path / "ckpt")
     os.rename(tmp_path / "ckpt" / "20", tmp_path / "ckpt" / "20.orbax-checkpoint-tmp")
     store = checkpoint.Checkpoints(tmp_path / "ckpt")
@@ -129,7 +129,7 @@ def test_a_half_written_checkpoint_is_not_one(tmp_path):
 
 
 def test_weights_alone_move_to_another_mesh(tmp_path):
-    """Saved on eight devices, read on one, on two, and on eight otherwise arranged."""
+    """Weights saved on eight devices load on one, on two, and on eight in another arrangement."""
     saved(tmp_path / "ckpt")
     store = checkpoint.Checkpoints(tmp_path / "ckpt")
     assert len(store.restore_params()["scale"].sharding.device_set) == 1
@@ -144,7 +144,7 @@ def test_weights_alone_move_to_another_mesh(tmp_path):
 
 
 def test_another_model_is_not_damage(tmp_path):
-    """A sound checkpoint of other shapes is named as such, not set aside."""
+    """A sound checkpoint with other shapes is refused by name, not set aside as damaged."""
     saved(tmp_path / "ckpt")
     other = State(params=weights(0) | {"scale": jax.numpy.zeros((9,))})
     with pytest.raises(ValueError, match=r"scale of shape \(8,\), but the config builds \(9,\)"):
@@ -153,7 +153,7 @@ def test_another_model_is_not_damage(tmp_path):
 
 
 def test_nothing_there_is_one_line(tmp_path):
-    """Asking creates nothing; reading says what to do."""
+    """Looking for a checkpoint creates nothing; reading a missing one gives one line that says what to do."""
     store = checkpoint.Checkpoints(tmp_path / "teacher" / "ckpt")
     assert store.latest() is None and not (tmp_path / "teacher").exists()
     with pytest.raises(ValueError, match="holds no checkpoint"):
@@ -163,7 +163,7 @@ def test_nothing_there_is_one_line(tmp_path):
 
 
 def test_a_finished_model_knows_its_hash(tmp_path):
-    """save and load give the same arrays and hash on any mesh; one flipped bit is refused by the file's name."""
+    """A saved model loads with the same arrays and hash on another mesh; a flipped bit is refused with the file's name."""
     directory = tmp_path / "teacher" / "model"
     checkpoint.save_params(directory, weights(1), {"stage": "teacher"})
     meta = checkpoint.save_params(directory, weights(2), {"stage": "teacher"})
@@ -180,7 +180,7 @@ def test_a_finished_model_knows_its_hash(tmp_path):
 
 
 def test_the_hash_sees_names_types_shapes_and_values():
-    """Any change changes it; the mesh and the order of keys do not."""
+    """Names, types, shapes and values change the hash; the order of keys does not."""
     tree = {"a": np.arange(6, dtype=np.float32), "b": np.zeros((2, 3), np.float32)}
     base = checkpoint.tree_hash(tree)
     changed = [
@@ -198,7 +198,7 @@ def test_the_hash_sees_names_types_shapes_and_values():
     "error", [OSError(28, "No space left on device"), ValueError("RESOURCE_EXHAUSTED: No space left on device [x]")]
 )
 def test_a_full_disk_is_one_line(error):
-    """However a library words it, the user reads one line with the remedy; other errors pass unchanged."""
+    """Any library's full-disk error becomes one line with a remedy; other errors pass unchanged."""
     with pytest.raises(OSError, match="no room to write checkpoint 3: free some"), checksums.writing("checkpoint 3"):
         raise error
     with pytest.raises(KeyError), checksums.writing("checkpoint 3"):
@@ -206,7 +206,7 @@ def test_a_full_disk_is_one_line(error):
 
 
 def test_a_disk_too_small_is_seen_before_writing(tmp_path, monkeypatch):
-    """The line says what is needed and what is free; the checkpoints that are there stay readable."""
+    """A disk too small is refused before writing, with needed and free space; existing checkpoints stay readable."""
     saved(tmp_path / "ckpt")
     monkeypatch.setattr(checksums.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 200_000}))
     store = checkpoint.Checkpoints(tmp_path / "ckpt")

@@ -1,6 +1,6 @@
-"""The training loop: stopped and resumed it never differs, it compiles once, and it says when it goes wrong.
+"""The training loop: the same bits after a stop and resume, one compilation, and clear errors.
 
-Also a program, `python test_runtime_loop.py WORKDIR STEPS`, for the tests that kill one.
+Also a program, `python test_loop.py WORKDIR STEPS`, for the test that kills processes.
 """
 
 import dataclasses
@@ -44,9 +44,9 @@ def dataset():
 
 @functools.cache
 def pieces():
-    """The toy in training, and its mesh: compiled once for the whole file."""
+    """(the toy's Learner, its mesh), compiled once for the whole file."""
     optimiser = state_lib.make_optimiser(CONFIG)
-    # Two of the devices: sharded, and cheap to save.
+    # Two devices: sharded, and cheap to save.
     mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(data=1, fsdp=2), jax.devices()[:2])
     init = lambda: Toy().init(jax.random.key(0), jnp.zeros((1, 16)))["params"]
     state, shardings = state_lib.create(init, optimiser, mesh, ema=True)
@@ -80,13 +80,13 @@ def assert_same_bits(one, other):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """Twelve steps that nobody interrupted: (state, figures, data iterator, workdir)."""
+    """Twelve uninterrupted steps: (state, figures, data iterator, workdir)."""
     workdir, batches = tmp_path_factory.mktemp("straight"), iter(dataset())
     return *fit(workdir, batches=batches), batches, workdir
 
 
 def test_figures_tell_the_run(straight):
-    """Loss falls; nothing recompiled; curve, rate, times, log, events and the last checkpoint are there."""
+    """The loss falls, nothing recompiles, and curve, rate, times, log, events and last checkpoint are there."""
     state, figures, _, workdir = straight
     curve = figures["curve"]
     assert [n for n, _ in curve] == [1, 4, 8, 12] and curve[-1][1] == figures["final_loss"] < curve[0][1]
@@ -102,7 +102,7 @@ def test_figures_tell_the_run(straight):
 
 
 def test_stopped_and_resumed_is_never_stopped(straight, tmp_path):
-    """SIGTERM at step 3, SIGINT at step 8, then to the end: weights, moments, average, data and curve to the bit."""
+    """A run with SIGTERM at step 3 and SIGINT at step 8 ends with the same state, data position and curve to the bit."""
     for number, after in ((signal.SIGTERM, 3), (signal.SIGINT, 8)):
         kill = lambda state: os.kill(os.getpid(), number) or {}
         line = f"toy: stopped at step {after + 1} of 12; the same command"
@@ -118,7 +118,7 @@ def test_stopped_and_resumed_is_never_stopped(straight, tmp_path):
 
 
 def test_a_finished_run_is_not_run_again(straight):
-    """With the last checkpoint there, no step is taken and the figures are those of the run."""
+    """With the last checkpoint there, no step runs, and the curve is that of the run."""
     never = lambda *_: pytest.fail("a step was taken, or a newborn state made")
     state, figures = fit(straight[3], changes={"step": never, "create": never})
     assert_same_bits(straight[0], state)
@@ -135,7 +135,7 @@ def test_what_a_checkpoint_tells_is_not_changed_by_later_steps():
 
 
 def test_a_damaged_newest_checkpoint_costs_steps_not_bits(straight, tmp_path):
-    """From the checkpoint before, the run ends in the same bits."""
+    """After a damaged newest checkpoint the run resumes from the one before and ends in the same bits."""
     with pytest.raises(signals.Interrupted):
         fit(tmp_path, evaluate=lambda state: os.kill(os.getpid(), signal.SIGTERM) or {}, evaluate_every=7)
     newest = tmp_path / "checkpoints" / "8" / "state"
@@ -147,7 +147,7 @@ def test_a_damaged_newest_checkpoint_costs_steps_not_bits(straight, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
-    """One line names stage, step and remedy, and the sound checkpoint from before is the newest."""
+    """A loss that is NaN stops the run with one line on stage, step and remedy; the newest checkpoint is from before."""
     rows = [{"x": np.full((8, 16), np.nan if n == 6 else 1.0, np.float32)} for n in range(12)]
     batches = iter(grain.MapDataset.source(rows).to_iter_dataset())
     with pytest.raises(ledger.Diverged, match="toy: loss is nan .* at step 7: lower the learning rate") as error:
@@ -157,7 +157,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
 
 
 def test_recompilations_are_counted(tmp_path):
-    """A step whose shapes change is seen, told, and shows in the figures."""
+    """A step with changed shapes is logged and counted as a recompilation."""
     learner, mesh = pieces()
     grown = [{"x": np.ones((8 * (n // 3 + 1), 16), np.float32)} for n in range(6)]
     batches = iter(grain.MapDataset.source(grown).to_iter_dataset())
@@ -169,22 +169,22 @@ def test_recompilations_are_counted(tmp_path):
 
 
 def test_data_that_ends_is_one_line(tmp_path):
-    """The error says after how many steps, and of how many."""
+    """If the data ends early, the error names the steps done and the total."""
     batches = iter(grain.MapDataset.source([{"x": np.ones((8, 16), np.float32)}] * 2).to_iter_dataset())
     with pytest.raises(ValueError, match="toy: the data ended after 2 of 12 steps"):
         fit(tmp_path, batches=batches)
 
 
 def test_fewer_steps_than_done_are_refused(straight):
-    """A checkpoint past the end is neither used nor overwritten."""
+    """A checkpoint past the config's last step is refused."""
     with pytest.raises(ValueError, match="checkpoint is at step 12, past the 6 of the config"):
         fit(straight[3], steps=6)
 
 
 def program(workdir, steps):
-    """This file as a program, started."""
+    """Start this file as a program."""
     root = pathlib.Path(__file__).resolve().parents[2]
-    # The same XLA flags as here, since the bits depend on them.
+    # The same XLA flags as in this process, since the bits depend on them.
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     path = {"PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     environment = {**flags, **os.environ, **path}
@@ -199,7 +199,7 @@ def has_saved(workdir):
 
 
 def test_killed_processes_go_on_to_the_same_bits(tmp_path):
-    """Two real processes, one stopped politely, one shot in the middle of its saves, resumed here and never stopped."""
+    """Runs of two processes, one with SIGTERM, one with SIGKILL, resumed here, end in the bits of an unstopped run."""
     numbers = {tmp_path / "asked": signal.SIGTERM, tmp_path / "shot": signal.SIGKILL}
     processes = {workdir: program(workdir, 100_000) for workdir in numbers}
     deadline = time.monotonic() + 120

@@ -1,4 +1,4 @@
-"""The allocator keeps what is freed, where that is the C library's and nobody said otherwise."""
+"""glibc's allocator keeps freed memory on a CPU, unless the user has set it otherwise."""
 
 import platform
 import subprocess
@@ -26,7 +26,7 @@ print(told, count() - before)
     "env, told", [({"JAX_PLATFORMS": "cpu"}, True), ({"JAX_PLATFORMS": "cpu", "MALLOC_ARENA_MAX": "2"}, False)]
 )
 def test_freed_memory_is_taken_again(env, told):
-    """Forty megabytes freed and taken again are the same pages: no fault, where each was thousands (or tens, of huge ones)."""
+    """Forty megabytes freed and allocated again cause at most 4 page faults, against thousands (tens, with huge pages)."""
     out = subprocess.run(
         [sys.executable, "-c", FAULTS], env=env, capture_output=True, text=True, check=True, timeout=60
     ).stdout.split()
@@ -39,7 +39,7 @@ def test_freed_memory_is_taken_again(env, told):
     [("", False, True), ("cpu", True, True), ("", True, False), ("cuda,cpu", False, False), ("tpu", True, False)],
 )
 def test_it_is_for_a_cpu_alone(platforms, plugins, told, monkeypatch):
-    """With a plugin of JAX's at hand, or another platform asked for, nothing is set."""
+    """Nothing is set with another platform, or with a JAX plugin installed and JAX_PLATFORMS unset."""
     asked = []
     monkeypatch.setattr(
         memory.ctypes, "CDLL", lambda name: type("C", (), {"mallopt": lambda self, *pair: asked.append(pair) or 1})()

@@ -1,4 +1,4 @@
-"""A device kept busy: what is begun ahead and written behind changes nothing but the time it takes."""
+"""Work started ahead and written in the background saves time and does not change results."""
 
 import threading
 
@@ -16,7 +16,7 @@ from tsdfm_jax.workspace import trained
 
 
 class Program:
-    """The result of a program that ends at a moment of a clock that stands still unless it is waited for."""
+    """The result of a program that ends at a given time of a test clock; waiting for it advances the clock."""
 
     def __init__(self, clock, end):
         self._clock, self._end = clock, end
@@ -36,7 +36,7 @@ class Clock:
 
 
 @pytest.mark.parametrize("script, share", [
-    # (dispatched at, takes): one after the other without a pause; waits alone; a pause that begins between two looks.
+    # ("begin", dispatched at, ends at); ("wait", program); ("look" or "end", at).
     ([("begin", 0, 4), ("wait", 0), ("begin", 4, 6), ("wait", 1)], 1.0),
     ([("begin", 0, 4), ("wait", 0), ("begin", 6, 8), ("wait", 1)], 6 / 8),
     ([("begin", 0, 2), ("begin", 4, 6), ("wait", 1), ("end", 8)], 2 / 8),
@@ -44,7 +44,7 @@ class Clock:
     ([("begin", 0, 3), ("look", 2), ("begin", 4, 8), ("wait", 1)], 6 / 8),
 ])  # fmt: skip
 def test_busy_share(script, share):
-    """Time counts where something was unfinished at both of its ends, and nowhere else."""
+    """An interval between two looks counts as busy if a program was unfinished at both of its ends."""
     clock, programs = Clock(), []
     busy = pipeline.Busy(clock)
     assert busy.share() is None and busy.seconds() == 0
@@ -62,7 +62,7 @@ def test_busy_share(script, share):
 
 
 def test_busy_share_is_a_lower_bound():
-    """Random programs, one at a time on a device, looked at at random: never above the truth, and the truth with many looks."""
+    """For random programs the busy share is never above the true share, and equals it with many looks."""
     rng = np.random.default_rng(0)
     for _ in range(50):
         starts = np.cumsum(rng.exponential(size=8))
@@ -83,7 +83,7 @@ def test_busy_share_is_a_lower_bound():
 
 
 def test_two_are_begun_before_one_is_awaited():
-    """Everything comes in order; the next is begun when the caller comes back, and never more than two are under way."""
+    """Results come in order; the next starts when the caller returns, and at most two are under way."""
     seen = []
 
     def start(x):
@@ -97,7 +97,7 @@ def test_two_are_begun_before_one_is_awaited():
 
 
 def test_writing_behind_is_one_at_a_time_and_its_error_arrives():
-    """A call returns while its write is at work, the next begins behind it; an error comes out at the next call, once."""
+    """A call returns while its write runs, the next waits for it; an error is raised once, at the next call."""
     going, seen = threading.Event(), []
 
     def slow():
@@ -125,7 +125,7 @@ def test_writing_behind_is_one_at_a_time_and_its_error_arrives():
 
 
 def test_the_shards_are_those_of_a_loop_that_waits(finished, tmp_path):
-    """Every byte of a set is what one batch after the other, each gathered before the next is begun, comes to; and its figures."""
+    """The shards equal, to the byte, those of a loop that gathers each batch before the next; the set has its figures."""
     config = tiny.get_config()
     mesh, c, tok = settings.mesh(config), config.trajectories, trained.tokenizer(config, finished)
     teacher, where = trained.teacher(config, finished, mesh), finished / "trajectories/round_0/shaped/whole"
@@ -148,7 +148,7 @@ class Bar:
 
 
 def test_a_stop_keeps_what_was_begun(monkeypatch):
-    """Asked to stop, nothing more is begun; what was under way is gathered, its whole shards are written, then it stops."""
+    """On a stop request nothing new starts; work under way is gathered and its complete shards are written."""
     begun, written, c = [], [], tiny.changed(**{"trajectories.batch": 8, "trajectories.shard": 16}).trajectories
 
     def start(first):

@@ -1,4 +1,4 @@
-"""Birth, update and average of the training state, on one device and on eight."""
+"""Initialisation, update and average of the training state, on one device and on eight."""
 
 import functools
 
@@ -89,7 +89,7 @@ def train(mesh, loss=loss_fn, cfg=CONFIG, updates=3, seed=7, **kwargs):
 
 
 def test_born_sharded():
-    """Weights, average and both moments are split by the same rules, and equal what one device would draw."""
+    """Initial weights, average and moments are split by the same rules; the weights equal those of one device."""
     optimiser = state_lib.make_optimiser(CONFIG)
     state, shardings = state_lib.create(init_params, optimiser, mesh_lib.make_mesh(EIGHT), ema=True)
     kernel = lambda tree: tree["blocks"]["Dense_0"]["kernel"]
@@ -103,7 +103,7 @@ def test_born_sharded():
 
 
 def test_abstract_is_what_create_makes():
-    """Restoring needs no allocation: shapes, types and shardings are known beforehand."""
+    """The abstract state has the shapes, types and shardings of the created one."""
     optimiser, mesh = state_lib.make_optimiser(CONFIG), mesh_lib.make_mesh(EIGHT)
     state, _ = state_lib.create(init_params, optimiser, mesh, ema=True)
     shape = state_lib.abstract(init_params, optimiser, mesh, ema=True)
@@ -123,7 +123,7 @@ def test_eight_devices_train_as_one():
 
 
 def test_accumulation_is_a_big_batch():
-    """Four microbatches give the update of the whole batch, wherever the rows live."""
+    """Four microbatches give the update of the whole batch."""
     mesh = mesh_lib.make_mesh(EIGHT)
     cfg = state_lib.OptimiserConfig(learning_rate=0.02, warmup=2, steps=8, accumulate=4)
     whole, history = train(mesh)
@@ -140,7 +140,7 @@ def test_microbatches_that_do_not_divide_are_refused():
 
 
 def test_average_follows_its_formula():
-    """The average is the recurrence with decay min(d, (1+n)/(10+n)), in float32, computed here by hand."""
+    """The average follows the recurrence with decay min(d, (1+n)/(10+n)), in float32."""
     mesh, optimiser = one_device(), state_lib.make_optimiser(CONFIG)
     cfg = state_lib.OptimiserConfig(learning_rate=0.02, warmup=2, steps=8, ema=0.2)
     state, shardings = state_lib.create(init_params, optimiser, mesh, ema=True)
@@ -162,7 +162,7 @@ def test_without_an_average_there_is_none():
 
 
 def test_only_matrices_decay():
-    """Stacked biases are two-dimensional and must be left alone; kernels shrink."""
+    """Weight decay shrinks kernels and leaves biases, which are two-dimensional when stacked."""
     optimiser = state_lib.make_optimiser(CONFIG)
     ones = jax.tree.map(jnp.ones_like, fresh())
     updates, _ = optimiser.update(jax.tree.map(jnp.zeros_like, ones), optimiser.init(ones), ones)
@@ -174,7 +174,7 @@ def test_only_matrices_decay():
 
 @pytest.mark.parametrize("schedule, end", [("constant", 1.0), ("linear", 0.1), ("cosine", 0.1)])
 def test_schedules_warm_up_and_end_where_told(schedule, end):
-    """The rate rises to its peak, never past it, does not start at zero, and ends at its fraction."""
+    """The learning rate starts above zero, rises to its peak, never past it, and ends at its fraction."""
     cfg = state_lib.OptimiserConfig(learning_rate=2.0, warmup=10, steps=100, schedule=schedule)
     rates = jax.vmap(state_lib.learning_rate(cfg))(jnp.arange(101))
     np.testing.assert_allclose([rates[0], rates[9], rates[100]], [0.2, 2.0, 2.0 * end], rtol=1e-5)
@@ -182,7 +182,7 @@ def test_schedules_warm_up_and_end_where_told(schedule, end):
 
 
 def test_a_student_does_not_eat_its_teacher():
-    """A state made from given weights trains and donates its own copy; the given arrays stay as they were."""
+    """A state made from given weights trains its own copy; the given arrays do not change."""
     mesh, optimiser = mesh_lib.make_mesh(EIGHT), state_lib.make_optimiser(CONFIG)
     teacher, _ = state_lib.create(init_params, optimiser, mesh, ema=True)
     before = jax.device_get(teacher.ema)
@@ -203,7 +203,7 @@ def test_weights_of_another_shape_are_refused():
 
 
 def test_a_learner_is_what_it_says():
-    """Its abstract state is what it makes, its step is make_step's, and lowering for a batch runs nothing."""
+    """A learner's abstract state matches its created state, its step is make_step's, and it lowers for an abstract batch."""
     mesh = mesh_lib.make_mesh(EIGHT)
     learner = state_lib.learner(init_params, noisy_loss, CONFIG, mesh, 7)
     batch = mesh_lib.put_batch(mesh, rows(0))
@@ -217,7 +217,7 @@ def test_a_learner_is_what_it_says():
 
 @pytest.mark.parametrize("seed", [7, 2**31 + 5])
 def test_the_seed_is_an_argument(seed):
-    """A step's key is folded of `jax.random.key(seed)` and the step, also for a seed that int32 does not hold."""
+    """A step's key is fold_in(key(seed), step), also for a seed beyond int32."""
     only_key = lambda key, params, batch: (loss_fn(key, params, batch)[0], {"drawn": jax.random.uniform(key)})
     _, history = train(one_device(), only_key, updates=2, seed=seed)
     wanted = [jax.random.uniform(jax.random.fold_in(jax.random.key(seed), n)) for n in range(2)]
@@ -242,7 +242,7 @@ def test_frozen_weights_and_average_reach_the_loss(accumulate):
 
 
 def test_a_loss_that_is_no_number_is_flagged():
-    """finite is 1 for a sound update and 0 when the loss or the gradient is not."""
+    """`finite` is 1 for a sound update and 0 if the loss or the gradient is not finite."""
     root = lambda key, params, batch: (jnp.sqrt(jnp.sum(params["blocks"]["Dense_0"]["bias"] ** 2)), {})
     _, sound = train(one_device(), updates=1)
     _, bad = train(one_device(), root, updates=1)
@@ -251,7 +251,7 @@ def test_a_loss_that_is_no_number_is_flagged():
 
 
 def test_bad_settings_are_refused():
-    """Each error names the value."""
+    """An invalid optimiser setting gives an error that names the value."""
     for key, value in {"schedule": "cosinus", "accumulate": 0, "ema": 1.0}.items():
         with pytest.raises(ValueError, match=str(value)):
             state_lib.OptimiserConfig(learning_rate=1e-3, warmup=1, steps=2, **{key: value})

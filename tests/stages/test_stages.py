@@ -210,7 +210,7 @@ def test_a_damaged_shard_is_named_and_remade(finished, copy, damage):
 
 
 def test_another_config_does_not_overwrite(finished):
-    """A finished stage is refused under another config, in one line that names the changed keys."""
+    """A finished stage is refused under another config, in one line that names a changed key."""
     with pytest.raises(ValueError) as caught:
         main.run(config(**{"model.width": 64, "compass.width": 64}), finished, ["teacher"])
     one_line(caught, "model.width=32", "64", "--workdir")
