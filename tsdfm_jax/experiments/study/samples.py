@@ -1,4 +1,4 @@
-"""The texts behind the headline, for judges of others: one file of JSON lines for the teacher, held-out text and each main arm."""
+"""Export the headline texts for other judges: a JSON lines file each for the teacher, held-out text and the arms of ARMS."""
 
 import json
 
@@ -11,7 +11,7 @@ KEPT = ("model", "steps", "seed", "temperature", "index", "text")
 
 
 def write(study, directory):
-    """Leave `<source>-<arm>.jsonl` for every finished arm of ARMS, `<source>-teacher.jsonl` and `<source>-data.jsonl`; their paths."""
+    """Write `<source>-<name>.jsonl` for data, teacher and every finished arm of ARMS; returns the paths."""
     made = []
     for source in study_arms.SOURCES:
         base = study.base(source)
@@ -30,7 +30,7 @@ def write(study, directory):
 
 
 def _file(file, runs, model, steps):
-    """The texts of all seeds at these numbers of steps, at the table's temperature."""
+    """Write the texts of all seeds at these numbers of steps, at the table's temperature, to `file`."""
     lines = []
     for run in runs:
         c = run.config.evaluate
