@@ -107,7 +107,7 @@ def frechet(a_ND, b_ND):
 
 
 def mauve(a_ND, b_ND, seed, buckets=None, repeats=5):
-    """Area under the divergence frontier of two sets of features (arXiv 2102.01454): (mean, sample standard deviation) over k-means.
+    """Area under the divergence frontier of two sets of features (arXiv 2102.01454): (mean, sample std. deviation) over k-means.
 
     Rows are scaled to length 1, reduced to the principal components that hold 90 % of the variance of both sets together, and
     put into `buckets` buckets by one k-means of both sets; `frontier_area` compares the two histograms. The k-means is repeated

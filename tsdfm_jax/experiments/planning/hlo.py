@@ -197,7 +197,7 @@ class Module:
         return int(found.arguments) if found.opcode == "constant" and re.fullmatch(r"-?\d+", found.arguments) else None
 
     def flops(self, run):
-        """FLOPs of one run of a `dot`, a `convolution` (a TPU's matrix product) or a kernel of attention, 2 a multiply-add; else 0."""
+        """FLOPs of one run of a `dot`, a `convolution` (a TPU's matrix product) or an attention kernel, 2 a multiply-add; else 0."""
         found = run.instruction
         if kernel := re.match(r"splash_mha_(fwd|dq|dkv)", found.name):
             inside = self.computations[run.computation]
