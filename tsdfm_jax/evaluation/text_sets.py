@@ -114,7 +114,7 @@ class Maker:
         return self._networks[model]
 
     def _real(self, one, bar):
-        """Held-out windows, in a different order for every seed."""
+        """Held-out windows, a different sample for every seed."""
         return self._heldout(one.seed, 0), {"tokens_per_second": None}
 
     def reference(self, seed):

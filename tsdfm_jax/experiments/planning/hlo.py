@@ -132,7 +132,7 @@ class Module:
             raise ValueError("this text is no HLO module: it has no ENTRY computation")
 
     def root(self, computation):
-        """The instruction whose value a computation returns."""
+        """The root instruction, which returns a computation's value."""
         return next(i for i in self.computations[computation].values() if i.root)
 
     def parameter(self, computation, place):
