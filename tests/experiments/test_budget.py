@@ -171,7 +171,7 @@ def test_stages_count_what_they_compute():
     assert shaped.flops == pytest.approx(16 * (4 + 4 * 3) * forward["teacher"])  # S = 4, K = 3
     assert blind.flops == pytest.approx(16 * 4 * forward["teacher"])
     assert parts["student, blind"].runs == 2 * 16
-    assert parts["compass's account"].flops == pytest.approx(16 * 3 * (1 + 2) * forward["teacher"])
+    assert parts["compass's evaluation"].flops == pytest.approx(16 * 3 * (1 + 2) * forward["teacher"])
     steered = 16 * (2 + 3 * (2 + 2 * 3)) * forward["teacher"]  # blind, and three selections; 2 steps
     assert parts["compass's steered texts"][1:3] == (1, pytest.approx(steered))
     assert parts["sampling, teacher"].runs == 2 + 4 + 3 * 2 - 2  # the frontier has three temperatures, one of them the table's

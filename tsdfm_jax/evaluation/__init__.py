@@ -1,1 +1,1 @@
-"""Texts under judges: judges, text metrics, sets of texts, ELBO, frontiers, and what an evaluation says."""
+"""Evaluation: judges, text metrics, sets of texts, ELBO, frontiers, and the summary."""

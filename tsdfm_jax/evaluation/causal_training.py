@@ -11,9 +11,9 @@ from tsdfm_jax.workspace import jobs, trained
 
 
 def train(config, workdir, job, section, cfg, seed, name, directory):
-    """One network of the shape `cfg` from scratch to `directory`/model: its figures, held-out perplexity among them.
+    """Train a network of shape `cfg` from scratch, into `directory`/model; returns its metrics with held-out perplexity.
 
-    `section` has its batch and optimiser. A `seed` of its own shares neither start nor data order with another network.
+    `section` has its batch and optimiser. `seed` sets the initial weights and the data order.
     """
     data, tok, mesh = jobs.require(config, workdir, "data"), trained.tokenizer(config, workdir), settings.mesh(config)
     loss = lambda key, params, x_BL: (causal.token_nll(cfg, params, x_BL, tok.eos_id, key).mean(), {})

@@ -1,4 +1,4 @@
-"""The ELBO of held-out text, of teacher and students, in bits per byte (lower is better); -log p itself of the autoregressive model."""
+"""Negative ELBO of held-out text for teacher and students, -log p for the autoregressive model; bits per byte, lower is better."""
 
 import functools
 import json
@@ -17,14 +17,14 @@ from tsdfm_jax.workspace import jobs, trained
 
 ROUNDS = 16  # stratified times per held-out window
 EXACT = {"autoregressive": "-log p itself, not a bound: it multiplies the tokens' own probabilities"}
-MEASURED = ("teacher", "autoregressive")  # by their own stages
-FINEST = settings.STEP_SIZES[-1]  # the step that a student is told: the ELBO is of a process without steps
+MEASURED = ("teacher", "autoregressive")  # measured by their own stages
+FINEST = settings.STEP_SIZES[-1]  # step size given to a student: the ELBO is that of the continuous-time process
 
 
 def heldout(posterior, path, mesh, x_1_NL, batch):
-    """`params -> nats`: the negative ELBO of held-out text per token, stratified over t, by a fixed seed.
+    """`params -> nats`: the negative ELBO per token of held-out text, with stratified t and a fixed seed.
 
-    `posterior(params, x_BL, t_B)` are the logits of a network.
+    `posterior(params, x_BL, t_B)` gives a network's logits.
     """
 
     def of_batch(params, x_1_BL, number):
@@ -40,7 +40,7 @@ def heldout(posterior, path, mesh, x_1_NL, batch):
 
 
 def finest(apply):
-    """A network's posterior for `heldout`: a student is told the smallest step there is, a teacher takes no notice."""
+    """A network's posterior for `heldout`: a student gets the smallest step size, a teacher ignores it."""
     return lambda params, x_BL, t_B: apply(params, x_BL, t_B, jnp.full_like(t_B, FINEST))
 
 
@@ -51,7 +51,7 @@ def bits_per_byte(data):
 
 
 def of_all(config, workdir, job):
-    """{model: bits per byte} of each of the config's models, kept in `bounds.json`; see `EXACT` for which is -log p itself."""
+    """{model: bits per byte} for each of the config's models, kept in `bounds.json`; the models in `EXACT` have exact -log p."""
     file, mesh, data = job.directory / "bounds.json", settings.mesh(config), jobs.require(config, workdir, "data")
     found = hosts.first(lambda: json.loads(file.read_text()) if file.exists() else {})
     for name in (name for name in MEASURED if networks.needs(config, name)):

@@ -1,4 +1,4 @@
-"""Judges at work: text in, negative log-likelihoods and features out, whatever tokenizer a judge has."""
+"""Score text with judges: negative log-likelihoods and features, for any tokenizer of the judge."""
 
 import dataclasses
 import functools
@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from tsdfm_jax.config import settings
-from tsdfm_jax.evaluation import judging, text_metrics
+from tsdfm_jax.evaluation import text_metrics
 from tsdfm_jax.models import causal
 from tsdfm_jax.runtime import checkpoint, mesh as meshes, pipeline
 from tsdfm_jax.workspace import jobs, trained
 
-SHORTEST = 16  # windows are padded to this times a power of two, so that few programs are compiled
+SHORTEST = 16  # windows are padded to this times a power of two, to compile few programs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,12 +22,12 @@ class Judge:
     """A causal network that scores text, by `causal.token_nll(cfg, params, x_BL, bos)`.
 
     Attributes:
-      name: as the report calls it.
+      name: its name in the report.
       cfg, params: the network and its weights, in the shardings of a mesh.
-      tokenizer: its own, which may be another than the models'.
-      bos: the token that stands before every window.
-      bos_policy: where `bos` comes from, in words.
-      context: tokens that it reads at most, `bos` among them.
+      tokenizer: its own tokenizer, which may differ from the models'.
+      bos: the token before every window.
+      bos_policy: the origin of `bos`, in words.
+      context: most tokens that it reads in a window, `bos` included.
       hash: sha256 of its weights, in hex.
     """
 
@@ -42,14 +42,14 @@ class Judge:
 
 
 def own(name, cfg, params, tok, content_hash=""):
-    """A judge that was trained here, on windows that begin behind a document's end."""
+    """A judge trained here, with the document end token before every window."""
     bos = {"bos": tok.eos_id, "bos_policy": "the tokenizer's document end"}
     return Judge(name=name, cfg=cfg, params=params, tokenizer=tok, context=cfg.length, hash=content_hash, **bos)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Texts:
-    """A set of texts: `rows` of tokens by the tokenizer whose content hash is `tokenizer`, and as they read."""
+    """A set of texts: `rows` of tokens, the decoded `text`, and the content hash of the `tokenizer`."""
 
     rows: list
     text: list
@@ -57,14 +57,14 @@ class Texts:
 
     @property
     def bytes(self):
-        """Bytes of UTF-8 of all texts."""
+        """Bytes of all texts in UTF-8."""
         return sum(len(text.encode()) for text in self.text)
 
 
 def rows_for(judge, texts):
-    """A set in a judge's own tokens: as it is where the tokenizer is the same, else decoded and tokenised anew.
+    """A set's rows in a judge's tokens: unchanged for the same tokenizer, else the decoded text tokenised again.
 
-    A text that comes to nothing stands as one document's end, so that none is dropped.
+    An empty text becomes one document end token, so that no text is dropped.
     """
     if judge.tokenizer.content_hash == texts.tokenizer:
         rows = texts.rows
@@ -75,7 +75,7 @@ def rows_for(judge, texts):
 
 @functools.lru_cache(maxsize=None)
 def program(cfg, bos, mesh):
-    """The jitted `(params, x_BL) -> nll_BL` of a judge over a mesh."""
+    """A judge's jitted `(params, x_BL) -> nll_BL` over a mesh."""
     split = meshes.batch_sharding(mesh)
     nll = lambda params, x_BL: causal.token_nll(cfg, params, x_BL, bos)
     return meshes.jit(mesh, nll, in_shardings=(None, split), out_shardings=split)
@@ -83,7 +83,7 @@ def program(cfg, bos, mesh):
 
 @functools.lru_cache(maxsize=None)
 def _pooled(cfg, mesh):
-    """`(params, x_BL, valid_BL) -> h_BD`: the mean over positions of what the network holds after its last norm."""
+    """`(params, x_BL, valid_BL) -> h_BD`: the mean over valid positions of the hidden states after the last norm."""
     split = meshes.batch_sharding(mesh)
 
     def mean(params, x_BL, valid_BL):
@@ -94,9 +94,9 @@ def _pooled(cfg, mesh):
 
 
 def nll(judge, rows, batch, mesh):
-    """-log p of each text in nats, and its tokens: (nll_N, tokens_N).
+    """-log p of each text in nats, and its number of tokens: (nll_N, tokens_N).
 
-    A text longer than the context is scored in consecutive windows, each behind `bos`; none sees the one before.
+    A text longer than the context is scored in consecutive, independent windows, each after `bos`.
     """
     most = _context(judge, mesh)
     windows = [(i, row[at : at + most]) for i, row in enumerate(rows) for at in range(0, len(row), most)]
@@ -110,10 +110,10 @@ def nll(judge, rows, batch, mesh):
 
 
 def features(judge, rows, batch, mesh):
-    """What a judge holds of the first `context` tokens of each text, mean over them: [N, D].
+    """Features of each text: a judge's hidden states, mean over the first `context` tokens: [N, D].
 
-    The mean, not the last position as with MAUVE's authors: of 64 tokens a small judge's last state tells the last few. On
-    48 texts it put unigram draws at 0.998, among real text; the mean put them at 0.72 and 0.89, and real text at 0.98 and above. [D]
+    The mean, not the last position as MAUVE's authors use: with 64 tokens a small judge's last state depends on the last few.
+    On 48 texts it gave unigram draws 0.998, as for real text; the mean gave them 0.72 and 0.89, and real text 0.98 and above. [D]
     """
     most, jitted = _context(judge, mesh), _pooled(judge.cfg, mesh)
     x_NL, valid_NL = _padded([row[:most] for row in rows], batch, most, mesh)
@@ -122,12 +122,12 @@ def features(judge, rows, batch, mesh):
 
 
 def _context(judge, mesh):
-    """The judge's context, as far as positions split evenly over the mesh."""
+    """The judge's context, rounded down to split evenly over the mesh's tensor axis."""
     return judge.context // mesh.shape["tensor"] * mesh.shape["tensor"]
 
 
 def _padded(rows, batch, most, mesh):
-    """Rows padded behind to one length and to whole batches: (x_NL, valid_NL). What is behind is seen by nothing before it."""
+    """Rows padded at the end to one length and to whole batches: (x_NL, valid_NL). Causal attention hides the padding."""
     longest, length = max(map(len, rows)), SHORTEST * mesh.shape["tensor"]
     while length < longest:
         length *= 2
@@ -139,15 +139,15 @@ def _batches(x_NL, batch):
 
 
 def perplexity(judge, x_NL, batch, mesh):
-    """Both formulas of a judge's perplexity of texts in its own tokens; see measures.perplexity."""
+    """Both perplexities of texts in the judge's own tokens; see text_metrics.perplexity."""
     return text_metrics.perplexity(*nll(judge, list(x_NL), batch, mesh))
 
 
 def trained_judge(config, workdir, mesh, number):
-    """A trained judge; `number` may be "pilot"."""
+    """Load the run's trained judge `number`, which may be "pilot"."""
     where = jobs.require(config, workdir, "judges") / str(number) / "model"
     tok = trained.tokenizer(config, workdir)
     cfg = settings.judge(config, number, tok.vocab_size)
     params, meta = checkpoint.load_params(where, meshes.abstract(mesh, lambda: causal.init(jax.random.key(0), cfg)))
     trained.check_tokenizer(where, meta, tok)
-    return judging.own(f"judge_{number}", cfg, params, tok, meta["hash"])
+    return own(f"judge_{number}", cfg, params, tok, meta["hash"])

@@ -1,4 +1,4 @@
-"""Judges that others trained: GPT-2 and Llama from a directory in the published format, straight onto a mesh."""
+"""Pretrained judges: GPT-2 and Llama from a directory in the published format, read directly onto a mesh."""
 
 import pathlib
 import re
@@ -18,16 +18,16 @@ FILES = (CONFIG, TOKENIZER, "model*.safetensors", stored.INDEX)
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 SECONDS_TO_ANSWER = 10
 DTYPES = ("float32", "bfloat16")
-ROWS = 4096  # of a table, compared at a time
+ROWS = 4096  # rows of a table to compare at a time
 
 
 def load(name, mesh=None, dtype="float32"):
-    """The judging.Judge in directory `name`, or of that name on the Hugging Face hub, on the devices of `mesh` (one, where it is None).
+    """Load the judging.Judge in directory `name`, or of that name on the Hugging Face hub, on `mesh` (one device if None).
 
     A directory holds config.json (model_type gpt2, llama, or mistral without a sliding window), tokenizer.json, and
     model.safetensors or its shards with model.safetensors.index.json, in float32, float16 or bfloat16. `dtype`, float32
-    or bfloat16, is what the weights are kept in and the network computes in.
-    Raises ValueError, one line, for what is missing, damaged, not implemented or not as the config says.
+    or bfloat16, is the type of the weights and of the computation.
+    Raises ValueError, in one line, for what is missing, damaged, not implemented or not as in the config.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype '{dtype}' is not one of {', '.join(DTYPES)}")
@@ -51,7 +51,7 @@ def load(name, mesh=None, dtype="float32"):
 
 
 def find(name):
-    """The directory of a model: `name` itself, or where the hub's files of that name were fetched to."""
+    """The directory of a model: `name` itself, or the downloaded files of that name on the hub."""
     directory = pathlib.Path(name)
     if directory.is_dir():
         return directory
@@ -60,20 +60,20 @@ def find(name):
         raise ValueError(f"no directory {str(name)!r}: give one that holds {held}, or a name on the Hugging Face hub")
     remedy = f"download its {held} and give their directory"
     try:
-        import huggingface_hub  # only where a name is given
+        import huggingface_hub  # late: optional
     except ImportError:
         raise ValueError(f"no directory {name!r}; to fetch it needs pip install 'tsdfm_jax[hf]': do so, or {remedy}") from None
     try:
         return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=list(FILES), etag_timeout=SECONDS_TO_ANSWER))
-    except Exception as error:  # of its own, of its HTTP client, or OSError
+    except Exception as error:  # its own errors, its HTTP client's, or OSError
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"no directory {name!r}, and the hub did not give it ({reason}): {remedy}") from None
 
 
 def parameters(kind, cfg, directory, files, mesh):
-    """The parameters of a network from its published tensors, each array read part by part into its sharding.
+    """A network's parameters from its published tensors, each array read part by part into its sharding.
 
-    Raises ValueError for the first name that is missing, not of this network, or of another shape than the config says.
+    Raises ValueError for the first name that is missing, not of this network, or of another shape than in the config.
     """
     abstract = meshes.abstract(mesh, lambda: causal.init(jax.random.key(0), cfg))
     leaves = traverse_util.flatten_dict(abstract, sep="/")
@@ -89,13 +89,13 @@ def parameters(kind, cfg, directory, files, mesh):
 
 
 def _match(kind, directory, files, wanted):
-    """Wanted name -> name in the files; every tensor is wanted and has the shape that it should."""
+    """{wanted name: name in the files}; ValueError unless the names and shapes match exactly."""
     found, config = {}, directory / CONFIG
     for name in sorted(files.shapes):
         plain = name.removeprefix(kind.prefix)
         if published.IGNORED.search(plain):
             continue
-        if plain == "lm_head.weight" and plain not in wanted:  # tied: a copy of the embedding, or it is not tied
+        if plain == "lm_head.weight" and plain not in wanted:  # tied: must be a copy of the embedding
             _check_copy(kind, directory, files, name)
             continue
         if plain not in wanted:
@@ -118,7 +118,7 @@ def _check_copy(kind, directory, files, name):
     plain = kind.source(kind.table).name
     table = next((full for full in (plain, kind.prefix + plain) if full in files.shapes), None)
     if table is None:
-        return  # _match says so
+        return  # _match reports it
     same = files.shapes[name] == files.shapes[table]
     for first in range(0, files.shapes[table][0] if same else 0, ROWS):
         rows = (slice(first, first + ROWS), slice(None))
@@ -128,7 +128,7 @@ def _check_copy(kind, directory, files, name):
 
 
 def _put(files, found, source, leaf, cfg):
-    """One array in its sharding, from one tensor or from one a block."""
+    """One array in its sharding, from one tensor, or from one tensor a block."""
     dtype = jnp.dtype(cfg.dtype)
 
     def part(index):

@@ -1,4 +1,4 @@
-"""What published models call things: `config.json` to the shape of a network, names of tensors to its parameters."""
+"""Formats of published models: map `config.json` to a network's config, and tensor names to its parameters."""
 
 import dataclasses
 import numbers
@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from tsdfm_jax.models import causal, llama
 
-# Stored beside the weights by some versions, but no parameters: masks, and frequencies that the config implies.
+# Tensors that some versions store but that are no parameters: masks, and frequencies that follow from the config.
 IGNORED = re.compile(r"\.attn\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
 
-# Keys of config.json that change the numbers, and the values that are implemented; the first is what a missing key means.
+# Keys of config.json that change the results, with the implemented values; the first value is the default.
 ANY = {"quantization_config": (None,), "is_causal": (True,)}
 GPT2 = ANY | {
     "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"),  # three names of one function
@@ -20,10 +20,10 @@ GPT2 = ANY | {
     "tie_word_embeddings": (True,),
 }
 LLAMA = ANY | {"hidden_act": ("silu", "swish"), "partial_rotary_factor": (1.0, None)}
-MISTRAL_WINDOW = 4096  # what a Mistral config means by leaving sliding_window out
+MISTRAL_WINDOW = 4096  # default of sliding_window in a Mistral config
 MISTRAL_KV_HEADS = 8
 
-# A module of ours -> the published one. `{}` stands for the number of the block.
+# Module here -> published module; `{}` stands for the block's number.
 GPT2_NAMES = {
     "wte": "wte",
     "wpe": "wpe",
@@ -56,14 +56,14 @@ THIRDS = {"blocks/q": 0, "blocks/k": 1, "blocks/v": 2}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a parameter comes from: a published name, whether it is stored transposed, and which third of its last axis it is."""
+    """Source of a parameter: published name, whether it is stored transposed, and which third of the last axis it is."""
 
     name: str
     transposed: bool = False
     third: int | None = None
 
     def shape(self, shape):
-        """The shape in the file of what has `shape` (without blocks) here."""
+        """The shape in the file of a parameter with `shape` (without blocks) here."""
         shape = shape[::-1] if self.transposed else shape
         return shape if self.third is None else (*shape[:-1], 3 * shape[-1])
 
@@ -78,13 +78,13 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One model_type: `config(where, c)` gives the network's, `sources` says where its parameters come from."""
+    """One model_type: `config(where, c, dtype)` gives the network's config, `source(path)` where a parameter comes from."""
 
     config: Callable
-    prefix: str  # of names, where they have it
+    prefix: str  # optional prefix of the names
     names: dict
     table: str  # path of the embedding
-    joined: bool  # GPT-2 stores [in, out], with q, k and v side by side; Llama [out, in], each by itself
+    joined: bool  # GPT-2 stores [in, out], with q, k and v in one tensor; Llama [out, in], each in its own
 
     def source(self, path):
         """The Source of the parameter at `path`, as "blocks/q/kernel"."""
@@ -99,8 +99,8 @@ class Kind:
 def network(where, c, dtype):
     """(Kind, static config) of a model from its config.json `c`; `where` names the file in errors.
 
-    Raises ValueError, one line, for another architecture, for a missing or impossible size, and for any value that would
-    change the numbers in a way that is not implemented.
+    Raises ValueError, in one line, for another architecture, for a missing or invalid size, and for any value that would
+    change the results in a way that is not implemented.
     """
     if c.get("model_type") not in KINDS:
         raise ValueError(f"{where}: model_type {c.get('model_type')!r} is not one of {', '.join(KINDS)}: take a model of these")
@@ -159,7 +159,7 @@ def _llama(where, c, dtype):
 
 
 def _rotary(where, c, length):
-    """Base and scaling: under `rope_parameters`, or as older files have it under `rope_theta` and `rope_scaling`."""
+    """Rotary base and scaling: from `rope_parameters`, or in older files from `rope_theta` and `rope_scaling`."""
     rope = c.get("rope_scaling") or c.get("rope_parameters") or {}
     if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
         raise ValueError(f"{where}: rope_parameters {rope!r} differ by layer or are no object, which is not implemented")

@@ -1,4 +1,4 @@
-"""What an evaluation says: means over seeds, frontiers, perplexity at matched entropy, and the answer in one sentence."""
+"""Summary of an evaluation: means over seeds, frontiers, perplexity at matched entropy, and the verdict in one sentence."""
 
 import json
 import pathlib
@@ -10,13 +10,13 @@ from tsdfm_jax.data import records
 from tsdfm_jax.evaluation import text_metrics, text_sets
 from tsdfm_jax.flow import shaping
 
-RECORDS = 512  # of a set of trajectories, behind the figures of its midpoints
+RECORDS = 512  # records of a set of trajectories to average over
 
 
 def frontiers(config, workdir, rows):
-    """Perplexity against entropy over the temperature, for each model and judge that the config sweeps.
+    """Perplexity against entropy over temperature, for each model in evaluate.frontier and each judge.
 
-    A list of {model, steps, judge, points}; see measures.frontier for the points. Texts of all seeds count together.
+    A list of {model, steps, judge, points}; see text_metrics.frontier for the points. Texts of all seeds are pooled.
     """
     found = []
     for model, steps in settings.frontier(config):
@@ -27,13 +27,13 @@ def frontiers(config, workdir, rows):
 
 
 def swept(config, workdir, model, steps, digest):
-    """Every text's figures under one judge at each temperature: what measures.frontier takes."""
+    """The sets for text_metrics.frontier: every text's metrics under one judge, at each temperature."""
     temperatures = sorted({config.evaluate.temperature, *config.evaluate.frontier_temperatures})
     return [gathered(config, workdir, model, steps, at, digest) for at in temperatures]
 
 
 def gathered(config, workdir, model, steps, temperature, digest):
-    """{temperature, entropy_N, nll_N, tokens_N} of the texts of all seeds, as `evaluate` left them."""
+    """{temperature, entropy_N, nll_N, tokens_N} of the texts of all seeds, from the files of stage `evaluate`."""
     parts = []
     for seed in config.evaluate.seeds:
         name = text_sets.Set(model, steps, seed, temperature).name(config)
@@ -47,9 +47,9 @@ def gathered(config, workdir, model, steps, temperature, digest):
 
 
 def matched(config, workdir, rows):
-    """Perplexity of every swept model at the entropy of the teacher's texts at its most steps, at the table's temperature.
+    """Perplexity of every swept model at the entropy of the teacher's texts at its most steps and the table's temperature.
 
-    {judge, entropy_nats, entropy_of, model, steps, ppl_token, low, high, reached}, the teacher's own row among them;
+    A list of {judge, entropy_nats, entropy_of, model, steps, ppl_token, low, high, reached}, including the teacher's own row;
     ppl_token is None where a frontier does not reach that entropy.
     """
     c, found = config.evaluate, []
@@ -72,20 +72,20 @@ def matched(config, workdir, rows):
 
 
 def judges(rows):
-    """{judge: hash of its weights} of a table, the smallest first."""
+    """{judge: hash of its weights} of a table, smallest first."""
     return {row["judge"]: row["judge_hash"] for row in sorted(rows, key=lambda row: row["judge_parameters"])}
 
 
 def table(config, rows):
-    """The rows at the table's temperature; the others are points of frontiers."""
+    """The rows at the table's temperature; the other rows are points of frontiers."""
     return [row for row in rows if row["temperature"] == config.evaluate.temperature]
 
 
 def midpoints(config, workdir):
-    """Energies of the candidates by midpoint that was shaped, and how often the first draw would have won, over records of the last round.
+    """Candidates' energies at each shaped midpoint, and how often the first draw was kept, over records of the last round.
 
-    {"candidates": K, "records": N, "midpoints": [{time, lowest, highest, mean, first, kept, first_kept}]}, each mean
-    over records; None where nothing was looked at (K = 1) or no whole trajectory was generated.
+    {"candidates": K, "records": N, "midpoints": [{time, lowest, highest, mean, first, kept, first_kept}]}, each a mean
+    over records; None if there is one candidate (K = 1) or there are no shaped whole trajectories.
     """
     where = pathlib.Path(workdir) / f"trajectories/round_{config.rounds - 1}/shaped/whole"
     if config.shaping.candidates == 1 or "shaped" not in networks.variants(config) or not where.exists():
@@ -103,11 +103,11 @@ def midpoints(config, workdir):
 
 
 def verdict(rows, matched=(), steps=8):
-    """The answer: is the shaped student below the blind one, and below the teacher at its most steps, under all judges?
+    """The verdict: is the shaped student below the blind one, and below the teacher at its most steps, under all judges?
 
-    Of what is not there nothing is said: the first there is of shaped student, blind student, teacher and autoregressive
-    model is held against the others, and a lone one against real text. Then, where there are frontiers, what is left of
-    it at the teacher's entropy.
+    Missing models are left out: the first of shaped student, blind student, teacher and autoregressive model that exists is
+    compared with the others, or with real text if it is the only one. Then, if there are frontiers, the student's comparison
+    at the teacher's entropy.
     """
     mean = means(rows)
     students = [at for model, at, _ in mean if model.startswith("student_")]
@@ -142,7 +142,7 @@ def means(rows):
 
 
 def compared(mean, steps):
-    """{model: (model, steps, name)} of those that the answer may speak of, in its order."""
+    """{model: (model, steps, name)} of the models in the verdict, in its order."""
     most = {}
     for model, at, _ in mean:
         most[model] = max(at, most.get(model, 0))
@@ -157,17 +157,17 @@ def compared(mean, steps):
 
 
 def below(ratios):
-    """Whether one is below the other under all judges."""
+    """The words of a comparison: below if all ratios are below 1, else NOT below."""
     return "below" if all(r < 1 for r in ratios) else "NOT below"
 
 
 def times(ratios):
-    """Ratios as text."""
+    """Ratios as text, such as ×0.78, ×0.81."""
     return ", ".join(f"×{r:.2f}" for r in ratios)
 
 
 def at_matched_entropy(matched):
-    """{(model, steps): perplexity over the teacher's at the teacher's entropy, a judge each}; None where it is not reached."""
+    """{(model, steps): [perplexity over the teacher's, at the teacher's entropy, by judge]}; None if a judge's is missing."""
     found, teacher = {}, {row["judge"]: row for row in matched if row["entropy_of"] == f"{row['model']}, {row['steps']} steps"}
     for row in matched:
         if row is not teacher.get(row["judge"]):

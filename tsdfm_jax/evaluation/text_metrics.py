@@ -1,8 +1,8 @@
-"""What an evaluation says of texts, in numbers: pure functions of arrays, float64, without JAX.
+"""Text metrics: pure functions of arrays, in float64, without JAX.
 
-Letters: N texts of L tokens, D features, K buckets. Of the texts themselves: `entropy_nats_N`, `distinct`, `repetition_N`.
-Of a judge's verdict: `perplexity`, `bits_per_byte`. Of two sets of texts, by their features: `frechet`, `mauve`. Of one
-model at several temperatures: `frontier`, `at_entropy`.
+Letters: N texts of L tokens, D features, K buckets. From the texts: `entropy_nats_N`, `distinct`, `repetition_N`. From a
+judge's NLL: `perplexity`, `bits_per_byte`. From the features of two sets of texts: `frechet`, `mauve`. From one model at
+several temperatures: `frontier`, `at_entropy`.
 """
 
 import warnings
@@ -13,7 +13,7 @@ import scipy.optimize
 import scipy.special
 
 LLOYD = 30  # updates of the k-means
-EQUAL = 1e-12  # squared distance of two rows of length 1 that differ by the rounding of float32 alone
+EQUAL = 1e-12  # squared distance of two rows of length 1 that differ only by float32 rounding
 VARIANCE = 0.9  # share that the principal components keep
 SET_KEYS = {"temperature", "entropy_N", "nll_N", "tokens_N"}
 
@@ -21,7 +21,7 @@ SET_KEYS = {"temperature", "entropy_N", "nll_N", "tokens_N"}
 def entropy_nats_N(x_NL, valid_NL=None):
     """Entropy of each text's own histogram of tokens, in nats: [N]; 0 for a text without a token.
 
-    `valid_NL` says which positions belong to the text (all, if None). ValueError where its shape is another.
+    `valid_NL` marks the positions that belong to the text (all if None). ValueError if its shape differs.
     """
     x_NL, valid_NL = _texts(x_NL, valid_NL)
     entropy_N = np.zeros(len(x_NL))
@@ -34,7 +34,7 @@ def entropy_nats_N(x_NL, valid_NL=None):
 def distinct(x_NL, n, valid_NL=None):
     """Different n-grams over all n-grams of a set of texts (distinct-n, arXiv 1510.03055).
 
-    An n-gram lies within one text and on valid positions alone. ValueError where there is no n-gram at all.
+    An n-gram lies within one text and only on valid positions. ValueError if there is no n-gram.
     """
     gram_MN, _ = _grams(x_NL, n, valid_NL)
     if not len(gram_MN):
@@ -43,9 +43,9 @@ def distinct(x_NL, n, valid_NL=None):
 
 
 def repetition_N(x_NL, n=4, valid_NL=None):
-    """Share of each text's n-grams that have stood in it before: 1 - different / all (seq-rep-n, arXiv 1908.04319): [N].
+    """Share of each text's n-grams that occur earlier in it: 1 - different / all (seq-rep-n, arXiv 1908.04319): [N].
 
-    An n-gram lies on valid positions alone. 0 for a text that is too short to have one.
+    An n-gram lies only on valid positions. 0 for a text that is too short.
     """
     gram_MN, text_M = _grams(x_NL, n, valid_NL)
     all_N = np.bincount(text_M, minlength=len(x_NL))
@@ -59,7 +59,7 @@ def perplexity(nll_N, tokens_N):
 
     `nll_N` is the sum over a text's tokens in nats, `tokens_N` their number. ppl_token = exp(mean over all tokens of all texts);
     ppl_sample = mean over texts of exp(mean over the text's own tokens), the formula of FS-DFM (arXiv 2509.20624). ValueError for
-    a text without a token and for an NLL that is no finite number.
+    a text without a token and for an NLL that is not finite.
     """
     nll_N, tokens_N = _verdict(nll_N), np.asarray(tokens_N)
     if nll_N.shape != tokens_N.shape or nll_N.ndim != 1 or not len(nll_N):
@@ -72,10 +72,10 @@ def perplexity(nll_N, tokens_N):
 
 
 def bits_per_byte(nll_N, size):
-    """What a judge needs for a byte of the texts: sum of NLL / ln 2 / bytes.
+    """A judge's bits per byte of text: sum of NLL / ln 2 / bytes.
 
-    `nll_N` in nats, a text's sum; `size` the bytes of all decoded texts in UTF-8. ValueError where there are none, and for an
-    NLL that is no finite number.
+    `nll_N` is a text's sum in nats; `size` is the bytes of all decoded texts in UTF-8. ValueError if that is 0, and for an NLL
+    that is not finite.
     """
     if not size > 0:
         raise ValueError(f"the texts have {size} bytes of UTF-8 together: there must be one at least")
@@ -83,7 +83,7 @@ def bits_per_byte(nll_N, size):
 
 
 def padded(rows, number=None, length=None):
-    """Texts of any length as (x_NL, valid_NL), 0 behind the shorter ones; N and L as large as need be unless they are given."""
+    """Texts of any length as (x_NL, valid_NL), padded with 0 at the end; N and L are as small as possible unless given."""
     x_NL = np.zeros((number or len(rows), length or max(map(len, rows))), np.int32)
     valid_NL = np.zeros(x_NL.shape, bool)
     for i, row in enumerate(rows):
@@ -94,9 +94,10 @@ def padded(rows, number=None, length=None):
 def frechet(a_ND, b_ND):
     """Fréchet distance of the Gaussians fitted to two sets of features (arXiv 1706.08500): |m_a - m_b|² + tr(A + B - 2 (A B)^½).
 
-    tr (A B)^½ is the sum of the singular values of R_a R_bᵀ, where R_aᵀ R_a = A: real and at least 0, also where N < D and A and
-    B are singular. The estimate is too high: by s² D (D + 5) / (2 N) for two sets of N >> D rows of one law with covariance s² 1
-    [D]. So only distances of equal N compare. ValueError for fewer than 2 rows, different D, and values that are not finite.
+    tr (A B)^½ is the sum of the singular values of R_a R_bᵀ, where R_aᵀ R_a = A: real and at least 0, also if N < D and A and
+    B are singular. The estimate is too high: by s² D (D + 5) / (2 N) for two sets of N >> D rows of one distribution with
+    covariance s² 1 [D]. So compare only distances of equal N. ValueError for fewer than 2 rows, different D, and values that
+    are not finite.
     """
     a_ND, b_ND = _features(a_ND, b_ND)
     root_a, root_b = (np.linalg.qr(x - x.mean(axis=0), mode="r") / np.sqrt(len(x) - 1) for x in (a_ND, b_ND))
@@ -106,11 +107,11 @@ def frechet(a_ND, b_ND):
 
 
 def mauve(a_ND, b_ND, seed, buckets=None, repeats=5):
-    """Area under the divergence frontier of two sets of features (arXiv 2102.01454): (mean, sample standard deviation) over k-means.
+    """Area under the divergence frontier of two sets of features (arXiv 2102.01454): (mean, sample std. deviation) over k-means.
 
-    Rows are brought to length 1, reduced to the principal components that hold 90 % of the variance of both sets together, and
-    put into `buckets` buckets by one k-means of both sets; `frontier_area` compares the two histograms. The k-means is done
-    `repeats` times, each with a seed of its own. `buckets` is a tenth of the smaller set's rows, from 2 to 500, if None. The
+    Rows are scaled to length 1, reduced to the principal components that hold 90 % of the variance of both sets together, and
+    put into `buckets` buckets by one k-means of both sets; `frontier_area` compares the two histograms. The k-means is repeated
+    `repeats` times, each with its own seed. `buckets` is a tenth of the smaller set's rows, from 2 to 500, if None. The
     histograms are not smoothed: each is only compared with mixtures of both, which are above 0 wherever it is.
 
     0.004 for sets that share no bucket, 1 for equal sets. Few rows make it too high: compare equal numbers of rows. ValueError
@@ -133,8 +134,8 @@ def frontier_area(p_K, q_K, scale=5.0, weights=1001):
 
     `p_K` and `q_K` are probabilities; c is `scale`; w runs over `weights` values from 0 to 1, joined by straight lines, and the
     end points (1, 0) and (0, 1) are added. Symmetric; c B(c + 1, c) = 1/252 for histograms that share no bucket, 1 for equal
-    ones. The authors' program takes 25 values of w, which changes the area by up to 0.002. ValueError for what is no pair of
-    laws on the same buckets.
+    ones. The authors' program uses 25 values of w, which changes the area by up to 0.002. ValueError if the arguments are not
+    two distributions on the same buckets.
     """
     p_K, q_K = np.asarray(p_K, np.float64), np.asarray(q_K, np.float64)
     for law in (p_K, q_K):
@@ -152,7 +153,7 @@ def frontier(sets, draws=1000, seed=0):
 
     `sets`: dicts of `temperature`, `entropy_N` (nats), `nll_N` (nats, sums over a text's tokens under one judge) and `tokens_N`.
     Returns dicts {temperature, entropy_nats, entropy_low, entropy_high, ppl_token, ppl_low, ppl_high} in order of temperature.
-    ValueError for a set that lacks something, has no finite number, or stands at the temperature of another. [D]
+    ValueError for a set that lacks a key, has a value that is not finite, or has the temperature of another set. [D]
     """
     points = []
     for one, rng in _with_rng(sets, seed):
@@ -167,11 +168,11 @@ def frontier(sets, draws=1000, seed=0):
 def at_entropy(sets, entropy, draws=1000, seed=0):
     """Perplexity at a given entropy (nats) between the temperatures of `sets` (as in `frontier`): {ppl_token, low, high, reached}.
 
-    The logarithm of ppl_token is linear in entropy between neighbouring temperatures, and never continued beyond the ends:
-    `ppl_token`, `low` and `high` are None where the entropy is not reached. Where entropy does not rise with temperature,
+    The logarithm of ppl_token is interpolated linearly in entropy between neighbouring temperatures, and never extrapolated:
+    `ppl_token`, `low` and `high` are None if the entropy is not reached. Where entropy does not rise with temperature,
     neighbours are pooled until it does: their entropies and their log perplexities are averaged, weighted by their texts
-    (isotonic regression). `low` and `high` are the 95 % percentiles of a bootstrap over texts within each temperature, of the
-    draws that reach the entropy: `reached` is their share. The entropy itself is taken as known. ValueError as in `frontier`. [D]
+    (isotonic regression). `low` and `high` are the 95 % percentiles of a bootstrap over texts within each temperature, over
+    the draws that reach the entropy: `reached` is their share. The entropy counts as known. ValueError as in `frontier`. [D]
     """
     size_T, *parts = zip(*((len(one["entropy_N"]), *_resampled(one, draws, rng)) for one, rng in _with_rng(sets, seed)))
     entropy_RT, log_ppl_RT = (np.stack(columns, axis=1) for columns in parts)
@@ -197,7 +198,7 @@ def _texts(x_NL, valid_NL):
 
 
 def _grams(x_NL, n, valid_NL):
-    """All n-grams on valid positions, and the text that each stands in: ([M, n], [M])."""
+    """All n-grams on valid positions, and the text of each: ([M, n], [M])."""
     x_NL, valid_NL = _texts(x_NL, valid_NL)
     if n < 1:
         raise ValueError(f"n-grams of {n} tokens: n must be at least 1")
@@ -227,7 +228,7 @@ def _features(*sets):
 
 
 def _reduced(x_ND):
-    """Rows of length 1 on the fewest principal components that hold VARIANCE of their variance."""
+    """Rows scaled to length 1, on the fewest principal components that hold VARIANCE of their variance."""
     length_N1 = np.linalg.norm(x_ND, axis=1, keepdims=True)
     x_ND = x_ND / np.where(length_N1 > 0, length_N1, 1)
     x_ND = x_ND - x_ND.mean(axis=0)
@@ -247,12 +248,12 @@ def _buckets(rng, z_ND, buckets):
         if not apart_N.any():
             break
         chosen.append(z_ND[rng.choice(len(z_ND), p=apart_N / apart_N.sum())])
-    with warnings.catch_warnings(action="ignore"):  # of buckets that end empty: they are 0 in both histograms
+    with warnings.catch_warnings(action="ignore"):  # empty buckets: they are 0 in both histograms
         return scipy.cluster.vq.kmeans2(z_ND, np.array(chosen), iter=LLOYD, minit="matrix")[1]
 
 
 def _with_rng(sets, seed):
-    """The sets in order of temperature, checked, their arrays in float64; each with a generator of its own."""
+    """Check the sets; return them by temperature, with arrays in float64, each with its own random generator."""
     if not sets:
         raise ValueError("a frontier of no set: give one for each temperature")
     for one in sets:
@@ -275,7 +276,7 @@ def _with_rng(sets, seed):
 
 
 def _resampled(one, draws, rng):
-    """Mean entropy and log ppl_token of the texts (first) and of `draws` draws of as many of them: ([1 + draws], the same)."""
+    """Mean entropy and log ppl_token of the texts (first) and of `draws` bootstrap samples: ([1 + draws], [1 + draws])."""
     if draws < 1:
         raise ValueError(f"{draws} draws of the bootstrap: at least 1")
     number = len(one["entropy_N"])
@@ -285,12 +286,12 @@ def _resampled(one, draws, rng):
 
 
 def _interval(value_R):
-    """What the texts give (first), and the 95 % percentile interval of the draws (the rest)."""
+    """[value of the texts (the first), and the 95 % percentile interval of the draws (the rest)]."""
     return [float(value_R[0]), *np.percentile(value_R[1:], [2.5, 97.5]).tolist()]
 
 
 def _interpolated(entropy_T, log_ppl_T, size_T, entropy):
-    """log ppl at an entropy along the temperatures, as `at_entropy` says; nan where it is not reached."""
+    """log ppl at an entropy, interpolated as `at_entropy` describes; nan if it is not reached."""
     if (np.diff(entropy_T) <= 0).any():
         starts = scipy.optimize.isotonic_regression(entropy_T, weights=size_T).blocks[:-1]
         pooled = lambda value_T: np.add.reduceat(value_T * size_T, starts) / np.add.reduceat(size_T, starts)

@@ -1,4 +1,4 @@
-"""The sets of texts that an evaluation is about: each is made once and kept on disk."""
+"""The sets of texts of an evaluation; each is made once and kept on disk."""
 
 import functools
 import hashlib
@@ -18,7 +18,7 @@ from tsdfm_jax.workspace import jobs, trained
 
 
 class Set(NamedTuple):
-    """One set: who wrote it, in how many steps (0 where there are none), by which seed, at what temperature."""
+    """One set: its model, number of steps (0 if none), seed and temperature; `file` for text from elsewhere."""
 
     model: str
     steps: int
@@ -27,14 +27,14 @@ class Set(NamedTuple):
     file: str = ""
 
     def name(self, config):
-        """Its name on disk."""
+        """The set's file name, without ending."""
         parts = [self.model.replace(":", "_"), *([self.steps] if self.steps else []), self.seed]
         swept = [] if self.temperature == config.evaluate.temperature else [f"t{self.temperature:g}"]
         return "_".join(map(str, parts + swept))
 
 
 def wanted(config):
-    """Every set of a config: the table's, then those of the frontiers, then text of others. ValueError for two of one name."""
+    """Every set of a config: the table's, the frontiers', then text from elsewhere. ValueError for two of one name."""
     c, found = config.evaluate, []
     for seed in c.seeds:
         found += [Set("data", 0, seed, c.temperature), Set("unigram", 0, seed, c.temperature)]
@@ -52,7 +52,7 @@ def wanted(config):
 
 
 class Maker:
-    """Makes one set after the other, and keeps each in `samples/` as it is done."""
+    """Makes sets, and writes each to `samples/` when it is done."""
 
     def __init__(self, config, workdir, mesh):
         self._config, self._workdir, self._mesh = config, workdir, mesh
@@ -62,10 +62,10 @@ class Maker:
         self._samplers, self._networks = {}, {}
 
     def __call__(self, one, bar):
-        """(judging.Texts, figures) of a set, from disk where it is there already.
+        """(judging.Texts, metrics) of a set, read from disk if it exists there.
 
-        Figures are `tokens_per_second` (None where nothing was generated), and for text of others its `sha256` and how many
-        texts were `cut` to the models' length.
+        The metrics are `tokens_per_second` (None if nothing was generated), and for text from elsewhere its `sha256` and how
+        many texts were `cut` to the models' length.
         """
         name = one.name(self._config)
         file, note = self._workdir / "samples" / f"{name}.jsonl", self._workdir / "samples" / f"{name}.json"
@@ -114,15 +114,15 @@ class Maker:
         return self._networks[model]
 
     def _real(self, one, bar):
-        """Held-out windows, others for every seed."""
+        """Held-out windows, a different sample for every seed."""
         return self._heldout(one.seed, 0), {"tokens_per_second": None}
 
     def reference(self, seed):
-        """Held-out text that the table's row of that seed has none of: what every set is compared with."""
+        """Held-out text to compare every set with; it shares no window with the table's row of that seed."""
         return self._texts(self._heldout(seed, 1))
 
     def _heldout(self, seed, part):
-        """The first or the second so many held-out windows, in an order of the seed's own."""
+        """Part 0 or 1 of the held-out windows, `evaluate.samples` each, in the seed's order."""
         split, number = windows.manifest(self._data)["splits"]["heldout"]["windows"], self._config.evaluate.samples
         if 2 * number > split:
             raise ValueError(
@@ -133,7 +133,7 @@ class Maker:
 
     @functools.cached_property
     def _count_V(self):
-        """How often each token stands in the training text."""
+        """Number of occurrences of each token in the training text."""
         count_V = np.zeros(self._path.text_vocab, np.int64)
         take = windows.ordered(self._data, "train", 0)
         total = windows.manifest(self._data)["splits"]["train"]["windows"]
@@ -142,13 +142,13 @@ class Maker:
         return count_V
 
     def _unigram(self, one, bar):
-        """Independent draws from the training text's frequencies, which are counted once for all seeds."""
+        """Independent draws from the training text's token frequencies."""
         count_V, shape = self._count_V, (self._config.evaluate.samples, self._config.data.length)
         x_NL = np.random.default_rng(one.seed).choice(len(count_V), shape, p=count_V / count_V.sum()).astype(np.int32)
         return x_NL, {"tokens_per_second": None}
 
     def _foreign(self, one, bar):
-        """Text of others, each cut to the models' length."""
+        """Texts from elsewhere, each cut to the models' length."""
         length = self._config.data.length
         rows = self._tok.encode_batch(list(corpus.documents(corpus.CorpusConfig(files=_pattern(one.file)))))
         return [row[:length] for row in rows], {"tokens_per_second": None, "cut": sum(len(row) > length for row in rows)}
@@ -158,7 +158,7 @@ MAKERS = {"data": Maker._real, "unigram": Maker._unigram}
 
 
 def cooled(kind, apply):
-    """A network whose temperature comes with its weights, so that one program serves a whole frontier."""
+    """A network with the temperature as an input beside its weights, so that one program serves a whole frontier."""
     if kind != "autoregressive":
         return lambda given, x_BL, t_B, h_B: apply(given["network"], x_BL, t_B, h_B) / given["temperature"]
 
@@ -174,7 +174,7 @@ def _pattern(file):
 
 
 def sha256(file):
-    """Of a file, or of the names and contents of a folder's .txt files; FileNotFoundError, one line, where neither is there."""
+    """sha256 of the names and contents of a file, or of a folder's .txt files; FileNotFoundError if there are none."""
     where = pathlib.Path(file)
     files = sorted(where.glob("*.txt")) if where.is_dir() else [where]
     if not files or not all(path.is_file() for path in files):

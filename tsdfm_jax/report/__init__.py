@@ -1,1 +1,1 @@
-"""The page: one self-contained file that shows a report and lets one walk through its trajectories."""
+"""The report page: one self-contained HTML file with the metrics, the figures and a viewer for trajectories."""

@@ -1,4 +1,4 @@
-"""The rows of a report gathered into lines: one a (model, steps), means over seeds, a perplexity for each judge."""
+"""Gather a report's rows into table lines: one for each (model, steps), with means over seeds and a perplexity for each judge."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ ORDER = ("data", "unigram", "text", "teacher", "student_shaped", "student_blind"
 
 
 class Mean(NamedTuple):
-    """A mean over seeds with their standard deviation (None for one seed), the least and the most."""
+    """A mean over seeds with standard deviation (None for one seed), minimum and maximum."""
 
     value: float
     spread: float | None
@@ -37,10 +37,10 @@ class Cell:
     """One line of the table.
 
     Attributes:
-      model, steps: what it is of; steps are 0 for text that no network here wrote.
-      seeds, samples, length: how many seeds, how many texts in each, of how many tokens.
-      fields: name → Mean, of those FIELDS that its rows have.
-      ppl: judge → Mean of `ppl_token`.
+      model, steps: model and number of steps, 0 for text that no network here generated.
+      seeds, samples, length: number of seeds, texts a seed, and tokens a text.
+      fields: {name: Mean} for the FIELDS that its rows have.
+      ppl: {judge: Mean of `ppl_token`}.
     """
 
     model: str
@@ -53,7 +53,7 @@ class Cell:
 
 
 def label(model):
-    """What a model is called on the page."""
+    """Name of a model on the page."""
     return PLAIN.get(model, model.removeprefix("text:"))
 
 
@@ -63,7 +63,7 @@ def number(value):
 
 
 def mean(values):
-    """Mean of the finite numbers among the values, or None where there are none."""
+    """Mean of the finite numbers among the values, or None if there are none."""
     found = [v for v in values if number(v)]
     if not found:
         return None
@@ -72,7 +72,7 @@ def mean(values):
 
 
 def judges(report):
-    """Names of the judges, smallest first, each with the first row that it judged."""
+    """{judge: its first row}, smallest judge first."""
     first = {}
     for row in report.get("rows") or []:
         first.setdefault(row["judge"], row)
@@ -80,7 +80,7 @@ def judges(report):
 
 
 def judge_label(name, row):
-    """A judge by its size, as `judge of 0.11M`, or by its name where the size is not told."""
+    """A judge's label with its size, as `judge of 0.11M`, or its name if the size is unknown."""
     size = row.get("judge_parameters")
     if not number(size):
         return name
@@ -89,7 +89,7 @@ def judge_label(name, row):
 
 
 def gather(report):
-    """The lines of the table, in the order they are shown: those rows that were made at the config's temperature."""
+    """The table's lines in order, from the rows at the config's temperature and those without a temperature."""
     wanted = ((report.get("config") or {}).get("evaluate") or {}).get("temperature")
     groups = {}
     for row in report.get("rows") or []:
@@ -101,7 +101,7 @@ def gather(report):
 
 
 def cell(model, steps, rows):
-    """One line from its rows, one a (seed, judge)."""
+    """One line from its rows, one row for each (seed, judge)."""
     by_seed = {row["seed"]: row for row in rows}
     fields = {name: found for name in FIELDS if (found := mean(row.get(name) for row in by_seed.values()))}
     names = dict.fromkeys(row["judge"] for row in rows)

@@ -1,10 +1,10 @@
-"""The figures of the page; each function gives a list of (title, SVG), empty where the report has no data for it."""
+"""The page's figures; each function gives a list of (title, SVG), empty if the report has no data for it."""
 
 import math
 
 from tsdfm_jax.report import cells, svg
 
-LOOK = {  # beside its colour, each model has a marker and a dash of its own
+LOOK = {  # each model has its own marker and dash pattern, besides its colour
     "teacher": {"marker": "s", "linestyle": (0, (5, 1.6))},
     "student_shaped": {"marker": "o", "linestyle": "-"},
     "student_blind": {"marker": "^", "linestyle": (0, (1.2, 1.4))},
@@ -14,12 +14,12 @@ STAR = {"marker": "*", "markersize": 11, "linestyle": "none", "zorder": 5}
 
 
 def look(model):
-    """Marker and dash of a model."""
+    """Marker and dash pattern of a model."""
     return LOOK.get(model, {"marker": "D", "linestyle": "-."})
 
 
 def log_axis(axis, values, base=10):
-    """A logarithmic axis with plain numbers: at the values themselves (base 2), or at round ones between them (base 10)."""
+    """Make an axis logarithmic, with plain numbers: at the values (base 2), or at round numbers between them (base 10)."""
     from matplotlib import ticker
 
     (axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale)("log", base=base)
@@ -79,7 +79,7 @@ def steps_panel(axes, lines, known):
 
 
 def against_entropy(report):
-    """Perplexity against entropy, a panel for each judge: frontiers over temperature, or the table's points without them."""
+    """Perplexity against entropy, a panel for each judge: frontiers over temperature, or else the table's points."""
     table = cells.gather(report)
     known = [c.model for c in table]
     frontiers = report.get("frontiers") or []
@@ -95,7 +95,7 @@ def against_entropy(report):
             at = sorted({m["entropy_nats"] for m in report.get("matched") or [] if m["judge"] == name})
             title = cells.judge_label(name, row)
             paint = lambda axes, c=curves, p=shown, s=star, a=at: entropy_panel(axes, c, p, s, a, known)
-            what = f"{len(curves)} frontiers over temperature" if curves else f"{len(shown)} lines of the table"
+            what = f"{len(curves)} frontiers over temperature" if curves else f"{len(shown)} points of the table"
             out.append((title, svg.draw(f"entropy-{name}", paint, f"Perplexity against entropy in nats, {title}: {what}.")))
     return out
 
@@ -127,7 +127,7 @@ def entropy_panel(axes, curves, shown, star, matched, known):
 
 
 def frontier(axes, curve, points, colour):
-    """One curve with its bootstrap intervals and the number of its steps."""
+    """One curve with its bootstrap intervals and its number of steps."""
     x, y = [p["entropy_nats"] for p in points], [p["ppl_token"] for p in points]
     axes.plot(x, y, color=colour, **look(curve["model"]))
     for p in points:
@@ -139,7 +139,7 @@ def frontier(axes, curve, points, colour):
 
 
 def losses(report):
-    """Training losses: teacher, students and autoregressive model, the judges, and a compass that was trained."""
+    """Training losses of teacher, students, autoregressive model, trained compass and judges."""
     stages = report.get("stages") or {}
     curves = {name: f.get("curve") for name, f in stages.items() if f.get("curve")}
     judges = ((stages.get("judges") or {}).get("judges") or {}).items()
@@ -179,7 +179,7 @@ def loss_panel(axes, found):
 
 
 def compass(report):
-    """How often the compass prefers the data's midpoint, and its AUC: by step size, by time and by depth."""
+    """The compass's accuracy (how often it prefers the data's midpoint) and AUC, by step size, by time and by depth."""
     told = report.get("compass") or {}
     panels = {"by step size": ("by_step_size", "h"), "by time": ("by_time", "time"), "by depth": ("by_depth", "depth")}
     out = []
@@ -200,7 +200,7 @@ def told_compass(row):
 
 
 def fraction(h):
-    """A step size as 1/8 where it is one over a power of two."""
+    """A step size as text, such as 1/8 if it is one over a power of two."""
     return f"1/{round(1 / h)}" if cells.number(h) and 0 < h < 1 and math.log2(h).is_integer() else f"{h:g}"
 
 
@@ -217,21 +217,22 @@ def compass_panel(axes, named, key):
 
 
 def energies(report):
-    """Energies of the K candidates by midpoint, and how often the first draw was the one that was kept."""
+    """Energies of the K candidates at each midpoint, and how often the first draw was kept."""
     shaping = report.get("shaping") or {}
     points = [p for p in shaping.get("midpoints") or [] if cells.number(p.get("lowest"))]
     if not points:
         return []
-    said = "Energies of the candidates by time: " + "; ".join(
-        f"{p['time']:.3g}: {p['lowest']:.3g} to {p['highest']:.3g}" for p in points
-    )
-    out = [("energies of the candidates", svg.draw("energies", lambda axes: energy_panel(axes, points), said))]
+    said = "Candidate energies by time: " + "; ".join(f"{p['time']:.3g}: {p['lowest']:.3g} to {p['highest']:.3g}" for p in points)
+    out = [("candidate energies", svg.draw("energies", lambda axes: energy_panel(axes, points), said))]
     kept = [p for p in points if cells.number(p.get("first_kept"))]
     if kept:
         said = "How often the first draw is kept: " + "; ".join(f"{p['time']:.3g}: {p['first_kept']:.0%}" for p in kept)
         paint = lambda axes: first_panel(axes, kept, shaping["candidates"])
         out.append(
-            (f"how often the first draw is kept; dashed: chance, 1 of {shaping['candidates']}", svg.draw("first-draw", paint, said))
+            (
+                f"how often the first draw is kept; dashed line: chance, 1/{shaping['candidates']}",
+                svg.draw("first-draw", paint, said),
+            )
         )
     return out
 

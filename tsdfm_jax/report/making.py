@@ -1,4 +1,4 @@
-"""How the report was made, as HTML: command, commit, environment, stages, judges and config."""
+"""The section on how the report was made, as HTML: command, commit, environment, stages, judges and config."""
 
 from html import escape
 
@@ -6,7 +6,7 @@ from tsdfm_jax.report import cells, sections
 
 
 def made(report):
-    """Everything that one needs to make it again; each part only where the report tells it."""
+    """All parts that a reader needs to reproduce the report; parts without data are left out."""
     parts = (sources(report), stages(report), judges(report), config(report))
     return "".join(parts)
 
@@ -22,7 +22,7 @@ def sources(report):
 
 
 def duration(seconds):
-    """Seconds as a reader says them."""
+    """A duration as text, such as 45 s, 12 min 30 s or 2 h 05 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -30,7 +30,7 @@ def duration(seconds):
 
 
 def stages(report):
-    """Time, its share, speed and memory of every stage."""
+    """Time, share of time, tokens/s and peak memory of every stage."""
     told = report.get("stages") or {}
     if not told:
         return ""
@@ -44,11 +44,11 @@ def stages(report):
             f"{memory / 2**30:.1f} GiB" if cells.number(memory) else "–",
         )
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{v}</td>" for v in found)}</tr>')
-    return folded("Stages", grid("Stages", ("stage", "time", "share", "tokens/s", "most memory"), lines))
+    return folded("Stages", grid("Stages", ("stage", "time", "share of time", "tokens/s", "peak memory"), lines))
 
 
 def judges(report):
-    """What each judge is and how it reads a text."""
+    """Size, tokenizer, BOS, context and hash of each judge."""
     lines = []
     for name, row in cells.judges(report).items():
         size, bos = row.get("judge_parameters"), row.get("judge_bos")
@@ -64,7 +64,7 @@ def judges(report):
 
 
 def short(value):
-    """A hash by its first characters, the whole of it on hovering."""
+    """The first characters of a hash, with the whole hash as tooltip."""
     if value is None:
         return "–"
     value = str(value)
@@ -72,7 +72,7 @@ def short(value):
 
 
 def config(report):
-    """Every key and its value."""
+    """Every config key and its value."""
     flat = dict(flatten(report.get("config") or {}))
     if not flat:
         return ""
@@ -83,7 +83,7 @@ def config(report):
 
 
 def flatten(value, at=""):
-    """Dotted keys and their values, as text."""
+    """Dotted keys and their values as text."""
     for key, v in value.items():
         if isinstance(v, dict):
             yield from flatten(v, f"{at}{key}.")
@@ -92,11 +92,11 @@ def flatten(value, at=""):
 
 
 def grid(name, heads, lines, kind="small"):
-    """A plain table in a box of its own."""
+    """A plain table in its own scrolling box."""
     head = "".join(f'<th scope="col">{h}</th>' for h in heads)
     return sections.scroller(name, f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>')
 
 
 def folded(title, inside):
-    """A part that is closed until one asks for it."""
+    """A part that is closed until the reader opens it."""
     return f"<details><summary>{title}</summary>{inside}</details>"

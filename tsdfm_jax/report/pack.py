@@ -1,15 +1,15 @@
-"""The traces as the viewer reads them: of each state and candidate only the tokens that changed, with their energies."""
+"""Pack traces for the viewer: for each state and candidate only the tokens that changed, with their energies."""
 
 import json
 import math
 
 
 def pack(traces):
-    """Traces with every state and candidate as a difference from the state before it.
+    """Traces with every state and candidate as a difference from the previous state.
 
-    A difference is {"at": positions, "to": tokens, "energy": their token energies or null}. A state's energies are those
-    of the candidate that it took each token from: the kept one where that has it, else the lowest of those that have it.
-    Raises ValueError where a state or a candidate is not as long as the noise that its trajectory starts from.
+    A difference is {"at": positions, "to": tokens, "energy": their token energies or null}. A state's token energies come
+    from the candidate with that token: the kept one if it has the token, else the lowest of the others that have it.
+    Raises ValueError if a state or a candidate differs in length from its trajectory's noise.
     """
     out = {key: traces.get(key) for key in ("tau", "policy")}
     out["vocabulary"] = {str(token): shown for token, shown in traces["vocabulary"].items()}
@@ -19,7 +19,7 @@ def pack(traces):
 
 
 def changes(before, after, energy=None):
-    """Where two states of one length differ, what then stands there, and its energy."""
+    """The difference of two states: positions, new tokens, and their energies; ValueError if the lengths differ."""
     if len(before) != len(after):
         raise ValueError(f"a state of {len(after)} tokens follows one of {len(before)}: write the traces of one run again, whole")
     at = [i for i, (a, b) in enumerate(zip(before, after)) if a != b]
@@ -27,7 +27,7 @@ def changes(before, after, energy=None):
 
 
 def trajectory(t):
-    """One trajectory: its noise, and at each midpoint the candidates and what was kept."""
+    """One trajectory: its noise, and at each midpoint the candidates and the kept state."""
     before, midpoints = t["start"], []
     for m in t["midpoints"]:
         candidates, energies = m.get("candidates") or [], m.get("token_energy") or []
@@ -40,7 +40,7 @@ def trajectory(t):
 
 
 def taken(m, candidates, energies):
-    """Token energies of a state, each from the candidate that has the token; None where nothing is known of them."""
+    """Token energies of a state, each from a candidate that has the token; None if there are no token energies."""
     if not energies:
         return None
     kept = m.get("kept") or 0
@@ -53,20 +53,20 @@ def taken(m, candidates, energies):
 
 
 def student(s):
-    """One text of a student: its noise, and what each step changed."""
+    """One text of a student: its noise, and the changes of each step."""
     steps = [changes(a, b) | {"time": time} for a, b, time in zip(s["states"], s["states"][1:], s["times"][1:])]
     head = {key: s.get(key) for key in ("model", "index", "seed")}
     return head | {"start": s["states"][0], "time": s["times"][0], "steps": steps}
 
 
 def script_json(value):
-    """JSON that stands inside a script element and cannot leave it: `<`, `>` and `&` escaped, no NaN."""
+    """JSON that is safe inside a script element: `<`, `>` and `&` escaped, no NaN."""
     text = json.dumps(finite(value), separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def finite(value):
-    """The same value with null for every number that is not finite."""
+    """The same value with None for every number that is not finite."""
     if isinstance(value, dict):
         return {key: finite(v) for key, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Writes the page: one HTML file with its styles, figures, data and viewer inside, which opens from disk without a network."""
+"""Write the page: one HTML file with styles, figures, data and viewer, which opens from disk without a network."""
 
 import pathlib
 import string
@@ -6,23 +6,23 @@ import string
 from tsdfm_jax.report import making, pack, sections
 
 HERE = pathlib.Path(__file__).parent
-SECTIONS = {  # id → heading, what makes it
-    "table": ("What was measured", sections.table),
+SECTIONS = {  # id → heading, function that makes it
+    "table": ("Metrics", sections.table),
     "perplexity": ("Perplexity", sections.perplexity),
     "training": ("Training", sections.training),
     "compass": ("The compass", sections.compass),
-    "energies": ("Looking before leaping", sections.energies),
+    "energies": ("Candidate energies", sections.energies),
     "viewer": ("Trajectories", None),
-    "students": ("The student’s steps", None),
-    "making": ("How it was made", making.made),
+    "students": ("Student sampling steps", None),
+    "making": ("How this report was made", making.made),
 }
 
 
 def write(path, report, traces):
     """Write the page of a report to `path`; the same report and traces give the same bytes.
 
-    `report` is the dict of report.json (schema 1 or 2), `traces` the dict of traces.json, or None. A part of the page
-    that has no data in them is left out. Raises ValueError for a report of another schema, or for traces whose states differ in length.
+    `report` is the dict of report.json (schema 1 or 2), `traces` the dict of traces.json, or None. Sections without data are
+    left out. Raises ValueError for a report of another schema, and for traces with states of different lengths.
     """
     schema = report.get("schema")
     if schema not in (1, 2):
@@ -58,5 +58,5 @@ def page(report, traces):
 
 
 def read(name):
-    """One of the files beside this one."""
+    """Text of a file in this directory."""
     return (HERE / name).read_text(encoding="utf-8")

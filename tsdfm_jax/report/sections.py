@@ -1,25 +1,25 @@
-"""The parts of the page as HTML; each takes the report and gives "" where there is no data for it. All text is escaped."""
+"""The page's sections as HTML; each function takes the report and gives "" if there is no data. All text is escaped."""
 
 import re
 from html import escape
 
 from tsdfm_jax.report import cells, figures, svg
 
-COLUMNS = {  # field → heading, decimals, what it is
-    "entropy_nats": ("entropy, nats", 2, "mean over texts of the entropy of each one's own histogram of tokens"),
-    "distinct_1": ("distinct-1", 2, "different tokens over all tokens"),
-    "distinct_2": ("distinct-2", 2, "different pairs over all pairs"),
-    "distinct_3": ("distinct-3", 2, "different triples over all triples"),
-    "repetition_4": ("repetition-4", 3, "share of 4-grams that stood in the same text before"),
-    "lexical": ("lexical", 2, "share of words that the training text has"),
+COLUMNS = {  # field → heading, decimals, description
+    "entropy_nats": ("entropy, nats", 2, "entropy of a text's token histogram, mean over texts"),
+    "distinct_1": ("distinct-1", 2, "distinct tokens over all tokens"),
+    "distinct_2": ("distinct-2", 2, "distinct 2-grams over all 2-grams"),
+    "distinct_3": ("distinct-3", 2, "distinct 3-grams over all 3-grams"),
+    "repetition_4": ("repetition-4", 3, "share of 4-grams that occur earlier in the same text"),
+    "lexical": ("lexical", 2, "share of words that occur in the training text"),
     "mauve": ("mauve", 3, "area under the divergence frontier against held-out text; 1 is best"),
-    "frechet": ("Fréchet", 3, "distance of a judge's features to held-out text; 0 is best"),
-    "tokens_per_second": ("tokens/s", 0, "tokens a second, compilation left out"),
+    "frechet": ("Fréchet", 3, "Fréchet distance to held-out text in a judge's features; 0 is best"),
+    "tokens_per_second": ("tokens/s", 0, "sampled tokens a second, without compilation"),
 }
 
 
 def answer(report):
-    """The sentence, its numbers set off, and what it stands on."""
+    """The verdict with its ratios in bold, and its caveat."""
     verdict = report.get("verdict")
     if not verdict:
         return ""
@@ -28,7 +28,7 @@ def answer(report):
 
 
 def caveat(report):
-    """What the sentence stands on: seeds, texts, and the entropies that a perplexity must be read with."""
+    """The evidence for the verdict: seeds, texts, and the entropies beside the perplexities."""
     table = cells.gather(report)
     models = [m for m in ("student_shaped", "student_blind", "autoregressive") if any(c.model == m for c in table)]
     if not models:
@@ -38,16 +38,16 @@ def caveat(report):
     beside = [c for c in table if c.model in models[1:] and c.steps == one.steps] + [c for c in table if c.model == "data"]
     seeds = "one seed" if one.seeds == 1 else f"{one.seeds} seeds"
     each = "each" if one.seeds == 1 else "each seed,"
-    said = f"It stands on {seeds}: {one.samples:,} texts of {one.length} tokens for {each} model and number of steps."
+    said = f"Based on {seeds}: {one.samples:,} texts of {one.length} tokens for {each} model and number of steps."
     known = [c for c in (one, *beside) if "entropy_nats" in c.fields]
     if len(known) > 1 and known[0] is one:
         told = ", ".join(f"{c.fields['entropy_nats'].value:.2f} nats ({cells.label(c.model)})" for c in known)
-        said += f" Entropy at {one.steps} step{'s' * (one.steps != 1)}: {told}. Where entropy is lower, a part of a lower perplexity is lower diversity."
+        said += f" Entropy at {one.steps} step{'s' * (one.steps != 1)}: {told}. Lower entropy means less diverse text, which lowers perplexity too."
     return f'<p class="caveat">{escape(said)}</p>'
 
 
 def table(report):
-    """One line for each model and number of steps; real text and unigram draws stand apart."""
+    """The table of metrics: a line for each model and number of steps; text without steps is set apart."""
     lines = cells.gather(report)
     if not lines:
         return ""
@@ -67,7 +67,7 @@ def table(report):
         last = group
         bodies.append(line(c, judges, columns, known))
     head = f'<tr><th scope="col">text</th><th scope="col">steps</th>{head}</tr>'
-    return scroller("The table", f"<table><thead>{head}</thead>{''.join(bodies)}</tbody></table>") + table_note(report, lines)
+    return scroller("Metrics", f"<table><thead>{head}</thead>{''.join(bodies)}</tbody></table>") + table_note(report, lines)
 
 
 def line(c, judges, columns, known):
@@ -83,7 +83,7 @@ def line(c, judges, columns, known):
 
 
 def value(m, decimals):
-    """A mean with its spread."""
+    """A mean with its standard deviation, as HTML."""
     if m is None:
         return "–"
     spread = f' <span class="spread">± {m.spread:,.{decimals}f}</span>' if m.spread is not None else ""
@@ -91,7 +91,7 @@ def value(m, decimals):
 
 
 def table_note(report, lines):
-    """What all of its rows have in common."""
+    """The note below the table: settings that all rows share."""
     row = report["rows"][0]
     facts = [
         f"source {row.get('source')}",
@@ -100,36 +100,36 @@ def table_note(report, lines):
         f"{row.get('dtype')}",
     ]
     seeds = max(c.seeds for c in lines)
-    facts.append(f"means over {seeds} seeds ± their standard deviation" if seeds > 1 else "one seed")
-    return f'<p class="note">Generative perplexity is exp of the mean NLL of a judge\'s token (<code>ppl_token</code>); {escape(", ".join(facts))}.</p>'
+    facts.append(f"means over {seeds} seeds ± standard deviation" if seeds > 1 else "one seed")
+    return f'<p class="note">Generative perplexity (<code>ppl_token</code>) is exp of a judge\'s mean NLL per token; {escape(", ".join(facts))}.</p>'
 
 
 def swatch(model, known):
-    """A model's name behind its colour."""
+    """A model's name with its colour."""
     kind = model if model in svg.MODELS else "other"
     return f'<span class="swatch {kind}" style="--c: {svg.variable(model, known)}">{escape(cells.label(model))}</span>'
 
 
 def legend(report, models=None):
-    """The names of the models in their colours."""
+    """The models' names with their colours."""
     known = list(dict.fromkeys(c.model for c in cells.gather(report)))
     shown = [m for m in (models or known) if m != "unigram"]
     return '<p class="legend">' + "".join(swatch(m, known) for m in shown) + "</p>"
 
 
 def panels(found):
-    """Figures beside one another, one below the other on a phone."""
+    """Figures side by side, or in one column on a phone."""
     one = "".join(f"<figure><figcaption>{escape(title)}</figcaption>{drawing}</figure>" for title, drawing in found)
     return f'<div class="panels">{one}</div>'
 
 
 def scroller(name, inside):
-    """A box of its own for what is wider than a phone."""
+    """A scrolling box for content wider than a phone's screen."""
     return f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0">{inside}</div>'
 
 
 def perplexity(report):
-    """Perplexity against steps and against entropy, and what the frontiers say at matched entropy."""
+    """Perplexity against steps, against entropy, and at matched entropy."""
     steps, entropy = figures.against_steps(report), figures.against_entropy(report)
     if not steps and not entropy:
         return ""
@@ -138,18 +138,18 @@ def perplexity(report):
         out += "<h3>against steps</h3>" + panels(steps)
     if entropy:
         frontiers = report.get("frontiers")
-        how = "Each curve is one model at one number of steps, over temperature; bars are bootstrap intervals." if frontiers else ""
-        how = how or "The number at each point is its steps."
+        how = "Each curve is one model at one number of steps over temperature; bars are bootstrap intervals." if frontiers else ""
+        how = how or "The number at each point is its number of steps."
         matched = " The dashed line is the entropy at which the models are compared." if report.get("matched") else ""
         out += f"<h3>against entropy</h3>{panels(entropy)}<p class='note'>{how}{matched}</p>{at_entropy(report)}"
     return out
 
 
 def at_entropy(report):
-    """The sentences at matched entropy, one for each judge."""
+    """Sentences with the perplexities at matched entropy, one for each judge."""
     named, out = cells.judges(report), {}
     for m in report.get("matched") or []:
-        at = f"At the entropy of {m['entropy_of']} ({m['entropy_nats']:.2f} nats), by the {cells.judge_label(m['judge'], named.get(m['judge'], {}))}: "
+        at = f"At the entropy of {m['entropy_of']} ({m['entropy_nats']:.2f} nats), perplexity by the {cells.judge_label(m['judge'], named.get(m['judge'], {}))}: "
         who = f"{cells.label(m['model'])} at {m['steps']:,} step{'s' * (m['steps'] != 1)}"
         interval = f" ({m['low']:.1f} to {m['high']:.1f})" if cells.number(m.get("low")) and cells.number(m.get("high")) else ""
         reached = f"{who} {m['ppl_token']:.1f}{interval}" if cells.number(m.get("ppl_token")) else f"{who} does not reach it"
@@ -158,7 +158,7 @@ def at_entropy(report):
 
 
 def training(report):
-    """Held-out bits per byte, and the losses."""
+    """Held-out ELBO in bits per byte, and the training losses."""
     bounds = {name: v for name, v in (report.get("bounds") or {}).items() if cells.number(v)}
     drawn = figures.losses(report)
     out = ""
@@ -168,7 +168,7 @@ def training(report):
             f'<div class="bar" style="--c: {svg.variable(m)}; --w: {100 * v / most:.1f}%"><dt>{escape(cells.label(m))}</dt><dd>{v:.3f}</dd></div>'
             for m, v in bounds.items()
         )
-        out += f"<h3>held-out ELBO, bits per byte</h3><dl class='bars'>{bars}</dl>"
+        out += f"<h3>held-out ELBO, bits per byte (lower is better)</h3><dl class='bars'>{bars}</dl>"
         for m, said in (report.get("bounds_exact") or {}).items():
             out += f'<p class="note">{escape(cells.label(m))}: {escape(said)}.</p>'
     if drawn:
@@ -178,7 +178,7 @@ def training(report):
 
 
 def compass(report):
-    """How well the compass tells good from bad, and where it leads."""
+    """The compass's accuracy and AUC, and the perplexity and entropy of texts that it steers."""
     told, drawn = report.get("compass") or {}, figures.compass(report)
     steered = told.get("steered") or []
     facts = [f"{what} {told[key]:.2f}" for key, what in (("accuracy", "accuracy"), ("auc", "AUC")) if cells.number(told.get(key))]
@@ -194,14 +194,14 @@ def compass(report):
             f'<tr><th scope="row">{escape(str(r["selection"]))}</th><td>{r["ppl_token"]:,.1f}</td><td>{r["entropy_nats"]:.2f}</td></tr>'
             for r in steered
         )
-        head = '<tr><th scope="col">the candidate taken</th><th scope="col">ppl, pilot judge</th><th scope="col">entropy, nats</th></tr>'
-        out += f"<h3>the teacher steered by it, {steered[0]['steps']} steps</h3>"
-        out += scroller("Where the compass leads", f'<table class="small"><thead>{head}</thead><tbody>{rows}</tbody></table>')
+        head = '<tr><th scope="col">candidate kept</th><th scope="col">ppl, pilot judge</th><th scope="col">entropy, nats</th></tr>'
+        out += f"<h3>teacher steered by the compass, {steered[0]['steps']} steps</h3>"
+        out += scroller("Texts steered by the compass", f'<table class="small"><thead>{head}</thead><tbody>{rows}</tbody></table>')
     return out
 
 
 def energies(report):
-    """The energies of the candidates, and how often looking changed nothing."""
+    """The candidates' energies, and how often the first draw was kept."""
     drawn = figures.energies(report)
     if not drawn:
         return ""
@@ -209,14 +209,12 @@ def energies(report):
     kept = [p["first_kept"] for p in s["midpoints"] if cells.number(p.get("first_kept")) and p.get("shaped", True)]
     out = f"<p>{s['candidates']} candidates at each midpoint of {s['records']:,} trajectories. "
     out += (
-        f"Where they were compared, the first draw would have won in <b>{sum(kept) / len(kept):.0%}</b> of cases.</p>"
-        if kept
-        else "</p>"
+        f"Where they were compared, the first draw was kept in <b>{sum(kept) / len(kept):.0%}</b> of cases.</p>" if kept else "</p>"
     )
     names = {
-        "teacher": ("var(--soft)", "all candidates: band, mean"),
-        "b": ("var(--blind)", "the first draw"),
-        "s": ("var(--shaped)", "the one kept"),
+        "teacher": ("var(--soft)", "all candidates: range, mean"),
+        "b": ("var(--blind)", "first draw"),
+        "s": ("var(--shaped)", "kept candidate"),
     }
     keys = "".join(f'<span class="swatch" style="--c: {c}">{said}</span>' for c, said in names.values())
     return f'{out}<p class="legend">{keys}</p>{panels(drawn)}'

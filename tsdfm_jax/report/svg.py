@@ -1,10 +1,10 @@
-"""A matplotlib figure as inline SVG that takes its colours and its fonts from the page."""
+"""Matplotlib figures as inline SVG with the page's colours and fonts."""
 
 import io
 import re
 from xml.etree import ElementTree
 
-# Matplotlib draws in these colours, which stand for nothing but the page's variables; see `page.css`.
+# Placeholder colours for Matplotlib; `restyle` replaces them by the page's variables (see `page.css`).
 INK, SOFT, RULE, ACCENT = "#010101", "#010102", "#010103", "#010104"
 VARIABLES = {INK: "ink", SOFT: "soft", RULE: "rule", ACCENT: "accent"}
 OWN = {"teacher": "#010201", "student_shaped": "#010202", "student_blind": "#010203", "autoregressive": "#010204"}
@@ -41,7 +41,7 @@ LINK = "{http://www.w3.org/1999/xlink}href"
 
 
 def colour(model, known=()):
-    """The colour of a model, the same in every figure; texts from elsewhere take theirs by their place in `known`."""
+    """The colour of a model, the same in every figure; texts from elsewhere get theirs by their position in `known`."""
     others = [m for m in known if m not in MODELS]
     return MODELS.get(model) or OTHERS[others.index(model) % len(OTHERS) if model in others else 0]
 
@@ -54,7 +54,7 @@ def variable(model, known=()):
 def draw(name, paint, said, size=(3.7, 2.8)):
     """Inline SVG of what `paint(axes)` draws.
 
-    `name` is unlike that of any other figure on the page, `said` is what a screen reader says of it, `size` is in inches.
+    `name` is unique on the page, `said` is the text for screen readers, `size` is in inches.
     """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -71,7 +71,7 @@ def draw(name, paint, said, size=(3.7, 2.8)):
 
 
 def adapt(text, said):
-    """Matplotlib's file as an element of the page: its colours variables, no font, no style sheet, no id that is not used."""
+    """Turn Matplotlib's SVG into an element of the page: colours as variables, no fonts, no style sheet, no unused ids."""
     root = ElementTree.fromstring(text)
     used = set(re.findall(r'url\(#(\w+)\)|href="#(\w+)"', text))
     used = {name for pair in used for name in pair if name}
@@ -98,6 +98,6 @@ def adapt(text, said):
 
 
 def restyle(style):
-    """One style attribute with the page's variables for our colours, and the page's font."""
+    """A style attribute with the page's variables in place of the placeholder colours, and without a font."""
     style = re.sub(r"font-family:[^;]*;?", "", style)
     return re.sub(r"#0[0-9a-f]{5}", lambda m: f"var(--{VARIABLES.get(m[0], 'ink')})", style).strip().rstrip(";")

@@ -24,7 +24,7 @@
     return node;
   }
 
-  /* Every state of a text, from its noise and its differences, and which positions have left the noise by then. */
+  /* All states of a text, from its noise and its differences, and the positions that have changed up to each state. */
   function replay(start, differences) {
     const states = [start], touched = [new Uint8Array(start.length)];
     for (const { at, to } of differences) {
@@ -36,7 +36,7 @@
     return { states, touched };
   }
 
-  /* Text into a node: tokens that changed are each a mark, runs of others are one node, those still noise look raw. */
+  /* Write text into a node: a mark for each changed token, one node for each run of others; noise is styled as raw. */
   function write(node, before, touched, difference, mark) {
     const changed = new Map(difference.at.map((position, n) => [position, n]));
     const out = document.createDocumentFragment();
@@ -58,13 +58,13 @@
     }
     flush();
     node.replaceChildren(out);
-    if (node.classList.contains("text")) node.style.minHeight = node.offsetHeight + "px"; // what stands below stays in place
+    if (node.classList.contains("text")) node.style.minHeight = node.offsetHeight + "px"; // keeps the content below in place
   }
 
   const NOTHING = { at: [], to: [], energy: null };
   const newMark = (text) => element("mark", "new", text);
 
-  /* What both viewers have in common: a choice, a slider, buttons, arrow keys and play; `show(step)` does the rest. */
+  /* The controls of both viewers: a select, a slider, buttons, arrow keys and play; `show(step)` draws a step. */
   function walker(root, names, choose, show) {
     const part = (name) => root.querySelector('[data-part="' + name + '"]');
     const slider = part("slider"), play = part("play"), select = part("choose");
@@ -117,7 +117,7 @@
     return by;
   }
 
-  /* The range of the middle nine tenths of some numbers, so that one outlier does not flatten the colours. */
+  /* The 5th and 95th percentile of the numbers, so that outliers do not flatten the colours, with minimum and maximum. */
   function range(values) {
     const every = Math.ceil(values.length / 50000);
     const sorted = values.filter((value, n) => known(value) && n % every === 0).sort((a, b) => a - b);
@@ -128,7 +128,7 @@
 
   const place = (value, { low, high }) => (high > low ? Math.min(Math.max((value - low) / (high - low), 0), 1) : 0.5);
 
-  /* A mark in the colour of a token's energy, where the scale of energies is known. */
+  /* A mark coloured by a token's energy, if the energy and the scale are known. */
   const energyMark = (scale) => (text, energy) => {
     const node = element("mark", "changed", text);
     if (known(energy) && scale) {
@@ -140,7 +140,7 @@
     return node;
   };
 
-  /* One candidate: what it would change in the state before, beside its energy. */
+  /* One candidate: its energy, and its changes to the previous state. */
   function card(m, k, energies, before, touched, mark) {
     const kept = k === m.kept, energy = m.energy ? m.energy[k] : null;
     const node = element("li", kept ? "card kept" : "card"), head = element("header"), words = element("div", "words");
@@ -159,19 +159,19 @@
     return node;
   }
 
-  /* What is said of a step: its time first. */
+  /* The parts of a step's status line, its time first. */
   function told(midpoints, step) {
-    if (!step) return ["time 0", "the noise it starts from", plural(midpoints.length, "midpoint") + " to come"];
+    if (!step) return ["time 0", "initial noise", plural(midpoints.length, "midpoint") + " to come"];
     const m = midpoints[step - 1];
     const out = ["time " + time(m.time), "midpoint " + step + " of " + midpoints.length, plural(m.state.at.length, "token") + " changed"];
     if (m.candidates.length > 1) {
       const energy = m.energy && known(m.energy[m.kept]) ? " with energy " + m.energy[m.kept] : "";
-      out.push(m.shaped ? "candidate " + (m.kept + 1) + " of " + m.candidates.length + " kept" + energy : "the candidates are not compared here");
+      out.push(m.shaped ? "candidate " + (m.kept + 1) + " of " + m.candidates.length + " kept" + energy : "candidates not compared at this midpoint");
     }
     return out;
   }
 
-  /* All candidates' energies over all midpoints; `here(step)` shows where one is, `at(event)` is the step of a click. */
+  /* All candidates' energies at all midpoints; `here(step)` marks the current step, `at(event)` is the step of a click. */
   function energyMap(svg, midpoints, energies) {
     const WIDTH = 420, HEIGHT = 210, LEFT = 40, FLOOR = 184, wide = (WIDTH - LEFT - 6) / midpoints.length;
     const column = (step) => LEFT + (step - 0.5) * wide;
@@ -273,7 +273,7 @@
       const last = Math.max(...texts.map((s) => s.steps.length));
       const longest = texts.find((s) => s.steps.length === last);
       const when = "time " + time(step ? longest.steps[step - 1].time : longest.time);
-      const said = step ? [when, "step " + step + " of " + last, ...changed] : [when, "the noise they start from"];
+      const said = step ? [when, "step " + step + " of " + last, ...changed] : [when, "initial noise"];
       part("status").replaceChildren(element("b", "", said[0]), ", " + said.slice(1).join(", "));
       root.dataset.step = step;
       return said.join(", ");

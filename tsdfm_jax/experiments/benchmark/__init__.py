@@ -1,1 +1,1 @@
-"""Every program of a training beside the bare passes of the networks that it is made of."""
+"""Benchmark: times every training program against the bare network passes that it consists of."""

@@ -1,4 +1,4 @@
-"""The clock of the benchmark: programs compiled, weighed, and run in turn."""
+"""Timing for the benchmark: compile programs, read XLA's cost and memory analysis, and run them in turn."""
 
 import statistics
 import time
@@ -11,16 +11,16 @@ from tsdfm_jax.experiments.planning import hlo
 
 
 class Program(NamedTuple):
-    """Something to be timed.
+    """A program to time.
 
     Attributes:
-      name: what it is.
-      run: one run of it; what it returns is waited for.
-      lower: its lowering, to be compiled and weighed; None for what is no program of a device.
-      bare: {name of another program: how many runs of it this one is made of}; empty for what is compared with nothing.
-      tokens: that one run reads or writes.
-      flops: of its matrix products, by arithmetic on the shapes; 0 where that says nothing.
-      also: further figures of the last run, {name: number}.
+      name: its name in the tables.
+      run: does one run; the clock waits for its result.
+      lower: returns the lowering to compile and analyse; None if it is not a device program.
+      bare: {name of another program: number of its runs in one run of this one}; empty if it has no baseline.
+      tokens: tokens that one run reads or writes.
+      flops: FLOPs of its matrix products, computed from the shapes; 0 where this does not apply.
+      also: returns further metrics of the last run, {name: number}.
     """
 
     name: str
@@ -33,11 +33,12 @@ class Program(NamedTuple):
 
 
 def timed(programs, rounds):
-    """{name: figures} of programs that are run in turn, `rounds` times.
+    """Run the programs in turn, `rounds` times; returns {name: metrics}.
 
-    Figures: seconds, and `over_bare`, the ratio to the bare passes of the same round, each as median, min and max; tokens,
-    flops; and of what was compiled xla_flops (of matrix products, each as often as its loops run), the bytes of XLA's memory
-    analysis, compile_seconds, and again_seconds, a second start: tracing, and the program read from the cache on disk.
+    Metrics: `seconds`, and `over_bare`, the ratio to the bare passes of the same round, each as median, min and max; `symbols`
+    (tokens of one run) and `flops`; for compiled programs also `xla_flops` (matrix products, times their loop counts), the
+    bytes of XLA's memory analysis, `compile_seconds`, and `again_seconds`, a second start: tracing, and reading the program
+    from the cache on disk.
     """
     found = {program.name: {"symbols": program.tokens, "flops": program.flops} | weighed(program) for program in programs}
     first = {program.name: seconds(program.run) for program in programs}
@@ -57,12 +58,12 @@ def timed(programs, rounds):
 
 
 def spread(values):
-    """Median, least and greatest."""
+    """Median, minimum and maximum."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def weighed(program):
-    """What compiling a program takes, and what XLA says of it."""
+    """Compile a program: its compile time, and XLA's FLOPs and memory sizes; {} without `lower`."""
     if program.lower is None:
         return {}
     begun = time.perf_counter()
@@ -73,13 +74,13 @@ def weighed(program):
 
 
 def multiplied(compiled):
-    """FLOPs of a compiled program's matrix products; XLA's own count, loops once, where they are calls of a library."""
+    """FLOPs of a compiled program's matrix products; XLA's own count, each loop once, where they are library calls."""
     module = hlo.Module(compiled.as_text())
     return sum((run.times or 1) * module.flops(run) for run in module.runs()) or compiled.cost_analysis().get("flops", 0.0)
 
 
 def seconds(run):
-    """What one run takes, on the clock on the wall."""
+    """Wall-clock seconds of one run."""
     begun = time.perf_counter()
     jax.block_until_ready(run())
     return time.perf_counter() - begun

@@ -1,15 +1,15 @@
-"""Times every program of a config against the bare passes of its networks, side by side, on whatever device there is.
+"""Time every program of a config against the bare passes of its networks, side by side, on the devices of this machine.
 
     python -m launch.benchmark --json=results/benchmark.json
     python -m launch.benchmark --config=configs/fineweb_170m.py --only=trajectories,sampler
 
 A shaped trajectory should cost its generator's and its compass's forward passes, an update one forward and one backward pass,
-a text one forward pass a step. What a program takes beyond that is overhead: `over bare` is its time over that of those passes
-alone, each compiled for itself, all run in turn, round by round. Without --config it takes the 170M shape and the quickstart's.
-On a CPU the 170M shape is cut to short windows in float32 (CPU, below); --batch, --length and --dtype say otherwise. Weights
+a text one forward pass a step. Any further time is overhead: `over bare` is a program's time divided by the time of these
+passes, each compiled alone, all run in turn, round by round. Without --config it times the 170M config and the quickstart.
+On a CPU the 170M config runs on short windows in float32 (CPU, below); --batch, --length and --dtype override this. Weights
 and data are random: no time depends on them.
 
-Every program is compiled anew, and once more as a second start does, from JAX's cache in a folder that is gone afterwards.
+Every program is compiled anew, and once more as in a second start, from JAX's cache in a temporary directory.
 """
 
 import datetime
@@ -30,13 +30,13 @@ from tsdfm_jax.experiments.planning import aot_compile
 parse, fail = functools.partial(command_line.parse, "benchmark"), functools.partial(command_line.fail, "benchmark")
 GROUPS = ("teacher", "compass", "trajectories", "student", "sampler", "draws", "losses", "reading", "stage", "start")
 SHAPES = ("configs/fineweb_170m.py", "configs/quickstart.py")
-# What one sequence of 1,024 tokens takes of two cores is minutes; the matrices, and V, are those of the whole shape.
+# One sequence of 1,024 tokens takes minutes on two cores. The matrices and V keep their full size.
 CPU = {"configs/fineweb_170m.py": {"batch": 2, "length": 128, "dtype": "float32"}}
-BATCH = 16  # rows, where neither a flag nor CPU says
+BATCH = 16  # rows, if neither a flag nor CPU sets them
 
 
 def cut(config, file, platform_name):
-    """(config, rows) as they are timed on a platform: CPU's sizes where they are meant, then those of the flags."""
+    """(config, rows) to time on a platform: the flags' sizes, else those of CPU on a CPU, else the defaults."""
     sizes = CPU.get(file, {}) if platform_name == "cpu" else {}
     batch = flags.FLAGS.batch or sizes.get("batch", BATCH)
     length = flags.FLAGS.length or sizes.get("length", config.data.length)
@@ -49,7 +49,7 @@ def cut(config, file, platform_name):
 
 
 def machine():
-    """What the figures were taken on."""
+    """Describe the devices and the JAX version of this machine."""
     import jax
 
     device = jax.devices()[0]
@@ -60,7 +60,7 @@ def machine():
 
 
 def _cpu():
-    """The CPU's own name, where the system tells."""
+    """The CPU's model name, where the system states it."""
     try:
         with open("/proc/cpuinfo") as told:
             return next((line.split(":", 1)[1].strip() for line in told if line.startswith("model name")), "")
@@ -69,7 +69,7 @@ def _cpu():
 
 
 def measure(file, config, wanted, say):
-    """Time the wanted groups of a config, and `say(group, rows)` of each as it is done; returns the entry of all."""
+    """Time the wanted groups of a config, and call `say(group, rows)` after each; returns the entry with all groups."""
     import jax
 
     from tsdfm_jax.config import settings, validation
@@ -95,13 +95,13 @@ def measure(file, config, wanted, say):
 
 
 def entry_name(name, found):
-    """What an entry of the file is called: the config, its sizes, the device and how many of it there are."""
+    """Key of an entry in the JSON file: config, sizes, and the number and kind of devices."""
     sizes = found["sizes"]
     return f"{name} B={sizes['batch']} L={sizes['length']} {sizes['dtype']}, {found['devices']} x {found['device']}"
 
 
 def show(title, rows):
-    """One group on the terminal."""
+    """Print one group on the terminal."""
     import rich.console
     import rich.table
 
@@ -126,7 +126,7 @@ def show(title, rows):
 
 
 def cells(row):
-    """A row's figures as text, in the order of the table's columns."""
+    """A row's metrics as text, in the order of the table's columns."""
     bare = row.get("over_bare")
     yield f"{1e3 * row['seconds']['median']:,.1f}"
     yield " to ".join(f"{1e3 * row['seconds'][end]:,.1f}" for end in ("min", "max"))
@@ -139,7 +139,7 @@ def cells(row):
 
 
 def asked(argv):
-    """[(file, config)] to time. Raises ValueError, one line."""
+    """[(file, config)] to time. Raises ValueError, in one line."""
     if flags.FLAGS.config is not None:
         return [(command_line.config_file(argv, SHAPES[0]), flags.FLAGS.config)]
     command_line.only_flags(argv)
@@ -147,14 +147,14 @@ def asked(argv):
 
 
 def define():
-    """The flags; not on import, as another command's of the same names may be there."""
-    config_flags.DEFINE_config_file("config", None, "One config to time instead of the two.")
-    flags.DEFINE_list("only", [], f"What to time, comma-separated, of {', '.join(GROUPS)}; all of it by default.")
-    flags.DEFINE_integer("batch", 0, f"Rows of every program; 0 is {BATCH}, or 2 of the 170M shape on a CPU.", lower_bound=0)
-    flags.DEFINE_integer("length", 0, "Tokens of a window; 0: the config's, or 128 of the 170M shape on a CPU.", lower_bound=0)
-    flags.DEFINE_string("dtype", "", "Compute type; the config's by default, or float32 for the 170M shape on a CPU.")
-    flags.DEFINE_integer("rounds", 7, "How often everything of a group is run in turn.", lower_bound=1)
-    flags.DEFINE_float("longest", 60.0, "Seconds that one run of the sampler may take; beyond, it is stopped on the way.", 0.1)
+    """Define the flags; not on import, because another command may define the same names."""
+    config_flags.DEFINE_config_file("config", None, "A config to time instead of the two defaults.")
+    flags.DEFINE_list("only", [], f"Groups to time, comma-separated: {', '.join(GROUPS)}. All by default.")
+    flags.DEFINE_integer("batch", 0, f"Rows of every program; 0: {BATCH}, or 2 for the 170M config on a CPU.", lower_bound=0)
+    flags.DEFINE_integer("length", 0, "Tokens of a window; 0: the config's, or 128 for the 170M config on a CPU.", lower_bound=0)
+    flags.DEFINE_string("dtype", "", "Compute type; by default the config's, or float32 for the 170M config on a CPU.")
+    flags.DEFINE_integer("rounds", 7, "Number of rounds; each round runs all programs of a group in turn.", lower_bound=1)
+    flags.DEFINE_float("longest", 60.0, "Longest run of the sampler, seconds; longer runs do only their first steps.", 0.1)
     flags.DEFINE_string("json", "", "A file to add the results to, by config, sizes and device.")
 
 

@@ -1,4 +1,4 @@
-"""The benchmark's groups: the stages' programs, and the parts of them that are no network's: draws, losses, reading, start."""
+"""The benchmark's groups: the stages' programs, and their parts outside the networks: draws, losses, reading, start."""
 
 import functools
 import itertools
@@ -21,13 +21,13 @@ from tsdfm_jax.flow import jump, losses, path as paths
 from tsdfm_jax.runtime import mesh as meshes
 
 DRAWS = (1, 8, 32)
-ROWS = 4096  # records in the shard that is read from
-SCORES = ("entropy", "negative_log_posterior")  # that nothing is trained by
-SHARDS = 4  # that the stage's loop writes, of two batches each
+ROWS = 4096  # windows in the shard to read
+SCORES = ("entropy", "negative_log_posterior")  # not losses: timed without a gradient
+SHARDS = 4  # shards that the stage's loop writes, of two batches each
 
 
 def of_draws(shape):
-    """K candidates of one posterior by prefix sums, and by K draws from the whole of it."""
+    """K candidates of one posterior, by prefix sums and by K categorical draws."""
     apply, params = programs.network(shape, "teacher")
     bare = programs.forward(shape, "teacher", apply, params)
     logits_BLV = bare.run()
@@ -56,7 +56,7 @@ def of_draws(shape):
 
 
 def of_reading(shape):
-    """A batch of windows and one of records as training reads them, beside the passes that are made of it."""
+    """Read a batch of windows and a batch of records as training does, beside one forward and backward pass."""
     apply, params = programs.network(shape, "teacher")
     bare = programs.there_and_back(shape, "teacher", apply, params)
     rng, length, folder = np.random.default_rng(0), shape.config.data.length, tempfile.TemporaryDirectory()
@@ -73,14 +73,14 @@ def of_reading(shape):
     whole = records.open_store(where / "records").batches(shape.batch, 0, fields=student_training.learnt(schema))
 
     def read(batches):
-        return lambda folder=folder: meshes.put_batch(shape.mesh, next(batches))  # the folder lives as long as this
+        return lambda folder=folder: meshes.put_batch(shape.mesh, next(batches))  # keeps the folder alive
 
     told = dict(bare={bare.name: 1}, tokens=shape.read)
     return [bare, Program("a batch of windows", read(windows), **told), Program("a batch of trajectories", read(whole), **told)]
 
 
 def of_losses(shape):
-    """Losses with their gradient in the logits, and scores, as they are and as one would write them first."""
+    """Losses with their gradient in the logits, and scores: the package's versions and the plain ones."""
     apply, params = programs.network(shape, "teacher")
     forward, both = programs.forward(shape, "teacher", apply, params), programs.there_and_back(shape, "teacher", apply, params)
     logits_BLV, (x_BL, t_B, _), path = forward.run(), programs.inputs(shape), settings.path(shape.config, shape.text_vocab)
@@ -102,7 +102,7 @@ def of_losses(shape):
 
 
 def of_stage(shape):
-    """The stage's own loop over batches and shards, beside its programs alone: the blind set, which leaves it the least time."""
+    """The stage's loop over batches and shards, beside its programs alone; for the blind set, where the loop has least time."""
     shape = shape.but(trajectories__midpoints=2, trajectories__shard=2 * shape.batch)
     c, (apply, weights) = shape.config.trajectories, programs.network(shape, "teacher")
     bare = programs.walk(shape.but(shaping__candidates=1), {"generator": weights, "compass": None}, apply, "teacher", 1, {})
@@ -127,7 +127,7 @@ def of_stage(shape):
 
 
 def of_start(shape):
-    """What a user waits for before anything is computed; the same of every config."""
+    """Start-up time before anything is computed; the same for every config."""
     del shape
 
     def run(*arguments):

@@ -1,4 +1,4 @@
-"""The losses and scores over V as one would write them first: what the benchmark times ours beside, and the tests hold them to."""
+"""Plain versions of the losses and scores over V: the benchmark's baseline and the tests' reference."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from tsdfm_jax.flow import path as paths
 
 
 def log_p(path, logits_BLV):
-    """The posterior's logarithm, an array of its own: what the plain forms read."""
+    """The log posterior as a full array [B, L, V]."""
     return jax.nn.log_softmax(paths.data_logits(path, logits_BLV), axis=-1)
 
 

@@ -1,6 +1,6 @@
-"""What the benchmark times: the programs of the stages as they run them, and beside each the bare passes it is made of.
+"""The benchmark's programs: those of the stages, and beside each the bare network passes that it consists of.
 
-Every group is a function of a `Shape` that gives a list of `benchmark_clock.Program`, built as the stages build them.
+Every group is a function from a `Shape` to a list of `clock.Program`, built as the stages build them.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ STEPS = (1, 8, 1024)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A config as it is timed.
+    """A config to time.
 
     Attributes:
-      config, mesh: of the programs.
+      config, mesh: config and mesh of the programs.
       batch: B of every program.
-      longest: seconds that one run of the sampler may take.
+      longest: most seconds that one run of the sampler may take.
     """
 
     config: ConfigDict
@@ -42,12 +42,12 @@ class Shape:
 
     @property
     def text_vocab(self):
-        """Of the text's vocabulary."""
+        """Tokens of the text's vocabulary."""
         return self.config.tokenizer.vocab_size
 
     @property
     def vocab(self):
-        """V."""
+        """V: tokens of the path's vocabulary."""
         return settings.path(self.config, self.text_vocab).vocab
 
     @property
@@ -56,7 +56,7 @@ class Shape:
         return self.batch * self.config.data.length
 
     def but(self, **changes):
-        """The same with other config keys, a dot of which is written as two underscores."""
+        """A copy with other config values; keys have two underscores for each dot."""
         keys = {key.replace("__", "."): value for key, value in changes.items()}
         return dataclasses.replace(self, config=aot_compile.with_settings(self.config, keys))
 
@@ -66,7 +66,7 @@ class Shape:
 
 
 def filled(abstract, seed=0):
-    """A tree of small normal numbers: no logits alike, as a newborn network's are."""
+    """A tree of small normal numbers, so that logits differ; a freshly initialised network's are all equal."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     leaves = enumerate(jax.tree.leaves(abstract))
     made = lambda: [0.02 * jax.random.normal(jax.random.fold_in(jax.random.key(seed), i), a.shape, a.dtype) for i, a in leaves]
@@ -74,12 +74,12 @@ def filled(abstract, seed=0):
 
 
 def abstract(tree):
-    """Arrays as what they are like."""
+    """Abstract arrays: shapes, dtypes and shardings of a tree."""
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), tree)
 
 
 def network(shape, name):
-    """(apply, weights) of the teacher, the student or the compass; a compass takes no step size."""
+    """(apply, weights) of the teacher, the student or the compass; the compass ignores the step size."""
     if name != "compass":
         found = trained.network(shape.config, shape.text_vocab, shape.mesh, step_conditioned=name == "student")
         return found.apply, filled(found.params)
@@ -110,7 +110,7 @@ def _forward(name, shape, rows=None):
 
 
 def there_and_back(shape, name, apply, params):
-    """One bare forward and backward pass: outputs, and the weights' gradient for given gradients of the outputs."""
+    """One bare forward and backward pass: the outputs, and the weights' gradient for given output gradients."""
 
     def passes(params, out_bar, x_BL, t_B, h_B):
         out, back = jax.vjp(lambda params: apply(params, x_BL, t_B, h_B), params)
@@ -126,7 +126,7 @@ def there_and_back(shape, name, apply, params):
 
 
 def update(shape, name, learner, batch, bare, flops):
-    """A step of training, by a state that each run hands to the next."""
+    """One training step; each run passes its state to the next."""
     held = [learner.create()]
 
     def run():
@@ -137,7 +137,7 @@ def update(shape, name, learner, batch, bare, flops):
 
 
 def descent(shape, name, section):
-    """The optimiser's part of an update alone, from a gradient that is there."""
+    """The optimiser's part of an update alone, from a given gradient."""
     _, params = network(shape, name)
     cfg = settings.optimiser(section)
     optimiser = states.make_optimiser(cfg)
@@ -161,7 +161,7 @@ def of_teacher(shape):
 
 
 def of_compass(shape):
-    """The update of a light compass by noise contrast, which needs the teacher's chain."""
+    """The update of a light compass by noise contrast; it includes the teacher's chain."""
     shape = shape.but(compass__kind="nce")
     apply, params = network(shape, "compass")
     judge, (teach, weights) = there_and_back(shape, "compass", apply, params), network(shape, "teacher")
@@ -176,7 +176,7 @@ def of_compass(shape):
 
 
 def of_trajectories(shape):
-    """Whole trajectories of two jumps: by either kind of compass, for several K."""
+    """Whole trajectories of two jumps, with the look-ahead and a light compass, for several K."""
     shape = shape.but(trajectories__midpoints=2)
     apply, weights = network(shape, "teacher")
     light = shape.but(compass__kind="nce")
@@ -212,7 +212,7 @@ def walk(shape, weights, apply, scorer, k, passes):
 
 
 def of_student(shape):
-    """The student's update by either target."""
+    """The student's update with target `endpoint` and with target `chain`."""
     apply, params = network(shape, "student")
     passes = [there_and_back(shape, "student", apply, params), forward(shape, "student", apply, params)]
     made = trained.Network(apply=network(shape, "teacher")[0], params=network(shape, "teacher")[1], hash="")
@@ -227,7 +227,7 @@ def of_student(shape):
 
 
 def records(shape):
-    """A batch of random records of the student's target."""
+    """A batch of random records for the student's target."""
     path, rng, found = settings.path(shape.config, shape.text_vocab), np.random.default_rng(0), {}
     for kind in settings.TARGETS[shape.config.student.target]:
         schema = trajectory_records.schema(shape.config, path, kind, shape.config.shaping.candidates)
@@ -244,7 +244,7 @@ def records(shape):
 
 
 def of_sampler(shape):
-    """Text in few and in many steps. Where so many would take too long, as many calls as fit are run."""
+    """Sampling in few and in many steps. Where all steps would take too long, only the calls that fit in `longest` run."""
     apply, params = network(shape, "student")
     bare = forward(shape, "student", apply, params)
     path, cfg = settings.path(shape.config, shape.text_vocab), sampler.SamplerConfig(jump=shape.config.flow.jump)
@@ -255,7 +255,7 @@ def of_sampler(shape):
 
 
 def writing(shape, draw, params, steps, bare, each):
-    """A batch of texts in `steps` steps, of which no more calls are run than `longest` allows; a pass takes `each` seconds."""
+    """Sample a batch in `steps` steps, with no more calls than `longest` allows; a pass takes `each` seconds."""
     length, most = shape.config.data.length, max(int(shape.longest / each), 1)
     given, fixed = np.zeros((shape.batch, length), np.int32), np.zeros((shape.batch, length), bool)
     given, fixed = meshes.put_whole(shape.mesh, (given, fixed))

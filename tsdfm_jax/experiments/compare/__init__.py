@@ -1,1 +1,1 @@
-"""What several runs measured, side by side."""
+"""Comparison of the metrics of several runs."""

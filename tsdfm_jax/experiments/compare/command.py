@@ -1,8 +1,8 @@
-"""Puts what several runs measured side by side: `python -m launch.compare runs/a runs/b --csv=compare.csv`.
+"""Compare the metrics of several runs: `python -m launch.compare runs/a runs/b --csv=compare.csv`.
 
-Each argument is a run's work directory or a report.json. Reports whose figures are no comparison, since length, judges, formulas,
-sample count, temperature, tokenizer or corpus differ, are refused in one line; `--allow=FIELD` compares them all the same, and
-says so.
+Each argument is a run's work directory or a report.json. Reports that are not comparable, because length, judges, formulas,
+sample count, temperature, tokenizer or corpus differ, are refused in one line; `--allow=FIELD` compares them anyway, and
+prints the difference.
 
 The exit code is 0, or 2 if the reports could not be compared.
 """
@@ -20,9 +20,9 @@ from tsdfm_jax.experiments.compare import reports
 from tsdfm_jax.storage import atomic
 
 parse, fail = functools.partial(command_line.parse, "compare"), functools.partial(command_line.fail, "compare")
-_CSV = flags.DEFINE_string("csv", "", "Write the table to this file, every figure a column.")
-_JSON = flags.DEFINE_string("json", "", "Write the table and the one at matched entropy to this file.")
-_ALLOW = flags.DEFINE_list("allow", [], f"Compare although these differ: {', '.join(reports.REMEDIES)}.")
+_CSV = flags.DEFINE_string("csv", "", "Write the table to this file, one column a metric.")
+_JSON = flags.DEFINE_string("json", "", "Write the table and the table at matched entropy to this file.")
+_ALLOW = flags.DEFINE_list("allow", [], f"Fields that may differ, comma-separated: {', '.join(reports.REMEDIES)}.")
 
 SHOWN = {
     "entropy_nats": "entropy",
@@ -36,7 +36,7 @@ DISTANCES = {"mauve": "mauve", "frechet": "fréchet"}
 
 
 def main(argv):
-    """Read, refuse or compare, show and write; the exit code."""
+    """Read and check the reports, then show and write the tables; returns the exit code."""
     try:
         for name, file in {"csv": _CSV.value, "json": _JSON.value}.items():
             if file and not pathlib.Path(file).parent.is_dir():
@@ -52,7 +52,7 @@ def main(argv):
 
 
 def write(runs, rows, matched, differing):
-    """Leave the files that the flags ask for, each whole or as it was."""
+    """Write the files that the flags ask for, each atomically."""
     if _CSV.value:
         text = io.StringIO()
         lines = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
@@ -66,7 +66,7 @@ def write(runs, rows, matched, differing):
 
 
 def show(runs, rows, matched, differing):
-    """Both tables on the terminal, or plain where there is none; above them, what differs all the same."""
+    """Print both tables, plain if the output is not a terminal; above them, the differences that were allowed."""
     import rich.console
 
     console = rich.console.Console()
@@ -80,7 +80,7 @@ def show(runs, rows, matched, differing):
 
 
 def main_table(runs, rows):
-    """A block for each model and number of steps, a line for each run, a perplexity for each judge."""
+    """The main table: a block for each model and number of steps, a line for each run, a perplexity for each judge."""
     import rich.table
 
     judges = reports.judges(runs)
@@ -103,14 +103,14 @@ def main_table(runs, rows):
 
 
 def title(rows):
-    """What all rows share, or all that they have."""
+    """The table's title: samples, length, temperature and top-p, with all values where the rows differ."""
     shared = lambda name: " or ".join(dict.fromkeys(str(row[name]) for row in rows if row[name] is not None))
     texts = f"{shared('samples')} texts of {shared('length')} tokens a seed"
     return f"{texts}, temperature {shared('temperature')}, top-p {shared('top_p')}"
 
 
 def matched_table(runs, matched):
-    """A block for each judge, model, number of steps and entropy, a line for each run."""
+    """The table at matched entropy: a block for each judge, model, number of steps and entropy, a line for each run."""
     import rich.table
 
     caption = f"95 % bootstrap intervals; × over that of {runs[0].name}, where the entropy is the same"
@@ -127,13 +127,13 @@ def matched_table(runs, matched):
 
 
 def figure(row, name):
-    """A mean and its deviation over seeds, as text; a dash where there is nothing."""
+    """A mean and its standard deviation over seeds, as text; a dash where there is no value."""
     spread = row.get(f"{name}_std")
     return plain(row.get(name)) + (f" ± {plain(spread)}" if spread is not None else "")
 
 
 def plain(value):
-    """A number in three digits, or whole where it is longer."""
+    """A number with three digits, or as a whole number from 1,000 on; a dash for None."""
     return "-" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 

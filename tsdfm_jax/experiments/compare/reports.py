@@ -1,4 +1,4 @@
-"""Reports of several runs: read, refused where they are no comparison, and brought under one another."""
+"""Reports of several runs: read them, refuse those that are not comparable, and gather their rows into tables."""
 
 import dataclasses
 import difflib
@@ -28,7 +28,7 @@ MATCHED_KEYS = {*MATCHED_AT, "entropy_nats", "ppl_token", "low", "high"}
 
 AGAIN = "delete the run's evaluate/ and make both again with --stage=evaluate,report"
 _JUDGES = "judge both with the same ones"
-REMEDIES = {  # what must be the same, in the order in which it is looked at; and what to do where it is not
+REMEDIES = {  # fields that must be equal, in the order of the checks, and the remedy for each
     "length": "evaluate both at one data.length",
     "judges": _JUDGES,
     "judge_hash": "local judges are trained by each run: judge one run's samples in the other with --config.evaluate.text=FILE, "
@@ -48,7 +48,7 @@ REMEDIES = {  # what must be the same, in the order in which it is looked at; an
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """A report and where it was read; `rows` are those of the table, at the report's own temperature."""
+    """A report and its file; `rows` are the rows at the report's own temperature."""
 
     name: str
     file: pathlib.Path
@@ -60,12 +60,12 @@ class Run:
 
     @property
     def rows(self):
-        # text that was not sampled here has no temperature
+        # Text from elsewhere has no temperature.
         return [row for row in self.body["rows"] if row["temperature"] in (None, self.temperature)]
 
 
 def read_all(arguments):
-    """The runs that files or work directories hold, each with a name of its own. ValueError for what is no report."""
+    """Read the reports of files or work directories, each under a unique name. ValueError for an invalid report."""
     if len(arguments) < 2:
         raise ValueError(f"{len(arguments)} reports given: give two at least, such as python -m launch.compare runs/a runs/b")
     files = [_file(pathlib.Path(argument)) for argument in arguments]
@@ -85,7 +85,7 @@ def _file(path):
 
 
 def read(file):
-    """A report, every key that is read here in its place; ValueError where it is damaged, of another schema or no report."""
+    """Read a report and check its keys; ValueError if it is damaged, has another schema or is no report."""
     try:
         body = json.loads(file.read_text())
     except FileNotFoundError as error:
@@ -112,7 +112,7 @@ def read(file):
 
 
 def _check_rows(file, body, name, keys):
-    """Every row has its keys, and none stands twice."""
+    """Check that every row has its keys and that no row occurs twice."""
     seen = set()
     for number, row in enumerate(body.get(name, [])):
         if lacking := sorted(keys - set(row if isinstance(row, dict) else ())):
@@ -125,7 +125,7 @@ def _check_rows(file, body, name, keys):
 
 
 def facts(run):
-    """What two runs must share: {field: {of what: value}}."""
+    """The facts that two runs must share: {field: {model or judge: value}}."""
     found = {field: {} for field in REMEDIES}
     for row in run.rows:
         at = f"{row['model']} at {row['steps']} steps" if row["steps"] else row["model"]
@@ -144,11 +144,11 @@ def facts(run):
 
 
 def differences(first, other):
-    """What differs between two runs, {field: [line, …]}; each line names what it is of, and both values."""
+    """The differences between two runs, {field: [line, …]}; each line names the model or judge and both values."""
     ours, theirs, found = facts(first), facts(other), {}
     for field in REMEDIES:
         pairs = {of: (ours[field][of], theirs[field][of]) for of in ours[field] if of in theirs[field]}
-        if field in OF_ROW and not pairs:  # no row in common: all together must be alike
+        if field in OF_ROW and not pairs:  # no row in common: compare the values of all rows
             pairs["all rows"] = tuple(", ".join(sorted(set(side[field].values()))) for side in (ours, theirs))
         for of, (a, b) in pairs.items():
             if a != b:
@@ -158,7 +158,7 @@ def differences(first, other):
 
 
 def check(runs, allow=()):
-    """The lines of what differs and is allowed to. ValueError for the first difference that is not, and for an unknown field."""
+    """The lines of the allowed differences. ValueError for the first other difference, and for an unknown field."""
     for field in allow:
         if field not in REMEDIES:
             near = difflib.get_close_matches(field, REMEDIES, 1)
@@ -178,15 +178,15 @@ def check(runs, allow=()):
 
 
 def judges(runs):
-    """Parameters of every judge, {name: number}, the smallest first."""
+    """Number of parameters of every judge, {name: number}, smallest first."""
     sizes = {row["judge"]: row["judge_parameters"] for run in runs for row in run.rows}
     return dict(sorted(sizes.items(), key=lambda item: item[1]))
 
 
 def table(runs):
-    """One row for each model, number of steps and run: means over seeds, `_std` where there are several, `_ratio` to the first run.
+    """One row for each model, number of steps and run: means over seeds, `_std` for several seeds, `_ratio` to the first run.
 
-    Figures of a judge end in its name: ppl_token_<judge>. Runs stand under one another; what one lacks is left out.
+    Metrics of a judge end in its name: ppl_token_<judge>. Rows of the same model and steps are adjacent; missing rows are left out.
     """
     grouped = [{} for _ in runs]
     for groups, run in zip(grouped, runs):
@@ -205,8 +205,8 @@ def table(runs):
 
 
 def _averaged(run, at, rows):
-    """One row of the table, of a run's rows at one model and number of steps."""
-    seeds = {row["seed"]: row for row in reversed(rows)}  # of several judges, the first says what holds for the text
+    """Average a run's rows at one model and number of steps into one row of the table."""
+    seeds = {row["seed"]: row for row in reversed(rows)}  # text metrics are the same for every judge: use the first row
     out = {"run": run.name, "model": at[0], "steps": at[1], "seeds": len(seeds), "temperature": rows[0]["temperature"]}
     out |= {field: rows[0][field] for field in OF_ROW}
     out["heldout_bits_per_byte"] = run.body.get("bounds", {}).get(at[0])
@@ -221,7 +221,7 @@ def _averaged(run, at, rows):
 
 
 def matched(runs):
-    """What all reports have at matched entropy, runs under one another; `ratio` to the first run's, where the entropy is the same."""
+    """Rows of all reports at matched entropy, runs adjacent; `ratio` to the first run where the entropy is the same."""
     found = [{tuple(row[key] for key in MATCHED_AT): row for row in run.body.get("matched", [])} for run in runs]
     out = []
     for at in dict.fromkeys(at for rows in found for at in rows):

@@ -1,1 +1,1 @@
-"""Programs compiled for a TPU that is not there, and what a run would cost: chips, FLOPs, memory, hours."""
+"""Planning without hardware: programs compiled for a TPU ahead of time, and a run's cost in chips, FLOPs, memory and hours."""

@@ -1,12 +1,12 @@
-"""Compiles the steps of a config for a TPU slice, on any machine: what they need, and what they can reach at most.
+"""Compile the steps of a config for a TPU slice, on any machine: the memory they need and the utilisation they can reach.
 
     python -m launch.aot_compile --config=configs/fineweb_170m.py --topology=v5e:4x4
 
 It needs the extra `tpu` (pip install -e '.[tpu]') and no TPU: libtpu's compiler runs anywhere, for minutes a program. The
-teacher's update, a batch of shaped trajectories and the student's update are compiled as the stages run them. For one
-device it is said what memory they need against what the chip has, their FLOPs, what they exchange with other devices, and
-the least time that one run can take, with the model FLOP utilisation that it implies. Nothing is run: the times are bounds.
-Where a program does not fit, the settings of `remedies` are tried in order until one does, and printed as flags.
+teacher's update, a batch of shaped trajectories and the student's update are compiled as the stages run them. The output
+gives, for one device, the memory they need and the chip's memory, their FLOPs, their exchanges with other devices, and the
+least time of one run, with the model FLOP utilisation that it implies. Nothing is run: the times are lower bounds.
+Where a program does not fit, the settings of `remedies` are tried in order until one fits, and printed as flags.
 """
 
 import datetime
@@ -29,11 +29,11 @@ PROGRAMS = ("teacher", "trajectories", "student")
 
 
 def mesh_of(config, devices):
-    """The config's mesh over the devices of a slice. Raises ValueError for whatever is off in the config."""
+    """The config's mesh over the devices of a slice. Raises ValueError for an invalid config."""
     from tsdfm_jax.config import settings, validation
     from tsdfm_jax.runtime import mesh as meshes
 
-    # This machine's devices do not matter.
+    # The check must not depend on this machine's devices.
     here = with_settings(config, {"mesh.data": 1, "mesh.fsdp": 1, "mesh.tensor": -1, "model.attention": "auto"})
     validation.validate(here)
     mesh = meshes.make_mesh(settings.fill(meshes.MeshConfig, config.mesh), devices)
@@ -50,7 +50,7 @@ def with_settings(config, changes):
 
 
 def programs(config, text_vocab, mesh, wanted=PROGRAMS):
-    """{name: () -> jax.stages.Lowered}; of `trajectories` one for each kind of record, named so where there are two."""
+    """{name: () -> jax.stages.Lowered}; one `trajectories/<kind>` for each kind of record, plain `trajectories` for one kind."""
     import jax
     import jax.numpy as jnp
 
@@ -93,10 +93,10 @@ def programs(config, text_vocab, mesh, wanted=PROGRAMS):
 
 
 def remedies(config, program, devices):
-    """What to try where a program does not fit, in order: {key: value} of the config.
+    """Settings to try where a program does not fit, in order: {key: value} of the config.
 
-    First what costs no arithmetic: more microbatches, or candidates scored fewer at once and then a smaller batch; then
-    activations computed again; weights, moments and average shared out over all devices; and all of it together.
+    First those that cost no FLOPs: more microbatches, or fewer candidates scored at once and then a smaller batch. Then
+    rematerialised activations; weights, moments and average sharded over all devices; and all of them together.
     """
     doubled = [2**n for n in range(1, 12)]
     if program.startswith("trajectories"):
@@ -117,7 +117,7 @@ def remedies(config, program, devices):
 
 
 def first_that_fits(ways, attempt):
-    """(way, outcome) of the first way whose `attempt(way) -> chips.Outcome` fits, else of the one that needed least."""
+    """(way, outcome) of the first way for which `attempt(way) -> chips.Outcome` fits, else of the one that needs least."""
     least = None
     for way in ways:
         outcome = attempt(way)
@@ -129,7 +129,7 @@ def first_that_fits(ways, attempt):
 
 
 def as_flags(way):
-    """Settings as the command line takes them."""
+    """Settings as command line flags."""
     return " ".join(f"--config.{key}={value}" for key, value in way.items())
 
 
@@ -138,7 +138,7 @@ def examine(config, text_vocab, devices, chip, name):
     import jax
 
     mesh = mesh_of(config, devices)
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # attention is chosen by the devices of the mesh at hand
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # attention is chosen by the current mesh's devices
         outcome = chips.examine(
             programs(config, text_vocab, mesh)[name], chip, model_flops.program(config, text_vocab, name) / len(devices)
         )
@@ -147,12 +147,12 @@ def examine(config, text_vocab, devices, chip, name):
 
 
 def run(config, where, text_vocab, wanted, search, say):
-    """Compile what is wanted for the slice `where`, and `say(program, outcome, way)` of each: first as it is, way {}.
+    """Compile the wanted programs for the slice `where`, and call `say(program, outcome, way)` for each, first with way {}.
 
-    Where that does not fit, a second time with the settings that made it fit, or that came nearest.
+    Where a program does not fit and `search` is set, call it again with the settings that made it fit, or came nearest.
     """
     devices, chip = chips.topology(where)
-    import jax  # late, as a mistyped flag should not wait for it
+    import jax  # late: a mistyped flag should not wait for it
 
     from tsdfm_jax.models import attention
     from tsdfm_jax.runtime import mesh as meshes
@@ -171,7 +171,7 @@ def run(config, where, text_vocab, wanted, search, say):
 
 
 def note(file, key, entry):
-    """Add an entry to a JSON file of entries, in place of one of the same key."""
+    """Add an entry to a JSON file of entries, or replace the entry of the same key."""
     file = pathlib.Path(file)
     entries = json.loads(file.read_text()) if file.exists() else {}
     entries[key] = entry
@@ -182,7 +182,7 @@ def note(file, key, entry):
 
 
 def entry(outcome, way):
-    """What is kept of an outcome: the command, the versions and the day, and the record of what fits."""
+    """The JSON entry of an outcome: command, versions, date, and the program's record if it fits."""
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
     about = {"command": shlex.join(["python", "-m", "launch.aot_compile", *sys.argv[1:]]), "versions": versions}
     about |= {"date": datetime.date.today().isoformat(), "fits": outcome.fits and not way}
@@ -192,14 +192,14 @@ def entry(outcome, way):
 
 
 def define():
-    """The flags; not on import, as another command's of the same names may be there."""
+    """Define the flags; not on import, because another command may define the same names."""
     config_flags.DEFINE_config_file("config", None, "A configuration file, such as configs/fineweb_170m.py.")
-    flags.DEFINE_string("topology", "v5e:4x4", "The slice: v5e:4x4 is 16 chips of v5e, v5p:2x2x4 what is called v5p-32.")
-    flags.DEFINE_integer("vocab_size", 0, "Tokens of the tokenizer; 0 takes tokenizer.vocab_size.", lower_bound=0)
+    flags.DEFINE_string("topology", "v5e:4x4", "The slice: v5e:4x4 is 16 v5e chips, v5p:2x2x4 is a v5p-32.")
+    flags.DEFINE_integer("vocab_size", 0, "Vocabulary size of the tokenizer; 0: tokenizer.vocab_size.", lower_bound=0)
     flags.DEFINE_alias("symbols", "vocab_size")  # its name until 0.1.0
-    flags.DEFINE_list("program", list(PROGRAMS), f"Which to compile, comma-separated: {', '.join(PROGRAMS)}.")
+    flags.DEFINE_list("program", list(PROGRAMS), f"Programs to compile, comma-separated: {', '.join(PROGRAMS)}.")
     flags.DEFINE_string("json", "", "A file to add the results to, by config, topology and program.")
-    flags.DEFINE_bool("search", True, "Where a program does not fit, look for settings that make it; --nosearch only says so.")
+    flags.DEFINE_bool("search", True, "If a program does not fit, search for settings that make it fit.")
 
 
 def main(argv):
@@ -228,7 +228,7 @@ def main(argv):
 
 
 def show(title, outcome, way):
-    """One program on the terminal."""
+    """Print one program's outcome on the terminal."""
     import rich.console
     import rich.table
 

@@ -1,11 +1,11 @@
-"""What a config costs before it is run: hours on a slice, memory of a device, disk.
+"""Estimate a config's cost before it is run: hours on a slice, memory of a device, disk.
 
     python -m launch.budget --config=configs/fineweb_170m.py --slice=v5e-16
 
-All of it is arithmetic on the config. Where results/aot.json has the very program that a stage will run, compiled for the
-same number of the same chips, its hours are that program's least time, "ahead-of-time bound": no run can be faster. Elsewhere
-they are FLOPs of the matrix products at a share of the chips' peak (--utilisation), "FLOP estimate". Compiling, reading,
-writing and the text's tokenisation, which is the CPU's work, are in neither. Nothing is run.
+The cost is computed from the config. Where results/aot.json has the same program, compiled for the same number of the same
+chips, its hours are that program's least time, "ahead-of-time bound": no run can be faster. Elsewhere they are FLOPs of the
+matrix products at a share of the chips' peak (--utilisation), "FLOP estimate". Neither includes compiling, reading, writing,
+or tokenising the text on the CPU. Nothing is run.
 """
 
 import functools
@@ -24,20 +24,20 @@ from tsdfm_jax.experiments.planning import aot_compile, budget_parts, chips, mod
 
 parse, fail = functools.partial(command_line.parse, "budget"), functools.partial(command_line.fail, "budget")
 RESULTS = pathlib.Path(__file__).parents[3] / "results/aot.json"
-# Peak in bfloat16 without sparsity, FLOP/s, by the makers' data sheets; a v5p slice is named by its cores, two a chip.
+# Peak in bfloat16 without sparsity, FLOP/s, from the vendors' data sheets; a v5p slice is named by its cores, two a chip.
 PEAKS = {name: chip.flops for name, chip in chips.CHIPS.items()} | {"a100": 312e12, "h100": 989e12}
 CORES = {"v5p": 2}
 BOUND, ESTIMATE = "ahead-of-time bound", "FLOP estimate"
-SAMPLE_10BT = 10_000_000_000  # tokens of GPT-2's tokenizer in FineWeb-Edu's sample-10BT, as its card says, rounded
+SAMPLE_10BT = 10_000_000_000  # GPT-2 tokens in FineWeb-Edu's sample-10BT, by its data card, rounded
 TOKEN_TEXT = 4.5  # bytes of English text a token
-# Bytes a parameter: weight, average and two moments; the average again, as what is used; a model alone. All float32.
+# Bytes a parameter, all float32: weight, average and two moments; the average again, for use; a model alone.
 STATE, USED, MODEL = 16, 4, 4
-# ArrayRecord as it is written here: what a record takes beside its bytes, and the blocks that a file is made of, the last for
-# itself. Measured on files of 1,000 to 20,000 records; 4 bytes of a trajectory are its checksum.
+# Bytes in an ArrayRecord file: overhead a record, and block size; each file has one block more for its own data. Measured on
+# files of 1,000 to 20,000 records. A trajectory has a checksum of 4 bytes.
 MARGIN, BLOCK, CHECKSUM = 53, 65536, 4
-LINE = 130  # bytes about a text: who wrote it, and how
+LINE = 130  # bytes of metadata a text: model, steps, seed, temperature
 KEPT = 2  # checkpoints of a network
-# What a compiled program depends on, beside the tokens; flow.source only where FLOPs tell.
+# Keys that a compiled program depends on, beside the vocabulary; flow.source only through its FLOPs.
 SHAPED = ("model", "mesh", "data.length", "flow.exponent", "flow.jump")
 DEPENDS = {
     "teacher": (*SHAPED, "teacher.batch", "teacher.loss", "teacher.optimiser.accumulate"),
@@ -62,7 +62,7 @@ def value(config, key):
 
 @functools.cache
 def compiled():
-    """[(name, config, entry)] of results/aot.json: what was compiled, and from which config; none where there is no such file."""
+    """[(key, config, entry)] of results/aot.json: each compiled program with its config; none where there is no such file."""
     found = []
     if not RESULTS.is_file():  # an installed package comes without results/
         return found
@@ -75,20 +75,20 @@ def compiled():
 
 
 def bound_of(config, part, chip, count):
-    """The entry of results/aot.json that is this very program on these very chips; None where there is none."""
+    """The entry of results/aot.json for the same program on the same chips, or None."""
     if part.program not in DEPENDS or chip not in chips.CHIPS:
         return None
     for key, made, one in compiled():
         same = one["fits"] and key.split()[-1] == part.program
         same = same and (one["chip"], one["devices"]) == (chips.CHIPS[chip].name, count)
         if same and all(value(made, depends) == value(config, depends) for depends in DEPENDS[part.program]):
-            if math.isclose(one["flops"]["model"] * count, part.flops, rel_tol=1e-3):  # the other source has a token more
+            if math.isclose(one["flops"]["model"] * count, part.flops, rel_tol=1e-3):  # the mask source has one token more
                 return one
     return None
 
 
 def cost(config, part, where, utilisation):
-    """{"hours", "what"} of a part on a slice, and of a bound its device memory, {"gib", "of_gib"}."""
+    """{"hours", "what"} of a part on a slice; for a compiled program also its device memory, {"gib", "of_gib"}."""
     chip, count = slice_of(where)
     if one := bound_of(config, part, chip, count):
         seconds = part.runs * one["seconds_at_least"]["exchange_hidden"]
@@ -98,7 +98,7 @@ def cost(config, part, where, utilisation):
 
 
 def trained(config, text_vocab):
-    """{name: (parameters, updates)} of every network that a run trains and keeps."""
+    """{name: (parameters, updates)} of every network that a run trains or loads, and keeps."""
     from tsdfm_jax.config import networks, settings
     from tsdfm_jax.models import causal, energy, transformer
 
@@ -120,7 +120,7 @@ def trained(config, text_vocab):
 
 @functools.cache
 def parameters(init, cfg, *length):
-    """How many parameters `init(key, cfg, *length)` makes; none is made."""
+    """Number of parameters of `init(key, cfg, *length)`, without allocating them."""
     import jax
 
     from tsdfm_jax.models import transformer
@@ -129,12 +129,12 @@ def parameters(init, cfg, *length):
 
 
 def corpus_tokens(config, tokens=0):
-    """Tokens of the text: `tokens` where they are known, else what data.limit_bytes lets in, else those of sample-10BT."""
+    """Tokens of the corpus: `tokens` if given, else by data.limit_bytes, else those of sample-10BT."""
     return tokens or (int(config.data.limit_bytes / TOKEN_TEXT) if config.data.limit_bytes else SAMPLE_10BT)
 
 
 def shards_bytes(records, per_shard, size):
-    """Bytes of the ArrayRecord files of so many records of one size."""
+    """Bytes of the ArrayRecord files of `records` records of `size` bytes."""
     whole, rest = divmod(records, per_shard)
     of = lambda count: BLOCK * (-(-count * (size + MARGIN) // BLOCK) + 1) if count else 0
     return whole * of(per_shard) + of(rest)
@@ -152,10 +152,10 @@ def trajectory_bytes(config, text_vocab, variant):
 
 
 def disk(config, text_vocab, tokens=0):
-    """{what: bytes} that a finished run leaves, to a few percent; while a checkpoint is written, there is one of that network more.
+    """{what: bytes} on disk after a run, to a few percent; while a checkpoint is written, that network has one more.
 
-    Checkpoints are counted whole: Orbax compresses them, which helps where weights or moments are still zero, and adds its
-    own files, which only count beside networks of a few thousand parameters.
+    Checkpoints count uncompressed: Orbax compresses them, which helps where weights or moments are still zero, and adds files
+    of its own, which matter only for networks of a few thousand parameters.
     """
     from tsdfm_jax.config import networks
     from tsdfm_jax.evaluation import text_sets
@@ -174,7 +174,7 @@ def disk(config, text_vocab, tokens=0):
 
 
 def read(config):
-    """{who: tokens of the corpus that its training reads}."""
+    """{network: tokens of the corpus that its training reads}."""
     from tsdfm_jax.config import networks
 
     each = lambda section: section.optimiser.steps * section.batch * config.data.length
@@ -186,7 +186,7 @@ def read(config):
 
 
 def budget(config, text_vocab, slices, utilisation, tokens=0):
-    """All of it as plain JSON: parts of every stage with their costs on each slice, state, disk, what is read. ValueError."""
+    """The whole budget as plain JSON: each stage's parts with their cost on each slice, state, disk, tokens read. ValueError."""
     from tsdfm_jax.config import networks
 
     stages = {}
@@ -207,7 +207,7 @@ def budget(config, text_vocab, slices, utilisation, tokens=0):
 
 
 def state_bytes(config, params, where):
-    """Bytes that weights, moments and average of a network of so many parameters take on one device of a slice."""
+    """Bytes of weights, moments and average of a network of `params` parameters on one device of a slice."""
     _, count = slice_of(where)
     mesh = config.mesh.to_dict()
     known = math.prod(n for n in mesh.values() if n != -1)
@@ -216,7 +216,7 @@ def state_bytes(config, params, where):
 
 
 def quantity(size, unit="B"):
-    """A number of bytes or tokens in three digits, such as 18.4 GB."""
+    """A number of bytes or tokens with three digits, such as 18.4 GB."""
     for prefix, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if size >= scale:
             return f"{size / scale:.3g} {prefix}{unit}"
@@ -224,7 +224,7 @@ def quantity(size, unit="B"):
 
 
 def peaks(found):
-    """What the largest of the compiled programs needs of a device's memory on each slice; "" where none was compiled."""
+    """Device memory of the largest compiled program on each slice, as text; "" where none was compiled."""
     told = []
     for where in found["hours"]:
         on = [part["on"][where] for parts in found["stages"].values() for part in parts]
@@ -234,7 +234,7 @@ def peaks(found):
 
 
 def table(found):
-    """What `budget` found, as Markdown: hours, memory, disk."""
+    """The result of `budget` as Markdown: hours, memory, disk."""
     slices, mark = list(found["hours"]), {BOUND: "b", ESTIMATE: "e"}
     hours = lambda value: f"{value:,.1f}" if value >= 0.1 else f"{value:.3f}"
     lines = [
@@ -262,18 +262,18 @@ def table(found):
 
 
 def define():
-    """The flags; not on import, as another command's of the same names may be there."""
+    """Define the flags; not on import, because another command may define the same names."""
     config_flags.DEFINE_config_file("config", None, "A configuration file, such as configs/fineweb_170m.py.")
-    flags.DEFINE_list("slice", ["v5e-16"], f"Slices, comma-separated: one of {', '.join(PEAKS)}, and how many; v5p-32 is 16 chips.")
+    flags.DEFINE_list(
+        "slice", ["v5e-16"], f"Slices, comma-separated: a chip of {', '.join(PEAKS)} and a count; v5p-32 is 16 chips."
+    )
     flags.DEFINE_float(
         "utilisation", 0.3, "Share of the chips' peak behind the FLOP estimates.", lower_bound=0.001, upper_bound=1.0
     )
-    flags.DEFINE_integer("vocab_size", 0, "Tokens of the tokenizer; 0 takes tokenizer.vocab_size.", lower_bound=0)
+    flags.DEFINE_integer("vocab_size", 0, "Vocabulary size of the tokenizer; 0: tokenizer.vocab_size.", lower_bound=0)
     flags.DEFINE_alias("symbols", "vocab_size")  # its name until 0.1.0
-    flags.DEFINE_integer(
-        "tokens", 0, "Tokens of the corpus; 0 takes FineWeb-Edu's sample-10BT, or data.limit_bytes.", lower_bound=0
-    )
-    flags.DEFINE_bool("json", False, "Print all of it as JSON.")
+    flags.DEFINE_integer("tokens", 0, "Tokens of the corpus; 0: by data.limit_bytes, or FineWeb-Edu's sample-10BT.", lower_bound=0)
+    flags.DEFINE_bool("json", False, "Print the whole budget as JSON.")
 
 
 def main(argv):

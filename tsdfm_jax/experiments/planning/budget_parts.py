@@ -1,7 +1,7 @@
-"""What each stage of a config computes: its programs, how often they run, and the FLOPs of their matrix products.
+"""The computation of each stage of a config: its programs, how often they run, and the FLOPs of their matrix products.
 
-Counted as the method has it, from the config alone. What rematerialisation computes again, norms, softmax and draws do not
-count. `report` and `sample`, a few texts, are left out, and `tokenizer` and `data`, which are the CPU's work.
+FLOPs follow from the config alone. Rematerialisation, norms, softmax and draws do not count. `report` and `sample` are left
+out because they make only a few texts, `tokenizer` and `data` because they run on the CPU.
 """
 
 import functools
@@ -15,7 +15,7 @@ BLIND = {"shaping.candidates": 1}
 class Part(NamedTuple):
     """A part of a stage: `runs` runs of a program of `flops` (of all devices) each.
 
-    `program` is what results/aot.json calls it, "" where it is not among those that are compiled.
+    `program` is its name in results/aot.json, "" if it is not compiled there.
     """
 
     name: str
@@ -25,7 +25,7 @@ class Part(NamedTuple):
 
 
 def judge_flops(config, text_vocab, name):
-    """FLOPs of one pass of a judge over one window; its head is the embedding, and counts."""
+    """FLOPs of one pass of a judge over one window, including its head, which is the embedding."""
     from tsdfm_jax.config import settings
 
     return _causal_flops(settings.judge(config, name, text_vocab), config.data.length)
@@ -48,7 +48,7 @@ def judge_names(config):
 
 
 def measured(config):
-    """Windows under a network's held-out ELBO, every round of it counted."""
+    """Windows that a network's held-out ELBO reads, over all its rounds."""
     from tsdfm_jax.evaluation import elbo
 
     return elbo.ROUNDS * (config.teacher.heldout // config.teacher.batch) * config.teacher.batch
@@ -62,7 +62,7 @@ def judges(config, text_vocab):
 
 
 def teacher(config, text_vocab):
-    """Its updates, and the held-out ELBO every evaluate_every of them; of a teacher that is taken the ELBO alone."""
+    """The teacher's updates, and its held-out ELBO every evaluate_every updates; only the ELBO if teacher.path loads it."""
     steps, forward = config.teacher.optimiser.steps, model_flops.window(config, text_vocab, "teacher")
     times = 1 if config.teacher.path else -(-steps // config.evaluate_every)
     elbo = Part("teacher's held-out ELBO", times, measured(config) * forward)
@@ -81,14 +81,14 @@ def autoregressive(config, text_vocab):
 
 
 def walk_flops(config, text_vocab, jumps, **more):
-    """FLOPs of one whole trajectory of so many jumps, chosen as `shaping` says, with further settings."""
+    """FLOPs of one whole trajectory of `jumps` jumps under the config's shaping, with further settings."""
     changes = {"trajectories.midpoints": jumps, "student.target": "endpoint", **more}
     changed = aot_compile.with_settings(config, changes)
     return model_flops.program(changed, text_vocab, "trajectories") / changed.trajectories.batch
 
 
 def compass(config, text_vocab):
-    """Training where its kind is trained; the account over every step size; the steered texts, blind and chosen three ways."""
+    """Training of a trained compass; its evaluation at every step size; the steered texts, blind and chosen three ways."""
     from tsdfm_jax.config import settings
     from tsdfm_jax.flow import chain, lookahead
 
@@ -98,7 +98,7 @@ def compass(config, text_vocab):
     light = model_flops.window(config, text_vocab, "compass") if c.kind != "lookahead" else 0
     score = light or ahead
     pair = links * (forward + 2 * score + (ahead if c.kind == "distilled" else 0))
-    parts = [Part("compass's account", len(settings.STEP_SIZES) * (c.heldout // c.batch), c.batch * pair)]
+    parts = [Part("compass's evaluation", len(settings.STEP_SIZES) * (c.heldout // c.batch), c.batch * pair)]
     steered = 3 * walk_flops(config, text_vocab, c.steered_steps) + walk_flops(config, text_vocab, c.steered_steps, **BLIND)
     parts.append(Part("compass's steered texts", -(-c.steered_samples // c.batch), c.batch * steered))
     if c.kind == "lookahead":
@@ -108,7 +108,7 @@ def compass(config, text_vocab):
 
 
 def trajectories(config, text_vocab):
-    """The sets that the students need, in every round, whole shards."""
+    """The trajectories that the students need, in every round, in whole shards."""
     from tsdfm_jax.config import networks
 
     c = config.trajectories
@@ -124,7 +124,7 @@ def trajectories(config, text_vocab):
 
 
 def student(config, text_vocab):
-    """A student of each set, in every round."""
+    """One student for each set of trajectories, in every round."""
     from tsdfm_jax.config import networks
 
     steps, flops = config.rounds * config.student.optimiser.steps, model_flops.program(config, text_vocab, "student")
@@ -132,7 +132,7 @@ def student(config, text_vocab):
 
 
 def evaluate(config, text_vocab):
-    """Sampling of every set; all judges on all sets, the last one twice; the ELBO. Pretrained judges do not count."""
+    """Sampling of every set; all judges on all sets, the last judge twice; the ELBO. Pretrained judges do not count."""
     from tsdfm_jax.config import networks, settings
     from tsdfm_jax.evaluation import text_sets
 
@@ -143,7 +143,7 @@ def evaluate(config, text_vocab):
         steps = sum(one.steps for one in sets if one.model.split("_")[0] == name)
         parts.append(Part(f"sampling, {name}", calls * steps, c.batch * flops))
     causal = _causal_flops(settings.autoregressive(config, text_vocab), config.data.length)
-    texts = sum(one.model == "autoregressive" for one in sets)  # with its cache, a text costs one pass over it
+    texts = sum(one.model == "autoregressive" for one in sets)  # with the cache, a text costs one pass
     parts.append(Part("sampling, autoregressive", calls * texts, c.batch * causal))
     judged = [judge_flops(config, text_vocab, name) for name in judge_names(config)[:-1]]
     parts.append(Part("judging", len(sets) * calls, c.batch * (sum(judged) + judged[-1])))

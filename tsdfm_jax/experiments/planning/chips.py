@@ -1,9 +1,9 @@
-"""TPU chips, and what a compiled program needs of one: memory, FLOPs, traffic, and the least time that it can take.
+"""TPU chips, and a compiled program's needs on one: memory, FLOPs, traffic, and the least time of a run.
 
-The time is a bound, not a prediction: instructions one after the other, each at the chip's peak or at its memory's
-bandwidth, whichever takes longer, and no exchange slower than all links of a chip together. XLA has such a time of its own,
-`optimal_seconds` in its cost analysis. It is kept in the record and of no use here: like XLA's `flops` it has the body of
-each loop once, and every ConcatBitcast in a program takes a whole second off, so that it comes out negative.
+The time is a lower bound, not a prediction: instructions run one after the other, each at the chip's peak or at its memory
+bandwidth, whichever takes longer, and exchanges use all links of a chip. XLA has such a time of its own, `optimal_seconds` in
+its cost analysis. The record keeps it, but it is not usable: like XLA's `flops` it counts the body of each loop once, and
+every ConcatBitcast in a program subtracts a whole second, so that it becomes negative.
 """
 
 import collections
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from tsdfm_jax.experiments.planning import hlo
 
-# Opcodes that move nothing of their own, or whose bytes are counted where they are carried out.
+# Opcodes that move no bytes, or for which the bytes count in the computations that they call.
 NO_TRAFFIC = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all"}
 NO_TRAFFIC |= {"partition-id", "replica-id", "iota", "async-start", "async-update", "async-done"}
 PARTS = ("dynamic-slice", "slice", "gather", "slice-start")
@@ -27,11 +27,11 @@ class Chip:
     """One TPU chip; JAX sees a v5p's two cores as one device.
 
     Attributes:
-      name: as Google's documentation calls it.
-      hbm: memory that a program may use, GiB: what libtpu states when a program needs more.
+      name: its name in Google's documentation.
+      hbm: memory that a program may use, GiB, as libtpu states it when a program needs more.
       flops: peak in bfloat16, FLOP/s.
-      bandwidth: of its memory, bytes/s.
-      links: what it sends to other chips at most, bytes/s: half of the documented bidirectional figure.
+      bandwidth: bandwidth of its memory, bytes/s.
+      links: most that it sends to other chips, bytes/s: half of the documented bidirectional number.
     """
 
     name: str
@@ -48,8 +48,9 @@ OVERFLOW = re.compile(
 TERMS = {"arithmetic": "arithmetic", "memory": "memory", "links": "links", "in_turn": "instructions in turn"}
 UNITS = {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2.0**10}
 
-# Data sheets: https://docs.cloud.google.com/tpu/docs/v5e, …/v5p and …/v6e (which has said 1,640 and 1,600 GB/s); `hbm` is
-# what libtpu 0.0.42.1 answers to a program that needs more: "exceeds available HBM (15.75G)". 0.0.50.1 says 0.01 less of the last two.
+# Data sheets: https://docs.cloud.google.com/tpu/docs/v5e, …/v5p and …/v6e (which has stated 1,640 and 1,600 GB/s); `hbm`
+# is from the error of libtpu 0.0.42.1 for a program that needs more: "exceeds available HBM (15.75G)". 0.0.50.1 says
+# 0.01 less of the last two.
 CHIPS = {
     "v5e": Chip(name="TPU v5e", hbm=15.75, flops=197e12, bandwidth=819e9, links=200e9),
     "v5p": Chip(name="TPU v5p", hbm=95.74, flops=459e12, bandwidth=2765e9, links=600e9),
@@ -57,13 +58,13 @@ CHIPS = {
 }
 
 
-# Where there is no TPU, libtpu would look for one first, or wait for its lock; the type only keeps it from complaining.
+# Without a TPU, libtpu would first search for one, or wait for its lock; the type only prevents a warning.
 QUIET = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 QUIET |= {"TPU_ACCELERATOR_TYPE": "v5litepod-16"}
 
 
 def topology(name):
-    """The devices of a slice, and its chip. Raises ValueError for one that is not known, or where libtpu is missing."""
+    """The devices of a slice, and its chip. Raises ValueError for an unknown slice, or if libtpu is missing."""
     chip = CHIPS.get(name.split(":")[0])
     if chip is None:
         raise ValueError(f"--topology={name} is of no chip known here: take one of {', '.join(CHIPS)}, as in v5e:4x4")
@@ -81,7 +82,7 @@ def topology(name):
 
 
 class Outcome(NamedTuple):
-    """A compilation: GiB needed, GiB there are, and the record of the program; None where XLA gave up for want of memory."""
+    """Result of a compilation: GiB needed, GiB available, and the program's record; None where XLA ran out of memory."""
 
     used: float
     available: float
@@ -93,7 +94,7 @@ class Outcome(NamedTuple):
 
 
 def overflow(message):
-    """(used, available) GiB of XLA's complaint that a program needs more memory than there is; None of any other text."""
+    """(used, available) GiB in XLA's error that a program needs more memory than available; None for any other text."""
     found = OVERFLOW.search(message)
     if not found:
         return None
@@ -102,10 +103,10 @@ def overflow(message):
 
 
 def examine(lower, chip, model_flops):
-    """Compile `lower()` for a chip: an `Outcome`. `model_flops` are one device's, of one run.
+    """Compile `lower()` for a chip: an `Outcome`. `model_flops` are those of one device in one run.
 
-    Memory is judged by XLA's peak. Its `temp_size_in_bytes` is not added to the arguments: programs compile, and XLA's log
-    gives them less than the chip has, where that sum is more.
+    The memory needed is XLA's peak. `temp_size_in_bytes` plus the arguments would be too much: programs with a sum above the
+    chip's memory still compile, and XLA's log gives them less.
     """
     import jax
 
@@ -130,7 +131,7 @@ def sizes_of(memory):
 
 
 def record(text, chip, model_flops):
-    """What a compiled program's HLO text says of one device: work, exchanges by kind, times at least, and what follows."""
+    """One device's record from a compiled program's HLO text: work, exchanges by kind, least times, and utilisation."""
     done, exchanges = work(text, chip), collections.defaultdict(lambda: {"count": 0, "bytes": 0, "sent": 0})
     for one in hlo.collectives(text):
         times = one.times or 1
@@ -163,7 +164,7 @@ def record(text, chip, model_flops):
 
 
 def described(found):
-    """(what, value) of a record, for people."""
+    """(label, value) lines of a record, for the terminal."""
     memory = {key: f"{size / GIB:.2f}" for key, size in found["memory"].items()}
     least, reach = found["seconds_at_least"], found["utilisation_at_most"]
     yield "memory", f"{memory['peak']} GiB at the peak, {found['hbm']} there are"
@@ -188,16 +189,16 @@ def described(found):
 
 
 class Work(NamedTuple):
-    """What one device does in one run of a program.
+    """Work of one device in one run of a program.
 
     Attributes:
-      flops: of matrix products.
-      bytes: read from and written to its memory.
+      flops: FLOPs of matrix products.
+      bytes: bytes read from and written to its memory.
       wire: bytes sent to other devices.
-      flops_once, bytes_once: the same with the body of every loop counted once, as XLA's cost analysis has them.
-      kernels_once: of flops_once, what kernels do, which XLA's cost analysis does not see into.
-      seconds: the least time that the instructions take one after the other; copies that XLA starts ahead are left out.
-      exact: whether the lengths of all loops are known; those that are not count once.
+      flops_once, bytes_once: the same with the body of every loop counted once, as in XLA's cost analysis.
+      kernels_once: the part of flops_once inside kernels, which XLA's cost analysis does not count.
+      seconds: least time of the instructions one after the other; copies that XLA starts ahead are left out.
+      exact: whether all loop lengths are known; loops of unknown length count once.
     """
 
     flops: float
@@ -218,7 +219,7 @@ def work(text, chip):
         if run.computation == run.holder:
             ahead = run.instruction.opcode.endswith("-start")
             steps.append([0.0, traffic(module, run), 1 if run.times is None else run.times, ahead])
-        steps[-1][0] += (flops := module.flops(run))  # inside a fusion, it is the fusion's
+        steps[-1][0] += (flops := module.flops(run))  # an instruction inside a fusion counts for the fusion
         kernels += flops if run.instruction.opcode == "custom-call" else 0.0
     return Work(
         flops=sum(flops * times for flops, _, times, _ in steps),
@@ -233,14 +234,14 @@ def work(text, chip):
 
 
 def in_memory(arrays):
-    """Bytes of those arrays of a shape that lie in the main memory: a layout with S(1) or above puts one elsewhere."""
+    """Bytes of a shape's arrays that lie in the main memory; a layout with S(1) or above places an array elsewhere."""
     return sum(hlo.size([array]) for array in arrays if "S(" not in array[2])
 
 
 def traffic(module, run):
     """Bytes that one instruction reads from and writes to the main memory.
 
-    Of an array that is only sliced, or updated in place, the slice counts.
+    For an array that is only sliced, or updated in place, only the slice counts.
     """
     one, inside = run.instruction, module.computations[run.computation]
     if one.opcode in NO_TRAFFIC or one.opcode.endswith("-done"):
@@ -260,14 +261,14 @@ def traffic(module, run):
 
 
 def _read(module, body, place, arrays):
-    """Bytes that a fusion reads of one of its operands."""
+    """Bytes that a fusion reads from one of its operands."""
     whole = in_memory(arrays)
     parts = _parts(module, body, module.parameter(body, place)) if whole else 0
     return whole if parts is None else min(parts, whole)
 
 
 def _parts(module, body, name):
-    """Bytes of the slices that are all that is read of a value; None if it is read whole."""
+    """Bytes of the slices read from a value, if only slices are read; None if it is read whole."""
     inside, total = module.computations[body], 0
     users = [found for found in inside.values() if name in found.operands]
     for user in users:
@@ -292,7 +293,7 @@ def _only_view(module, fusion):
 
 
 def _written(module, body, made):
-    """Bytes that a fusion writes: of an update in place, the update."""
+    """Bytes that a fusion writes; for an update in place, only the update."""
     inside, root, total = module.computations[body], module.root(body), 0
     ends = [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
     for end, array in zip(ends, made):

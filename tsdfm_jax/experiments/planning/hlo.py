@@ -1,7 +1,7 @@
-"""What a compiled program says of itself, read from its HLO text: loops, matrix products, exchanges between devices.
+"""Read a compiled program's HLO text: loops, matrix products, exchanges between devices.
 
-XLA's own cost analysis counts the body of a `while` once, however often it runs. Here every instruction is counted as often
-as its loops run: by `known_trip_count`, which CPU and GPU print, or, on TPU, which does not, by the loop's condition.
+XLA's own cost analysis counts the body of a `while` once, however often it runs. Here every instruction counts as often as
+its loops run: by `known_trip_count`, which CPU and GPU print, or, on TPU, which does not print it, by the loop's condition.
 Shapes are those of one device. Sizes are of the elements, without the padding of a layout's tiles.
 """
 
@@ -36,7 +36,7 @@ class Instruction(NamedTuple):
 
     @property
     def called(self):
-        """The computations that it names, by what they are to it: body, condition, calls, to_apply."""
+        """The computations that the instruction calls, by role: body, condition, calls, to_apply."""
         return dict(CALLED.findall(self.rest))
 
     @property
@@ -47,7 +47,7 @@ class Instruction(NamedTuple):
 
 
 class Run(NamedTuple):
-    """An instruction at work: in which computation, in which one around all fusions, and how often (None: not known)."""
+    """An executed instruction: its computation, the computation around all fusions, and how often it runs (None: unknown)."""
 
     instruction: Instruction
     computation: str
@@ -60,9 +60,9 @@ class Collective(NamedTuple):
 
     Attributes:
       kind: one of KINDS.
-      shape: what one device holds of its result, as `bf16[8,128]`.
-      bytes: the whole array on one device: what all-gather makes, and what the others are given.
-      times: how often it runs; None below a loop whose length is not known.
+      shape: one device's part of the result, as `bf16[8,128]`.
+      bytes: bytes of the whole array on one device: the result of all-gather, the input of the others.
+      times: how often it runs; None inside a loop of unknown length.
       group: how many devices exchange.
     """
 
@@ -74,7 +74,7 @@ class Collective(NamedTuple):
 
     @property
     def wire(self):
-        """Bytes that a device sends in one run, by a ring; all-reduce goes round twice."""
+        """Bytes that a device sends in one run of a ring algorithm; all-reduce goes round the ring twice."""
         if self.kind in ("collective-permute", "collective-broadcast"):
             return float(self.bytes)
         return self.bytes * (2 if self.kind == "all-reduce" else 1) * (self.group - 1) / self.group
@@ -132,16 +132,16 @@ class Module:
             raise ValueError("this text is no HLO module: it has no ENTRY computation")
 
     def root(self, computation):
-        """The instruction whose value a computation returns."""
+        """The root instruction, which returns a computation's value."""
         return next(i for i in self.computations[computation].values() if i.root)
 
     def parameter(self, computation, place):
-        """Name of a computation's parameter of that number."""
+        """Name of a computation's parameter number `place`."""
         found = self.computations[computation].values()
         return next(i.name for i in found if i.opcode == "parameter" and i.arguments == str(place))
 
     def runs(self):
-        """Every instruction that is executed, as a `Run`; of a conditional, all branches."""
+        """Every executed instruction, as a `Run`; all branches of a conditional."""
         return self._within(self.entry, self.entry, 1)
 
     def _within(self, computation, holder, times):
@@ -158,7 +158,7 @@ class Module:
                     yield from self._within(branch, branch, times)
 
     def trips(self, loop, computation):
-        """How often the body of a `while` runs; None if the text does not tell."""
+        """How often the body of a `while` runs; None if the text does not state it."""
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
             return int(known[1])
         around, inside = self.computations[computation], self.computations[loop.called["condition"]]
@@ -168,14 +168,14 @@ class Module:
         counter, bound = (inside[name] for name in test.operands)
         if counter.index is None:
             return None
-        carried = lambda found: self._constant(start.operands[found.index], around)  # what every turn hands on unchanged
+        carried = lambda found: self._constant(start.operands[found.index], around)  # values that no iteration changes
         first = carried(counter)
         last = self._constant(bound.name, inside) if bound.index is None else carried(bound)
         step = self._step(loop.called["body"], counter.index, carried)
         return None if None in (first, last, step) or step < 1 else max(-(-(last - first) // step), 0)
 
     def _step(self, body, place, carried):
-        """What the body of a loop adds to that place of its tuple in every turn; None if it does something else to it."""
+        """The step that a loop's body adds to element `place` of its tuple; None if it does anything else to it."""
         inside, root = self.computations[body], self.root(body)
         after = self._origin(root.operands[place], inside) if root.opcode == "tuple" else root
         if after.opcode != "add":
@@ -197,11 +197,11 @@ class Module:
         return int(found.arguments) if found.opcode == "constant" and re.fullmatch(r"-?\d+", found.arguments) else None
 
     def flops(self, run):
-        """FLOPs of one run of a `dot`, a `convolution` (a TPU's matrix product) or a kernel of attention, 2 a multiply-add; else 0."""
+        """FLOPs of one run of a `dot`, a `convolution` (a TPU's matrix product) or an attention kernel, 2 a multiply-add; else 0."""
         found = run.instruction
         if kernel := re.match(r"splash_mha_(fwd|dq|dkv)", found.name):
             inside = self.computations[run.computation]
-            # Of [B, H, L, d], after two arrays that say which blocks are masked: none of them here.
+            # Operands of [B, H, L, d] follow two arrays that mark the masked blocks; no blocks are masked here.
             queries, keys = (arrays(inside[name].shape)[0][1] for name in found.operands[2:4])
             return 2.0 * PRODUCTS[kernel[1]] * math.prod(queries) * keys[-2]
         if found.opcode not in ("dot", "convolution"):
@@ -215,7 +215,7 @@ class Module:
 
 
 def _convolved(out, left, right, rest):
-    """Multiply-adds of a convolution, those on padding and on holes left out."""
+    """Multiply-adds of a convolution, without those on padding and on holes."""
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", rest)
     sizes = [dict(zip(names, dims)) for names, dims in zip(labels.groups(), (left, right, out))]
     window = dict(re.findall(r"(\w+)=([\dx_\-]+)", (re.search(r"window=\{([^}]*)\}", rest) or [""])[0]))
@@ -230,16 +230,16 @@ def _convolved(out, left, right, rest):
 
 @functools.cache
 def _valid(out, window, of, low, stride, hole, spread):
-    """How many (output, window) places of one dimension meet an element."""
+    """Number of (output, window) pairs of one dimension that read an element of the input."""
     at = (o * stride + w * spread - low for o in range(out) for w in range(window))
     return sum(0 <= place <= (of - 1) * hole and place % hole == 0 for place in at)
 
 
 def collectives(text):
-    """Every exchange that a compiled program makes, a list of `Collective` (kind, shape, bytes, times, group).
+    """Every exchange of a compiled program, a list of `Collective` (kind, shape, bytes, times, group).
 
-    An exchange that a TPU overlaps with other work stands, under one channel, in each of the fusions that it goes on
-    behind, even within loops: it counts once, as often as the fusion runs that starts it.
+    An exchange that a TPU overlaps with other work appears, under one channel, in each fusion that runs at the same time, even
+    inside loops: it counts once, as often as the fusion that starts it runs.
     """
     module, seen, found = Module(text), set(), []
     for run in module.runs():

@@ -1,16 +1,16 @@
-"""FLOPs of the matrix products that a config's programs are made of, counted as the method has them.
+"""Model FLOPs of a config's programs: the FLOPs of their matrix products.
 
-From the config alone: what the compiler makes of it is no part of the count, so that utilisation can be said over it.
+They follow from the config alone and do not depend on the compiler, so that utilisation can be measured against them.
 """
 
 import functools
 import math
 
-ONCE_A_WINDOW = {"conditioning", "adaLN_modulation", "condition_fuser"}  # matrices that see a window's time, not its tokens
+ONCE_A_WINDOW = {"conditioning", "adaLN_modulation", "condition_fuser"}  # matrices applied to a window's time, not to its tokens
 
 
 def kinds(config):
-    """Kinds of record that the student's target learns from."""
+    """Kinds of record that the student's target needs."""
     from tsdfm_jax.config import settings
 
     return settings.TARGETS[config.student.target]
@@ -33,10 +33,10 @@ def forward(params, width, length):
 
 
 def passes(config):
-    """{program: {network: forward passes over its batch}}; a pass that is trained counts three times, its gradient twice.
+    """{program: {network: forward passes over its batch}}; a trained pass counts three times, because its gradient costs two.
 
-    What rematerialisation computes again does not count: it is no part of the model. Of a whole trajectory only the midpoints
-    from tau on are scored; of chains, which start anywhere, all count.
+    Rematerialisation does not count: it is no part of the model. In a whole trajectory only the midpoints from tau on are
+    scored; in chains, which start at any time, all links count as scored.
     """
     from tsdfm_jax.flow import chain, lookahead, shaping
 
@@ -79,6 +79,6 @@ def _network(init, cfg, length):
 
 
 def program(config, text_vocab, name):
-    """FLOPs of the matrix products that the model is made of, in one run of that program, of all devices together."""
+    """Model FLOPs of one run of a program, over all devices."""
     total = sum(n * window(config, text_vocab, network) for network, n in passes(config)[name].items() if n)
     return config[name.split("/")[0]].batch * total

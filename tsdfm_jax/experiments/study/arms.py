@@ -1,7 +1,7 @@
-"""What the study trains: every arm by its name, and what sets it apart from the config.
+"""The study's arms: each arm's name and its overrides of the config.
 
-An arm is a student and the trajectories that it learnt from. All arms of a source have one teacher, and, seed by seed,
-the same starting states and the same numbers of records and updates, but for those whose subject these are.
+An arm is a student and the trajectories that it learnt from. All arms of a source have one teacher, and, seed by seed, the
+same starting states and the same numbers of records and updates, except the arms that vary these numbers.
 """
 
 import dataclasses
@@ -13,18 +13,18 @@ from tsdfm_jax.experiments.sweep import hyper
 
 SOURCES = ("uniform", "mask")
 SEEDS = (0, 1, 2)
-# What an ablation has less of than the main arms, as fractions of the config's; "reference" is the shaped arm at that budget.
+# Divisors of the config's budget for ablations; "reference" is the shaped arm at that budget.
 ABLATION = {"trajectories.count": 4, "student.optimiser.steps": 2}
 BLIND = {"shaping.candidates": 1}
-# Factors that are a share of the ablation's own budget.
+# Factors that scale the ablation's own budget.
 SCALED = {"records": "trajectories.count", "updates": "student.optimiser.steps"}
 LOSSES = ("chain", "mixed")
-# What the compass stage's account of itself is made of; no student depends on it.
+# Keys of the compass stage's evaluation; no student depends on them.
 ACCOUNT = ("compass.heldout", "compass.steered_samples", "compass.steered_steps")
-# What a source has of its own. Among masks an unmasked token has no entropy: candidates are compared by how likely their
-# tokens are, each one hidden in turn, and have their masks at the same places. That takes two passes a candidate; of half as
-# many it costs what the other source's does. Under uniform noise students follow little of a shaping that has the tokens'
-# frequency taken out; there a twentieth is (results/STUDY.md).
+# Overrides for each source. With masks an unmasked token has no entropy: candidates are compared by the likelihood of their
+# tokens, each hidden in turn, and have their masks at the same positions. That takes two passes a candidate; with half as many
+# candidates it costs the same as the uniform source. Under uniform noise students follow little of a shaping that removes the
+# tokens' frequency; there a twentieth of it is removed (results/STUDY.md).
 OF_SOURCE = {
     "uniform": {},
     "mask": {
@@ -42,11 +42,11 @@ class Arm:
     """One arm.
 
     Attributes:
-      name: its own among all arms.
-      factor: what it is about; "main" for those of the headline.
+      name: its unique name.
+      factor: the factor that it varies; "main" for the headline arms.
       overrides: {dotted config key: value}.
       reduced: whether it has an ablation's budget.
-      scale: its records, or updates, over the reference's; of the factors in SCALED.
+      scale: its records or updates over the reference's, for the factors in SCALED.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Arm:
 
 
 def main_arms(config):
-    """The arms of the headline: the blind student, the control, the config's own shaping, every other policy, and other work's."""
+    """The headline arms: blind, the random control, the config's own shaping, every other policy, and published baselines."""
     from tsdfm_jax.flow import shaping  # late: help and a mistyped flag should not wait for JAX
 
     policies = {policy: {"shaping.policy": policy, "shaping.span": 1} for policy in shaping.POLICIES}
@@ -69,10 +69,10 @@ def main_arms(config):
 
 
 def _factors(config):
-    """{factor: {name: overrides}}; values that the config has already are the reference, and none of these."""
+    """{factor: {name: overrides}}, before `ablations` drops those equal to the config."""
     midpoints, length = config.trajectories.midpoints, config.data.length
     nce, cumulative = {"compass.kind": "nce"}, {"flow.jump": "cumulative"}
-    tokens_leave = config.flow.source != "mask"  # among masks none does, and the cumulative jump is the bridge's
+    tokens_leave = config.flow.source != "mask"  # with masks no token leaves, and the cumulative jump equals the bridge's
     return {
         "candidates": {f"K={k}": {"shaping.candidates": k} for k in (2, 4, 8, 16)},
         "tau": {f"tau={t}": {"shaping.tau": t} for t in (0.0, 0.25, 0.5, 0.75)},
@@ -119,10 +119,10 @@ def ablations(config):
 
 
 def overrides(config, arm, seed):
-    """All that sets a run of an arm apart from its source's config: the arm's own, its budget and its seed."""
+    """All overrides of an arm's run over its source's config: the arm's own, its budget and its seed."""
     found = {"models": ("teacher", "student_shaped"), "trajectories.seed": seed}
     found |= {"evaluate.seeds": (seed,), "evaluate.teacher_steps": (), "evaluate.frontier": ""}
-    # What a compass knows is told by its own part of the study: here it only has to be there.
+    # The study's compass part evaluates the compass; here the stage only has to run.
     found |= dict(zip(ACCOUNT, (config.compass.batch, config.compass.batch, 1)))
     if arm.reduced:
         found |= {key: _value(config, key) // part for key, part in ABLATION.items()}
@@ -135,7 +135,7 @@ def overrides(config, arm, seed):
         found[key] = int(_value(config, key) / ABLATION[key] * arm.scale)
     if arm.factor == "rounds":  # all rounds together have the budget of one
         found |= {key: found[key] // arm.overrides["rounds"] for key in ABLATION}
-    # Whole batches, and shards that leave no record over: every arm has exactly its budget.
+    # Whole batches, and shards that divide the count: every arm has exactly its budget.
     batch = config.trajectories.batch
     count = found["trajectories.count"] = max(found.get("trajectories.count", config.trajectories.count) // batch, 1) * batch
     found["trajectories.shard"] = math.gcd(count, config.trajectories.shard)
@@ -152,4 +152,4 @@ def _value(config, key):
     return config
 
 
-STEPS = (4, 8)  # that the bars are held at
+STEPS = (4, 8)  # numbers of steps at which the bars are checked

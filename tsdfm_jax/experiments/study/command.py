@@ -1,17 +1,17 @@
 """The study: does shaping the trajectory beat blind jumps at equal budget? `python -m launch.study --workdir=runs/study-sotu`.
 
-Trains one teacher a source, then a student for every arm (arms.py beside this file), and gathers what was found into
-`results/study-sotu.json`, tables and figures. Each run is one of `python -m tsdfm_jax.main`; the same command goes on where it was
-stopped, and finished runs are skipped. Parts, in order: base (tokenizer, data, judges, teachers and their texts),
-autoregressive (a causal transformer of the teacher's size and its texts), choices
-(the texts that each arm's shaping ends in, by the pilot judge), compass (where picking by energy leads), main (the headline's
-arms, every seed), ablations (one factor at a time), jumps (one student, sampled by each kind of jump), targets (what students
-learnt from, by every judge), cost, table.
+Trains one teacher a source, then a student for every arm (arms.py beside this file), and gathers the results into
+`results/study-sotu.json`, tables and figures. Each run is a run of `python -m tsdfm_jax.main`; the same command resumes a
+stopped study and skips finished runs. Parts, in order: base (tokenizer, data, judges, teachers and their texts),
+autoregressive (a causal transformer of the teacher's size and its texts), choices (the final texts under each arm's shaping,
+by the pilot judge), compass (the effect of picking by energy), main (the headline arms, every seed), ablations (one factor at
+a time), jumps (one student, sampled by each kind of jump), targets (the texts that students learnt from, by every judge),
+cost, table.
 
-A lab's own scale is the same command with its config: --config=configs/fineweb_170m.py --workdir=/mnt/shared/study.
+For a larger study give the same command another config: --config=configs/fineweb_170m.py --workdir=/mnt/shared/study.
 
-The exit code is 0 if all that was asked for is done, 1 if a run failed, 2 if the study could not begin, and 128 and the signal if it
-was stopped.
+The exit code is 0 if all requested parts are done, 1 if a run failed, 2 if the study could not begin, and 128 plus the signal
+if it was stopped.
 """
 
 import fnmatch
@@ -29,21 +29,21 @@ from tsdfm_jax.runtime import memory
 
 parse, fail = functools.partial(command_line.parse, "study"), functools.partial(command_line.fail, "study")
 PARTS = ("base", "autoregressive", "choices", "compass", "main", "ablations", "jumps", "targets", "cost", "table")
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/sotu.py", "The config that every arm starts from.")
-_WORKDIR = flags.DEFINE_string("workdir", "", "Where the runs are; runs/study- and the config's name by default.")
-_OUT = flags.DEFINE_string("out", "results", "Where the table part writes study-<config>.json and the figures.")
-_PART = flags.DEFINE_list("part", [], f"Parts to do, comma-separated: {', '.join(PARTS)}. All of them by default.")
-_SOURCE = flags.DEFINE_list("source", list(study_arms.SOURCES), "Sources to do.")
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/sotu.py", "The config that all arms override.")
+_WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the runs; by default runs/study- and the config's name.")
+_OUT = flags.DEFINE_string("out", "results", "Directory where the table part writes study-<config>.json and the figures.")
+_PART = flags.DEFINE_list("part", [], f"Parts to run, comma-separated: {', '.join(PARTS)}. All by default.")
+_SOURCE = flags.DEFINE_list("source", list(study_arms.SOURCES), "Sources to run, comma-separated.")
 _SEEDS = flags.DEFINE_list(
-    "seeds", [str(seed) for seed in study_arms.SEEDS], "Seeds of the main arms and of the texts; ablations have the first."
+    "seeds", [str(seed) for seed in study_arms.SEEDS], "Seeds of the main arms and of the texts; ablations use the first."
 )
-_ONLY = flags.DEFINE_string("only", "*", "Only arms whose name fits this pattern, such as 'K=*'.")
-_PARALLEL = flags.DEFINE_integer("parallel", 1, "Runs at a time on this machine; they share its devices.", lower_bound=1)
-_DRY_RUN = flags.DEFINE_bool("dry-run", False, "Print the commands that are left to run, and run nothing.")
+_ONLY = flags.DEFINE_string("only", "*", "Run only arms with names that match this pattern, such as 'K=*'.")
+_PARALLEL = flags.DEFINE_integer("parallel", 1, "Number of runs at a time on this machine; they share its devices.", lower_bound=1)
+_DRY_RUN = flags.DEFINE_bool("dry-run", False, "Print the commands of the unfinished runs, and run nothing.")
 
 
 def main(argv):
-    """Do the parts that are asked for, one after the other; the exit code."""
+    """Run the requested parts in order; returns the exit code."""
 
     def begin():
         file = command_line.config_file(argv, "configs/sotu.py")
@@ -56,14 +56,14 @@ def main(argv):
             return print_commands(study)
         memory.keep()
         with sweep_plan.alone(root / "-".join(_SOURCE.value)):
-            # A part stands on those before it.
+            # Each part needs the parts before it.
             return int(any(perform(study, part, name) for part in PARTS if part in (_PART.value or PARTS)))
 
     return sweep_jobs.attempt(begin, fail)
 
 
 def check(study):
-    """Raise ValueError for a part or a source that is none, and for an arm whose config cannot work."""
+    """Raise ValueError for an unknown part or source, and for an arm with an invalid config."""
     for flag, asked, known in (("part", _PART.value, PARTS), ("source", _SOURCE.value, study_arms.SOURCES)):
         for value in asked:
             if value not in known:
@@ -72,7 +72,7 @@ def check(study):
 
 
 def seeds():
-    """The seeds that the flag names; ValueError for one that is none."""
+    """The seeds of the flag; ValueError for an invalid one."""
     for seed in _SEEDS.value:
         if not seed.isdecimal():
             raise ValueError(f"--seeds={seed} is not a whole number: --seeds=0,1,2")
@@ -80,7 +80,7 @@ def seeds():
 
 
 def runs(study, parts=None):
-    """The runs of base, autoregressive, main and ablations that the flags ask for."""
+    """The runs of base, autoregressive, main and ablations that the flags select."""
     parts, found = parts or _PART.value or PARTS, []
     for source in _SOURCE.value:
         found += [study.base(source)] if "base" in parts else []
@@ -90,20 +90,20 @@ def runs(study, parts=None):
         ):
             if part in parts:
                 wanted = [arm for arm in arms if fnmatch.fnmatch(arm.name, _ONLY.value)]
-                # Seed by seed, so that a study that is cut short has whole comparisons.
+                # Seed by seed, so that an interrupted study has complete comparisons.
                 found += [study.run(arm, source, seed) for seed in seeds for arm in wanted]
     return found + ([study.autoregressive()] if "autoregressive" in parts else [])
 
 
 def print_commands(study):
-    """What is left to run, as lines for a shell."""
+    """Print the unfinished runs as shell commands."""
     for run in runs(study):
         print(f"# finished: {run.name}" if run.finished() else shlex.join(["python", *sweep_plan.MAIN[1:], *run.arguments]))
     return 0
 
 
 def perform(study, part, name):
-    """One part; 0 where all of it is done."""
+    """Run one part; returns 0 if it is complete."""
     if part in ("base", "autoregressive", "main", "ablations"):
         waiting = [run for run in runs(study, (part,)) if not run.finished()]
         with sweep_jobs.progress(len(waiting), 0, "study") as say:

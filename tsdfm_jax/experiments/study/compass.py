@@ -1,8 +1,8 @@
-"""The compass by itself: does picking by energy at one midpoint lower the final text's perplexity?
+"""The compass alone: does picking by energy at one midpoint lower the final text's perplexity?
 
-The teacher walks from noise to text. At one midpoint the best of K candidates is taken, and everywhere else the first;
-or the best at every midpoint. Every cell has the same starting states, coins and candidates, so that a text differs from the
-blind one by what was picked alone, and the difference of their NLLs is a paired one.
+The teacher samples from noise to text. At one midpoint it keeps the best of K candidates, and at all others the first; or it
+keeps the best at every midpoint. Every cell has the same starting states, random draws and candidates, so that a text differs
+from the blind one only by the pick, and the difference of their NLLs is paired.
 """
 
 import json
@@ -22,23 +22,23 @@ from tsdfm_jax.storage import atomic
 from tsdfm_jax.workspace import trained
 
 FILE = "compass.json"
-EVERYWHERE = -1  # a place: every midpoint
+EVERYWHERE = -1  # stands for every midpoint
 CANDIDATES = (2, 4, 8, 16)
-KEPT = 8  # of compasses that are not the config's own
+KEPT = 8  # K for compasses other than the config's
 BLIND = f"reference:{EVERYWHERE}:1"
 SEED = 8000
 TRAINED = ("nce", "distilled")
 
 
 def scorers(config):
-    """{name: the arm whose compass it is}: the config's own first, then every other that is kept, scored by the same walk."""
+    """{name: the arm that the compass comes from}: the config's own first, then the arms of factors `compass` and `coins`."""
     arms = study_arms.ablations(config)
     own = [arm for arm in arms if arm.name == "reference"]
     return {arm.name: arm for arm in own + [arm for arm in arms if arm.factor in ("compass", "coins")]}
 
 
 def cells(config):
-    """(place, K) of every cell: the config's own compass through K, and all of them at one K."""
+    """{compass: [(place, K)]} of every cell: the config's own compass at every K, the others at K = KEPT."""
     steps = range(config.compass.steered_steps)
     each = {name: [(place, KEPT) for place in (EVERYWHERE, *steps)] for name in scorers(config)}
     each["reference"] = [(EVERYWHERE, 1)] + [(place, k) for k in CANDIDATES for place in (EVERYWHERE, *steps)]
@@ -46,7 +46,7 @@ def cells(config):
 
 
 def measure(study, source):
-    """Leave `compass.json` in the source's directory: a row a cell; what is there already is kept."""
+    """Write `compass.json` into the source's directory, one row a cell; keeps the rows that it already has."""
     base, file = study.base(source), study.root / source / FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     found = json.loads(file.read_text()) if file.exists() else {}
@@ -72,7 +72,7 @@ def measure(study, source):
 
 
 def _later(cell):
-    """What can wait: single picks of compasses that are not the config's own."""
+    """Whether a cell comes last: a single pick by a compass other than the config's."""
     name, place, _ = cell
     return name != "reference" and place != EVERYWHERE
 
@@ -86,7 +86,7 @@ def _key(name, place, k):
 
 
 def _weights_of(study, source, name):
-    """The run whose compass this is, None where it has to be trained and is not."""
+    """The run that the compass comes from; None if the compass needs training and is not trained."""
     config = study.of(source)
     arm = scorers(config)[name]
     run = study.run(arm, source, study.seeds[0])
@@ -96,7 +96,7 @@ def _weights_of(study, source, name):
 
 
 def _program(study, source, name, k, teacher, mesh):
-    """The jitted `(first, place) -> x_BL`, texts `first`, `first` + 1, … of the teacher."""
+    """The jitted `(first, place) -> x_BL`: the teacher's texts `first`, `first` + 1, …"""
     run = _weights_of(study, source, name)
     config = run.config.copy_and_resolve_references()
     config.compass.steered_steps = study.base(source).config.compass.steered_steps
@@ -112,7 +112,7 @@ def _program(study, source, name, k, teacher, mesh):
 
 
 def picked(config, path, teacher, build, seed, weights, first, place, k):
-    """Final texts x_BL of the teacher's walk with the best of the first k candidates taken at `place` alone (or EVERYWHERE)."""
+    """Final texts x_BL of the teacher, keeping the best of the first k candidates at `place` alone (or EVERYWHERE)."""
     steps = config.compass.steered_steps
     key_B = sampler.sample_keys(seed, first, config.compass.batch)
     source_B, jumps_B = paths.split(key_B)
@@ -124,7 +124,7 @@ def picked(config, path, teacher, build, seed, weights, first, place, k):
     def leap(i, x_BL):
         t_B, arrive_B = jnp.full_like(width_B, i / steps), jnp.full_like(width_B, (i + 1) / steps)
         move = jump.prepare(path, config.flow.jump, posterior(x_BL, t_B, width_B), x_BL, t_B, width_B)
-        at_B, _ = paths.split(paths.fold(jumps_B, i))  # as shaping.shaped_jump has them
+        at_B, _ = paths.split(paths.fold(jumps_B, i))  # as in shaping.shaped_jump
 
         def best():
             cand_BKL, energy_BK, _ = shaping.candidates(at_B, move, arrive_B, energy, many)
@@ -137,7 +137,7 @@ def picked(config, path, teacher, build, seed, weights, first, place, k):
 
 
 def _row(name, place, k, config, x_NL, judges, mesh):
-    """A cell: its texts' entropy and, by each judge, their perplexity and the NLL of every text, which pairs are made of."""
+    """A cell's row: its texts' entropy and, by each judge, their perplexity and the NLL of every text for paired differences."""
     x_NL = x_NL[: config.compass.steered_samples]
     row = {"compass": name, "candidates": k, "samples": len(x_NL), "length": x_NL.shape[1]}
     row["arrives"] = None if place == EVERYWHERE else (place + 1) / config.compass.steered_steps

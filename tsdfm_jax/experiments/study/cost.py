@@ -1,4 +1,4 @@
-"""What shaping costs: sampling at 8 and 1,024 steps side by side, and what was added to the training, in FLOPs and seconds."""
+"""The cost of shaping: sampling time at 4, 8 and 1,024 steps, and the training of each arm, in FLOPs and seconds."""
 
 import json
 import statistics
@@ -18,7 +18,7 @@ STEPS = (4, 8, 1024)
 
 
 def measure(study, source):
-    """Leave `cost.json` in the source's directory; needs the first seed of the arms `blind` and `shaped`."""
+    """Write `cost.json` into the source's directory; needs the first seed of the arms `blind` and `shaped`."""
     arms = {arm.name: arm for arm in study_arms.main_arms(study.of(source))}
     runs = {name: study.run(arms[name], source, study.seeds[0]) for name in ("blind", "shaped")}
     file = study.root / source / FILE
@@ -29,7 +29,7 @@ def measure(study, source):
 
 
 def sampled(run):
-    """{model: {steps: seconds of one batch}}, medians of rounds in which all take their turn."""
+    """{model: {steps: seconds of one batch}}, medians over ROUNDS rounds, each of which runs all STEPS."""
     config, mesh = run.config, settings.mesh(run.config)
     tok = trained.tokenizer(config, run.workdir)
     cfg = settings.sampler_config(config, config.evaluate)
@@ -46,7 +46,7 @@ def sampled(run):
 
 
 def training_flops(study, runs):
-    """FLOPs of a student's way: its trajectories and its updates, and of its teacher's training, as the method has them."""
+    """Model FLOPs of each student's trajectories and updates, and of the teacher's training."""
     text_vocab = study.config.tokenizer.vocab_size
     parts = {
         name: sum(part.runs * part.flops for part in budget_parts.trajectories(run.config, text_vocab))
@@ -60,10 +60,10 @@ def training_flops(study, runs):
 
 
 def seconds(study, source, runs):
-    """Seconds of the same stages, as their runs noted them, compilation left out."""
+    """Seconds of the same stages, from their runs' records, without compilation."""
     took = lambda directory: (told := bookkeeping.done(directory)["figures"])["seconds"] - told["compile_seconds"]
     teacher = study.base(source).workdir / "teacher"
-    # One that was taken from elsewhere (teacher.path) was not trained here, and has none.
+    # A teacher loaded by teacher.path was not trained here and has no seconds.
     found = {"teacher": took(teacher)} if "seconds" in bookkeeping.done(teacher)["figures"] else {}
     for name, run in runs.items():
         stages = {"trajectories": "trajectories/round_0", "updates": jobs.student_directory("shaped", 0)}

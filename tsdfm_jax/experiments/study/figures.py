@@ -1,4 +1,4 @@
-"""The study's figures: perplexity against steps and against entropy, where the compass leads, what each factor changes."""
+"""The study's figures: perplexity against steps and against entropy, the effect of the compass and of each factor."""
 
 import math
 
@@ -17,7 +17,7 @@ COLOURS |= {
 
 
 def write(found, directory):
-    """Leave an SVG each in `directory`; returns their paths. What was not measured has no figure."""
+    """Write one SVG a figure into `directory`; returns their paths. Figures without data are left out."""
     import matplotlib
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -44,12 +44,12 @@ def _main(told):
 
 
 def _others(told):
-    """What the arms are compared with, besides text."""
+    """The teacher's and the autoregressive model's rows, where they exist."""
     return {name: told["references"][name] for name in ("teacher", study_runs.AUTOREGRESSIVE) if name in told["references"]}
 
 
 def _drawn_as(name):
-    """How an arm's line looks; the config's own shaping lies above the others."""
+    """Line style of an arm; the config's own shaping is drawn above the others."""
     return {"marker": "o", "ms": 3, "color": COLOURS[name]} | ({"lw": 1.8, "zorder": 3} if name == "shaped" else {"lw": 1.2})
 
 
@@ -58,7 +58,7 @@ def _title(told, judge):
 
 
 def against_steps(told):
-    """Perplexity at each number of steps: the mean over seeds, and every seed."""
+    """Perplexity at each number of steps: the mean over seeds, and each seed."""
     arms = {**_others(told), **_main(told)}
     figure, axes = _axes(len(told["judges"]))
     for ax, judge in zip(axes, told["judges"]):
@@ -79,7 +79,7 @@ def against_steps(told):
 
 
 def against_entropy(told):
-    """The frontier of each main arm over temperature, teacher and autoregressive model, and held-out text."""
+    """Each main arm's frontier over temperature, with teacher, autoregressive model and held-out text as points."""
     if not any("frontier" in arm for arm in told["arms"].values()):
         return None
     figure, axes = _axes(len(told["judges"]))
@@ -110,7 +110,7 @@ def against_entropy(told):
 
 
 def compass(told):
-    """One pick: the final text's perplexity over the blind walk's, against K and against the time of the pick, by the largest judge."""
+    """One pick by the largest judge: final perplexity over blind's against the time of the pick, for each K and each compass."""
     rows = [row for row in told["compass"] if row["arrives"] is not None]
     if not rows:
         return None
@@ -125,7 +125,7 @@ def compass(told):
     for ax in (left, right):
         ax.axhline(1.0, color="black", lw=0.8)
         ax.set(xlabel="time at which the picked midpoint arrives")
-        ax.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside: the lines are everywhere
+        ax.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside: the lines fill the axes
     return figure
 
 

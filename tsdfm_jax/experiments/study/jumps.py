@@ -1,7 +1,7 @@
-"""The jump at sampling alone: students that learnt from one kind of jump write by each of them.
+"""The jump at sampling alone: students that learnt from one kind of jump sample with each kind.
 
-Other arms change the jump of trajectories and of sampling together. Texts are those of the tables, from the same starting
-states, so that the row of the config's own jump says what the tables say.
+Other arms change the jump of trajectories and of sampling together. The texts have the same starting states as those of the
+tables, so that the row of the config's own jump agrees with the tables.
 """
 
 import json
@@ -21,7 +21,7 @@ MODEL = "student_shaped"
 
 
 def measure(study, source):
-    """Leave `jumps.json` in the source's directory: {arm: {jump: {steps: figures}}}, of the first seed; what is there is kept."""
+    """Write `jumps.json` into the source's directory: {arm: {jump: {steps: metrics}}} of the first seed; keeps existing rows."""
     arms = {arm.name: arm for arm in study_arms.main_arms(study.of(source))}
     runs = {name: study.run(arms[name], source, study.seeds[0]) for name in ARMS}
     file = study.root / source / FILE
@@ -41,7 +41,7 @@ def measure(study, source):
 
 
 def written(run, kind, judges, mesh):
-    """{steps: figures} of a run's student, sampling by that kind of jump."""
+    """{steps: metrics} of a run's student, sampling with jump `kind`."""
     config = run.config.copy_and_resolve_references()
     config.flow.jump = kind
     c = config.evaluate

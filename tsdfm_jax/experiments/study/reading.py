@@ -1,4 +1,4 @@
-"""Reads what the runs of a study left, into one tree of numbers."""
+"""Read the results of a study's runs into one tree of numbers."""
 
 import json
 
@@ -16,19 +16,18 @@ from tsdfm_jax.report import cells
 from tsdfm_jax.runtime import environment
 
 SCHEMA = 1
-JUDGES_AGREE = 1e-3  # relative difference of their perplexities of the same text
-FRONTIER = 8  # whose frontier is drawn
+JUDGES_AGREE = 1e-3  # largest relative difference between two studies' perplexities of the same text
+FRONTIER = 8  # steps of the frontiers in the figures
 BAR = {"perplexity": 0.68, "entropy": 0.97}
 KEPT = (*cells.FIELDS, "samples", "seed")
 STAGES = {"compass": "compass", "trajectories": "trajectories/round_{}", "student": "student/shaped/round_{}"}
 
 
 def gathered(study, before=None):
-    """The whole study: how it was made, and for each source whose base is done, what it found.
+    """The whole study: its config and environment, and the results of each source with a finished base.
 
-    `before`, if given, is what an earlier call returned: an arm or a part that is not in this work directory, or with fewer seeds, is
-    taken from there where config and teacher are the same and the judges say the same of held-out text, so that a study can be made
-    in several places.
+    `before`, if given, is an earlier result: an arm or a part that is missing in this work directory, or has fewer seeds here, is
+    copied from it if config and teacher are the same and the judges agree on held-out text. So a study can run in several places.
     """
     earlier = before["sources"] if before and before["config"] == json.loads(study.config.to_json()) else {}
     done = [source for source in study_arms.SOURCES if study.base(source).finished()]
@@ -66,7 +65,7 @@ def _source(study, source, before):
 
 
 def _autoregressive(study, hashes, before):
-    """The causal transformer's rows where these judges have read it, those of before where it is not here."""
+    """The autoregressive model's rows; those of `before` if its run is not here. ValueError if other judges scored it."""
     run, name = study.autoregressive(), study_runs.AUTOREGRESSIVE
     if not run.finished():
         return {name: before[name]} if name in before else {}
@@ -77,7 +76,7 @@ def _autoregressive(study, hashes, before):
 
 
 def _comparable(before, found):
-    """Whether two tables have one teacher and judges of one recipe: trained elsewhere, they differ in their last digits alone."""
+    """Whether two results have the same teacher and judges of the same recipe, which may differ in their last digits."""
     data = [[mean(told["references"]["data"]["0"], judge) for judge in found["judges"]] for told in (before, found)]
     same = all(abs(a / b - 1.0) < JUDGES_AGREE for a, b in zip(*data))
     return before["judges"] == found["judges"] and same and before["teacher"]["hash"] == found["teacher"]["hash"]
@@ -94,7 +93,7 @@ def _teacher(base):
 
 
 def _by_steps(run, rows, model):
-    """{steps: [what one seed's texts gave]}; its perplexities by judge."""
+    """{steps: [metrics of one seed's texts]}, `ppl_token` by judge."""
     found = {}
     for row in rows:
         if row["model"] != model:
@@ -105,7 +104,7 @@ def _by_steps(run, rows, model):
 
 
 def _arm(arm, runs):
-    """What the runs of one arm gave, seeds side by side."""
+    """The results of one arm's runs, one entry a seed."""
     found = {"factor": arm.factor, "overrides": arm.overrides, "steps": {}, "runs": []}
     for run in runs:
         for steps, rows in _by_steps(run, _rows(run), "student_shaped").items():
@@ -120,7 +119,7 @@ def _arm(arm, runs):
 
 
 def _frontier(runs, judge, digest):
-    """Perplexity and entropy at each temperature, means over seeds."""
+    """Perplexity and entropy at each temperature, as means over seeds."""
     each = []
     for run in runs:
         sets = summary.swept(run.config, run.workdir, "student_shaped", FRONTIER, digest)
@@ -138,7 +137,7 @@ def _frontier(runs, judge, digest):
 
 
 def _seconds(run):
-    """Of each stage, all rounds together, compilation apart."""
+    """Seconds of each stage over all rounds, compilation separate."""
     found = {}
     for name, pattern in STAGES.items():
         rounds = range(run.config.rounds) if "{}" in pattern else range(1)
@@ -148,13 +147,13 @@ def _seconds(run):
 
 
 def mean(rows, judge=None, key="ppl_token"):
-    """Over seeds: of a judge's perplexity, or of another figure."""
+    """Mean over seeds of a judge's perplexity, or of another metric."""
     values = [row[key][judge] if judge else row[key] for row in rows]
     return sum(values) / len(values)
 
 
 def held(study, source, found, name):
-    """An arm against the bars, at each of STEPS: means over seeds, and whether all hold under all judges."""
+    """Compare an arm with the bars at each of STEPS: means over seeds, and whether all bars hold under all judges."""
     teacher = found["references"]["teacher"]
     most, arms = max(teacher, key=int), found["arms"]
     told = {}
@@ -174,7 +173,7 @@ def held(study, source, found, name):
 
 
 def verdict(one, seeds):
-    """Met, or what is missed; one seed has no spread to be below blind's by."""
+    """The verdict: met, or the bars that are missed; one seed has no spread to compare with blind's."""
     missed = [] if all(r <= BAR["perplexity"] for r in one["of_teacher"].values()) else ["perplexity"]
     missed += [] if one["entropy"] >= BAR["entropy"] else ["entropy"]
     missed += [] if all(one["below_every_blind_seed"].values()) else ["blind"]
@@ -186,7 +185,7 @@ def verdict(one, seeds):
 
 
 def _matched(study, source, name, steps, most, judges):
-    """{judge: perplexity over the teacher's at the teacher's entropy}, None where the temperatures do not reach it."""
+    """{judge: perplexity over the teacher's, at the teacher's entropy}; None where no temperature reaches it."""
     base = study.base(source)
     hashes, arm = summary.judges(_rows(base)), next(arm for arm in study_arms.main_arms(study.of(source)) if arm.name == name)
     runs = [run for run in (study.run(arm, source, seed) for seed in study.seeds) if run.finished()]
@@ -204,7 +203,7 @@ def _matched(study, source, name, steps, most, judges):
 
 
 def _compass(cells):
-    """The cells without every text's NLL, each with its ratio over the blind walk."""
+    """The cells without the NLLs of single texts, each with its perplexity ratio to the blind cell."""
     blind = cells.get(study_compass.BLIND)
     if blind is None:
         return []

@@ -1,4 +1,4 @@
-"""The runs of a study: where they are, what they share, whether they are done."""
+"""The runs of a study: their directories, the stages they share, and whether they are finished."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from tsdfm_jax.experiments.sweep import hyper, jobs as sweep_jobs, plan as sweep
 
 BASE, AUTOREGRESSIVE = "base", "autoregressive"
 SHARED = ("tokenizer", "data", "judges", "teacher")
-# Students and judges are of the text alone, whatever the source.
+# Stages that depend on the text alone, not on the source.
 OF_TEXT = ("tokenizer", "data", "judges")
 STAGES = ("compass", "trajectories", "student", "evaluate")
 TEACHER_STEPS = (4, 8, 16, 64, 1024)
@@ -28,9 +28,9 @@ class Run:
       name: source, arm and seed.
       arm: None for a source's base and for the autoregressive model.
       config: the whole config.
-      workdir: where it lives.
-      arguments: what main is started with.
-      links: {stage: the work directory that made it}, relative to this one's.
+      workdir: its work directory.
+      arguments: command line arguments of main.
+      links: {stage: the work directory that made it}.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Run:
     links: dict[str, pathlib.Path]
 
     def finished(self):
-        """Whether main has ended well here, with this very config but for what no student depends on: its last stage is done."""
+        """Whether main's last stage is finished here with the same config, except the keys of ACCOUNT."""
         kept, last = self.workdir / "config.json", self.workdir / "evaluate/done.json"
         if not kept.exists() or not last.exists():
             return False
@@ -51,7 +51,7 @@ class Run:
         return _without_account(made) == _without_account(now)
 
     def link(self):
-        """Let the stages of others stand here as if they had been made here."""
+        """Link the stages that other runs made into the work directory."""
         self.workdir.mkdir(parents=True, exist_ok=True)
         for stage, where in self.links.items():
             place = self.workdir / stage
@@ -61,7 +61,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
-    """All that the runs have in common: the config's file, the config, what was given on the command line, the directory, the seeds."""
+    """Common to all runs: the config's file, the config, the command line's overrides (`given`), the directory, the seeds."""
 
     file: str
     config: ConfigDict
@@ -70,18 +70,18 @@ class Study:
     seeds: tuple[int, ...] = study_arms.SEEDS
 
     def of(self, source):
-        """The config under a source."""
+        """The config with a source's overrides."""
         config = self.config.copy_and_resolve_references()
         config.update_from_flattened_dict(self._own(source))
         return config
 
     def _own(self, source):
-        """What a source's config has of its own; what was given on the command line stands."""
+        """A source's overrides, without the keys given on the command line."""
         own = {key: value for key, value in study_arms.OF_SOURCE[source].items() if key not in self.given}
         return {"flow.source": source, **own}
 
     def base(self, source):
-        """The run that makes what all arms of a source share, and the texts of their teacher."""
+        """The run that makes the stages that all arms of a source share, and their teacher's texts."""
         first = study_arms.SOURCES[0]
         changes = {"models": ("teacher",), "sample.model": "teacher"}
         changes |= {"evaluate.seeds": self.seeds, "evaluate.teacher_steps": TEACHER_STEPS}
@@ -91,7 +91,7 @@ class Study:
         return self._make(f"{source}/{BASE}", None, source, 0, changes, stages, links)
 
     def autoregressive(self):
-        """The causal transformer of configs/baselines, which has no source, no teacher and no steps to choose."""
+        """The run of the autoregressive model of configs/baselines, which has no source, teacher or choice of steps."""
         first = study_arms.SOURCES[0]
         own = self.of(first)
         changes = hyper.differing(AUTOREGRESSIVE, own, autoregressive.trained(own.copy_and_resolve_references()))
@@ -101,7 +101,7 @@ class Study:
         return self._make(AUTOREGRESSIVE, None, first, 0, changes, (AUTOREGRESSIVE, "evaluate"), links)
 
     def run(self, arm, source, seed):
-        """One student."""
+        """The run of an arm's student with one seed."""
         changes = study_arms.overrides(self.of(source), arm, seed)
         links = {stage: self.root / source / BASE for stage in SHARED}
         return self._make(f"{source}/{arm.name}/s{seed}", arm, source, seed, changes, STAGES, links)
@@ -115,14 +115,14 @@ class Study:
         return Run(name=name, arm=arm, source=source, seed=seed, config=whole, workdir=workdir, arguments=told, links=links)
 
     def check(self, runs):
-        """Raise ValueError, one line, for the first run whose config cannot work."""
+        """Raise ValueError, in one line, for the first run with an invalid config."""
         for run in runs:
             sweep_runs.check(run.name, run.config)
 
     def work(self, runs, parallel, say):
-        """Run these, those of a source behind its base; the exit code."""
+        """Do these runs, the bases first; returns the exit code."""
         bases = [run for run in runs if run.arm is None]
-        for run in bases:  # the second one stands on the first
+        for run in bases:  # one at a time: the second needs the first
             code = self._here([run], 1, say)
             if code:
                 return code
@@ -136,6 +136,6 @@ class Study:
 
 
 def _without_account(config):
-    """A config, as plain JSON, but for the size of the compass's account of itself."""
+    """A config as plain JSON, without the keys of ACCOUNT."""
     left = [key.removeprefix("compass.") for key in study_arms.ACCOUNT]
     return config | {"compass": {key: value for key, value in config["compass"].items() if key not in left}}

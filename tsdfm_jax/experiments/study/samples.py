@@ -1,9 +1,9 @@
-"""The texts behind the headline, for judges of others: one file of JSON lines for the teacher, held-out text and each main arm."""
+"""Export the headline texts for other judges: a JSON lines file each for the teacher, held-out text and the arms of ARMS."""
 
 import json
 
 from tsdfm_jax.evaluation import text_sets
-from tsdfm_jax.experiments.study import arms, arms as study_arms
+from tsdfm_jax.experiments.study import arms as study_arms
 from tsdfm_jax.storage import atomic
 
 ARMS = ("blind", "random", "shaped")
@@ -11,26 +11,26 @@ KEPT = ("model", "steps", "seed", "temperature", "index", "text")
 
 
 def write(study, directory):
-    """Leave `<source>-<arm>.jsonl` for every finished arm of ARMS, `<source>-teacher.jsonl` and `<source>-data.jsonl`; their paths."""
+    """Write `<source>-<name>.jsonl` for data, teacher and every finished arm of ARMS; returns the paths."""
     made = []
     for source in study_arms.SOURCES:
         base = study.base(source)
         if not base.finished():
             continue
         known = base.config.evaluate.teacher_steps
-        steps = sorted({*arms.STEPS, max(known)} & set(known))
+        steps = sorted({*study_arms.STEPS, max(known)} & set(known))
         made.append(_file(directory / f"{source}-data.jsonl", [base], "data", (0,)))
         made.append(_file(directory / f"{source}-teacher.jsonl", [base], "teacher", steps))
         for arm in study_arms.main_arms(study.of(source)):
             runs = [run for run in (study.run(arm, source, seed) for seed in study.seeds) if run.finished()]
             if runs and arm.name in ARMS:
-                steps = [n for n in arms.STEPS if n in study.config.evaluate.student_steps]
+                steps = [n for n in study_arms.STEPS if n in study.config.evaluate.student_steps]
                 made.append(_file(directory / f"{source}-{arm.name}.jsonl", runs, "student_shaped", steps))
     return made
 
 
 def _file(file, runs, model, steps):
-    """The texts of all seeds at these numbers of steps, at the table's temperature."""
+    """Write the texts of all seeds at these numbers of steps, at the table's temperature, to `file`."""
     lines = []
     for run in runs:
         c = run.config.evaluate

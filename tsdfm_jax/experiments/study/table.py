@@ -1,4 +1,4 @@
-"""What the study found, gathered: `study-<config>.json`, the tables in STUDY.md, the figures beside it."""
+"""Write the study's results: `study-<config>.json`, the tables in STUDY.md, and the figures."""
 
 import json
 import re
@@ -11,7 +11,7 @@ PAGE = "STUDY.md"
 
 
 def write(study, out, name):
-    """Leave study-<name>.json, figures and texts, and in STUDY.md, where there is one, the tables between their marks; 0."""
+    """Write study-<name>.json, figures and texts, and fill the tables of STUDY.md if it exists; returns 0."""
     from tsdfm_jax.experiments.study import figures as study_figures
 
     out.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def write(study, out, name):
 
 
 def tables(found):
-    """{name: Markdown}, every table that there are figures for."""
+    """{name: Markdown} of every table with data."""
     made = {}
     for source, told in found["sources"].items():
         made[f"main-{source}"] = main_table(told)
@@ -52,13 +52,13 @@ def filled(page, made):
 
 
 def markdown(heads, lines):
-    """A table, its first column to the left."""
+    """A Markdown table; the first column is aligned left."""
     rows = [heads, ["---"] + ["---:"] * (len(heads) - 1), *lines]
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
 
 
 def spread(values, form="{:.0f}"):
-    """Mean and standard deviation over seeds; one seed has none."""
+    """Mean and standard deviation over seeds as text; one seed has no deviation."""
     values = [value for value in values if value is not None]
     if not values:
         return "–"
@@ -67,7 +67,7 @@ def spread(values, form="{:.0f}"):
 
 
 def headline_table(sources):
-    """Every main arm at FRONTIER steps over its teacher at its most, source beside source; then what `shaped` is otherwise."""
+    """Every main arm at FRONTIER steps over its teacher at most steps, by source; then further rows for comparison."""
     steps, fewer, one_each = str(study_read.FRONTIER), str(min(study_arms.STEPS)), study_runs.AUTOREGRESSIVE
     names = dict.fromkeys(name for told in sources.values() for name, arm in told["arms"].items() if arm["factor"] == "main")
     arm = lambda told, name: told["arms"].get(name, {"steps": {}})
@@ -86,7 +86,7 @@ def headline_table(sources):
 
 
 def _over_teacher(told, rows):
-    """[perplexity by each judge, entropy, seeds] of some seeds' rows over the teacher's at its most steps; None of no rows."""
+    """[perplexity by each judge, entropy, seeds] of rows over the teacher's at its most steps; None without rows."""
     if not rows:
         return None
     by_steps = told["references"]["teacher"]
@@ -96,7 +96,7 @@ def _over_teacher(told, rows):
 
 
 def _at_its_entropy(arm, key, steps):
-    """The same at the teacher's own entropy, as `held` has it."""
+    """The same at the teacher's entropy, from `held`."""
     held = arm.get("held", {}).get(steps)
     return held and [_ratios(held[key].values()), "1", len(arm["steps"][steps])]
 
@@ -106,7 +106,7 @@ def _ratios(values):
 
 
 def main_table(told):
-    """Real text, teacher and every main arm at each number of steps: perplexity by each judge, entropy and what else there is."""
+    """References and main arms at each number of steps: perplexity by each judge, entropy and further text metrics."""
     judges, lines = told["judges"], []
     for name, by_steps in [
         *told["references"].items(),
@@ -122,7 +122,7 @@ def main_table(told):
 
 
 def bars_table(told):
-    """Every bar that a main arm is held to."""
+    """The bars, for every main arm and number of steps."""
     lines = []
     for name, arm in told["arms"].items():
         for steps, held in arm.get("held", {}).items():
@@ -153,7 +153,7 @@ def bars_table(told):
 
 
 def ablation_table(told):
-    """One factor at a time, at the reduced budget: the texts that an arm's records end in, and its student's."""
+    """One factor at a time, at the reduced budget: the final texts of an arm's records, and its student's texts."""
     arms = {name: arm for name, arm in told["arms"].items() if arm["factor"] != "main"}
     if not arms:
         return ""
@@ -168,13 +168,13 @@ def ablation_table(told):
 
 
 def scored(told, rows):
-    """[perplexity by each judge, entropy] of some seeds' texts, as cells."""
+    """[perplexity by each judge, entropy] over seeds, as cells."""
     scores = " / ".join(spread([row["ppl_token"][judge] for row in rows]) for judge in told["judges"]) if rows else "–"
     return [scores, spread([row["entropy_nats"] for row in rows], "{:.3f}")]
 
 
 def compass_table(told):
-    """Each compass steering the teacher at every midpoint."""
+    """Each compass steering the teacher at every midpoint: perplexity over blind's, and entropy."""
     lines = []
     for row in told.get("compass", []):
         if row["arrives"] is None:
@@ -185,7 +185,7 @@ def compass_table(told):
 
 
 def choices_table(told):
-    """The texts that each shaping ends in, by the pilot judge."""
+    """The final texts under each shaping, by the pilot judge."""
     lines = []
     for name, row in told["choices"].items():
         (score,) = row["ppl_token"].values()
@@ -194,7 +194,7 @@ def choices_table(told):
 
 
 def targets_table(told):
-    """What each main arm learnt from, beside what its student writes in 8 steps."""
+    """The texts that each main arm learnt from, beside its student's texts in 8 steps."""
     lines = []
     for name, arm in told["arms"].items():
         targets = [run["targets"] for run in arm["runs"] if run["targets"]]
@@ -206,7 +206,7 @@ def targets_table(told):
 
 
 def jumps_table(told):
-    """One seed's students, sampling by each kind of jump."""
+    """One seed's students, sampling with each kind of jump."""
     lines = []
     for name, by_kind in told["jumps"].items():
         for kind, by_steps in by_kind.items():

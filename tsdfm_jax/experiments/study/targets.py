@@ -1,7 +1,7 @@
-"""What students are taught: the texts that trajectories end in, before any student is trained, and those of the records themselves.
+"""The students' targets: final texts of trajectories before any student is trained, and of the records of finished runs.
 
-`choices`: texts of the teacher's trajectories under every arm's shaping, by the pilot judge alone; what the config's shaping was chosen by.
-`targets`: the texts of each finished run's records, by every judge: how far a student lags behind what it learnt from.
+`choices`: texts of the teacher's trajectories under every arm's shaping, by the pilot judge; they decided the config's shaping.
+`targets`: the final texts of each finished run's records, by every judge; they show how far a student is from its targets.
 """
 
 import fnmatch
@@ -19,13 +19,13 @@ from tsdfm_jax.storage import atomic
 from tsdfm_jax.workspace import trained
 
 CHOICES, TARGETS = "choices.json", "targets.json"
-RECORDS = 256  # of a run, that are judged
+RECORDS = 256  # records of a run to judge
 
 
 def choices(study, source, pattern="*"):
-    """Leave `choices.json` in the source's directory: a row for every arm that needs no training of its own; kept from before.
+    """Write `choices.json` into the source's directory: a row for every arm of `arms_of`; keeps existing rows.
 
-    `pattern` is what the arms' names must fit.
+    The names of the arms must match `pattern`.
     """
     base, file = study.base(source), study.root / source / CHOICES
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def choices(study, source, pattern="*"):
 
 
 def arms_of(config):
-    """The arms whose trajectories are the teacher's own, chosen by the teacher: no round behind the first, no trained compass."""
+    """The arms that need only the teacher for their trajectories: no second round and no trained compass."""
     arms = [*study_arms.main_arms(config), *study_arms.ablations(config)]
     keys = ("shaping.", "compass.score", "compass.prior", "trajectories.midpoints", "flow.jump")
     return [
@@ -74,10 +74,10 @@ def texts(config, base, teacher, mesh):
 
 
 def targets(study, runs):
-    """Leave `targets.json` in every finished run that has none and learnt from whole trajectories.
+    """Write `targets.json` into every finished run that has none and learnt from whole trajectories.
 
-    `noise_left` is the share of positions that hold the source's token yet, at each of the S + 1 states: a chain that is picked for
-    jumping early runs ahead of its time, and no student meets such states when it samples.
+    `noise_left` is the share of positions that still hold the source's token, at each of the S + 1 states. If shaping picks
+    candidates that jump early, the states are ahead of their time, and a student does not meet them when it samples.
     """
     opened = {}
     for run in runs:
@@ -96,7 +96,7 @@ def targets(study, runs):
 
 
 def figures(judges, x_NL, mesh, batch=64):
-    """Entropy, distinct-2 and each judge's perplexity of some texts."""
+    """Entropy, distinct-2 and each judge's perplexity of texts."""
     told = {judge.name: judging.perplexity(judge, x_NL, batch, mesh)["ppl_token"] for judge in judges}
     entropy = float(text_metrics.entropy_nats_N(x_NL).mean())
     return {"samples": len(x_NL), "entropy_nats": entropy, "distinct_2": float(text_metrics.distinct(x_NL, 2)), "ppl_token": told}

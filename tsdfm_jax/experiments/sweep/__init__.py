@@ -1,1 +1,1 @@
-"""Sweeps: a config file's `get_hyper`, its runs as jobs, and their table."""
+"""Sweeps: the runs of a config file's `get_hyper`, run as jobs, and their table."""

@@ -1,11 +1,11 @@
-"""Runs main once for every entry of a sweep: `python -m launch.sweep --config=configs/sweeps/shaping.py --workdir=runs/sweep`.
+"""Run main once for every entry of a sweep: `python -m launch.sweep --config=configs/sweeps/shaping.py --workdir=runs/sweep`.
 
 A sweep is a config file with a `get_hyper(hyper)` beside its get_config (see hyper.py beside this file). Each run has a work
-directory below --workdir, by the name of its overrides. Stages whose result is the same in all runs are made once, in
-<workdir>/common, and linked. The same command goes on where it was stopped; finished runs are skipped.
+directory below --workdir, named by its overrides. Stages with the same result in all runs are made once, in
+<workdir>/common, and linked. The same command resumes a stopped sweep and skips finished runs.
 
 The exit code is 0 if all runs are finished (or handed out), 1 if some are not, 2 if the sweep could not begin, and 128
-and the signal if it was stopped.
+plus the signal if it was stopped.
 """
 
 import functools
@@ -19,15 +19,15 @@ from tsdfm_jax.experiments.sweep import jobs as sweep_jobs, plan as sweep_plan, 
 
 parse, fail = functools.partial(command_line.parse, "sweep"), functools.partial(command_line.fail, "sweep")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A config file with a get_hyper, such as configs/sweeps/shaping.py.")
-_WORKDIR = flags.DEFINE_string("workdir", "", "Where the runs are; runs/ and the config's name by default.")
-_DRY_RUN = flags.DEFINE_bool("dry-run", False, "Print the commands that are left to run, and run nothing.")
-_PARALLEL = flags.DEFINE_integer("parallel", 1, "Runs at a time on this machine; they share its devices.", lower_bound=1)
+_WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the runs; by default runs/ and the config's name.")
+_DRY_RUN = flags.DEFINE_bool("dry-run", False, "Print the commands of the unfinished runs, and run nothing.")
+_PARALLEL = flags.DEFINE_integer("parallel", 1, "Number of runs at a time on this machine; they share its devices.", lower_bound=1)
 _LAUNCHER = flags.DEFINE_string("launcher", "", "A command that takes main's arguments, such as 'sbatch launch/slurm_gpu.sbatch'.")
-_TABLE = flags.DEFINE_bool("table", False, "Gather what is finished into a table, sweep.csv and sweep.json, and run nothing.")
+_TABLE = flags.DEFINE_bool("table", False, "Write the finished runs' metrics to sweep.csv and sweep.json, and run nothing.")
 
 
 def main(argv):
-    """Look at the whole sweep, then do what the flags ask for; the exit code."""
+    """Check the whole sweep, then do what the flags request; returns the exit code."""
 
     def begin():
         file = command_line.config_file(argv, "configs/sweeps/shaping.py")
@@ -38,7 +38,7 @@ def main(argv):
 
 
 def act(sweep, root):
-    """What the flags ask for; the exit code."""
+    """Do what the flags request; returns the exit code."""
     import rich.console
 
     if _DRY_RUN.value:

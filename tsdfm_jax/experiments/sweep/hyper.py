@@ -1,6 +1,6 @@
-"""The pieces that a sweep is put together from: lists of overrides, each a dict {dotted config key: value}.
+"""Functions to compose a sweep: lists of overrides, each a dict {dotted config key: value}.
 
-`get_hyper(hyper)` of a config file is handed this module and returns such a list, a dict for each run:
+`get_hyper(hyper)` of a config file gets this module and returns such a list, one dict a run:
 
     hyper.product([hyper.sweep("shaping.candidates", (2, 4)), hyper.sweep("shaping.tau", (0.0, 0.5))])
 """
@@ -9,27 +9,27 @@ import itertools
 
 
 def sweep(key, values):
-    """One key through several values: [{key: value}, …]; ValueError where `values` is no list, tuple or range."""
+    """One key through several values: [{key: value}, …]; ValueError if `values` is no list, tuple or range."""
     if not isinstance(values, (list, tuple, range)):
         raise ValueError(f"hyper.sweep('{key}', {values!r}): the values must be a list, such as [{values!r}]")
     return [{key: value} for value in values]
 
 
 class Named(dict):
-    """One run's overrides under a name of its own, instead of one made of them."""
+    """One run's overrides with an explicit name, instead of a name made of the overrides."""
 
     name = ""
 
 
 def named(name, overrides):
-    """The overrides of a run that is called `name`."""
+    """The overrides of a run named `name`."""
     entry = Named(overrides)
     entry.name = name
     return entry
 
 
 def differing(name, base, config):
-    """A run called `name` that turns the config `base` into `config`: every key whose value differs."""
+    """The overrides of a run named `name` that turn the config `base` into `config`: every key with another value."""
     before = dict(_leaves(base))
     return named(name, {key: value for key, value in _leaves(config) if before[key] != value})
 
@@ -43,12 +43,12 @@ def _leaves(config, at=""):
 
 
 def product(parts):
-    """Every combination of one entry from each part, the last part turning fastest; ValueError where two set one key."""
+    """Every combination of one entry from each part; the last part varies fastest. ValueError if two entries set one key."""
     return [_merge(chosen) for chosen in itertools.product(*parts)]
 
 
 def zipit(parts):
-    """The first entries together, then the second ones, and so on; ValueError where the parts are not of one length."""
+    """Merge the first entries, then the second ones, and so on; ValueError if the parts differ in length."""
     lengths = [len(part) for part in parts]
     if len(set(lengths)) > 1:
         keys = "; ".join(", ".join(dict.fromkeys(key for entry in part for key in entry)) for part in parts)
@@ -57,7 +57,7 @@ def zipit(parts):
 
 
 def chainit(parts):
-    """The entries of every part, one part after the other."""
+    """The entries of all parts, one part after the other."""
     return list(itertools.chain.from_iterable(parts))
 
 

@@ -1,4 +1,4 @@
-"""Commands at work, several at a time: their output to files, signals passed on to them, a line for each that ends."""
+"""Run commands, several at a time: output goes to files, signals are passed on, and each end is reported in a line."""
 
 import contextlib
 import dataclasses
@@ -12,7 +12,7 @@ OUT, ERR = "stdout.txt", "stderr.txt"
 
 
 class Stopped(Exception):
-    """The sweep was told to stop, and every command has ended; `signum` is the signal, for the exit code."""
+    """The sweep received a signal, and every command has ended; `signum` is the signal, for the exit code."""
 
     def __init__(self, signum):
         super().__init__(signum)
@@ -20,7 +20,7 @@ class Stopped(Exception):
 
 
 def attempt(act, fail):
-    """The exit code of `act()`; what stops it is told by `fail`, in one line: bad input, or a signal."""
+    """The exit code of `act()`; bad input and signals are reported by `fail`, in one line."""
     try:
         return act()
     except (ValueError, FileNotFoundError) as error:
@@ -33,7 +33,7 @@ def attempt(act, fail):
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A command by a name; its output goes to stdout.txt and stderr.txt of `workdir`, or, where that is None, to the terminal."""
+    """A named command; its output goes to stdout.txt and stderr.txt in `workdir`, or to the terminal if that is None."""
 
     name: str
     command: list[str]
@@ -41,14 +41,14 @@ class Job:
 
 
 class _Process:
-    """A job at work. It has a process group of its own: a Ctrl-C reaches it once, from here, not from the terminal as well."""
+    """A running job. It has its own process group: a Ctrl-C reaches it once, from here, and not from the terminal as well."""
 
     def __init__(self, job, keep):
         self.job, self.begun, self.files = job, time.monotonic(), []
         out = err = None
         if job.workdir is not None:
             job.workdir.mkdir(parents=True, exist_ok=True)
-            # Appended to: a run that was stopped keeps what it said.
+            # Append, so that a resumed run keeps its earlier output.
             out, err = self.files = [open(job.workdir / name, "ab") for name in (OUT, ERR)]
             self.said_before = err.tell()
         try:
@@ -60,14 +60,14 @@ class _Process:
             raise ValueError(f"cannot run '{job.command[0]}' ({error.strerror}): check that it is there") from error
 
     def ended(self):
-        """The exit code, None while it is at work; 128 and the signal where one ended it."""
+        """The exit code, None while it runs; 128 plus the signal if a signal ended it."""
         code = self.process.poll()
         if code is not None:
             self._close()
         return code if code is None or code >= 0 else 128 - code
 
     def told(self):
-        """The last line of its stderr, if it has said anything."""
+        """The last line that it wrote to stderr; "" if there is none."""
         if self.job.workdir is None:
             return ""
         with open(self.job.workdir / ERR, "rb") as file:
@@ -83,7 +83,7 @@ class _Process:
 def run(jobs, parallel, say, keep=()):
     """Run all jobs, `parallel` at a time: {name: exit code}. `keep` are file descriptors that they inherit.
 
-    Raises Stopped after SIGINT or SIGTERM, when those that were at work have ended; ValueError where a command is not there.
+    Raises Stopped after SIGINT or SIGTERM, when the running jobs have ended; ValueError if a command does not exist.
     """
     waiting, working, codes = list(jobs), [], {}
     with catching() as caught:
@@ -139,7 +139,7 @@ def catching():
 
 @contextlib.contextmanager
 def progress(total, done, name="sweep"):
-    """`say(line, ended=0)`: lines on stderr, behind a name; on a terminal with a bar of the runs below them."""
+    """`say(line, ended=0)`: prints lines to stderr, prefixed by `name`; on a terminal with a progress bar below them."""
     import rich.console
     import rich.progress
 

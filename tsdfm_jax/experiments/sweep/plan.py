@@ -1,4 +1,4 @@
-"""A sweep as a whole: its runs and what they share, run here or handed to a launcher."""
+"""A whole sweep: its runs and their shared stages, run here or handed to a launcher."""
 
 import contextlib
 import fcntl
@@ -15,12 +15,12 @@ HANDED = "handed_out.json"
 
 
 class Sweep:
-    """The runs of a sweep and what they share; `main` is the command that each one is.
+    """The runs of a sweep and their shared stages; `main` is the command that starts a run.
 
     Attributes:
-      runs: a `sweep_runs.Run` each.
+      runs: a list of `sweep_runs.Run`.
       shared: the stages that are made once.
-      common: the run that makes them, None if there are none.
+      common: the run that makes the shared stages, None if there are none.
     """
 
     def __init__(self, file, config, given, root, main=None):
@@ -35,7 +35,7 @@ class Sweep:
         models = tuple(dict.fromkeys(name for run in self.runs for name in run.config.models))
         whole = config.copy_and_resolve_references()
         whole.update_from_flattened_dict(constant)
-        if models != whole.models:  # what a shared stage is made for, in whichever runs; the rest must not ask for others
+        if models != whole.models:  # shared stages serve all runs' models; the other keys must not name further ones
             constant |= {"models": models, "sample.model": models[0], "evaluate.frontier": ""}
             whole.update_from_flattened_dict(constant)
         workdir = self.root / sweep_runs.COMMON
@@ -43,7 +43,7 @@ class Sweep:
         return sweep_runs.Run(name=sweep_runs.COMMON, overrides=constant, config=whole, workdir=workdir, arguments=arguments)
 
     def ready(self):
-        """Whether the shared stages are there."""
+        """Whether the shared stages are finished."""
         return self.common is None or all(sweep_runs.done(self.common.workdir, s, self.common.config) for s in self.shared)
 
     def left(self):
@@ -51,7 +51,7 @@ class Sweep:
         return [run for run in self.runs if not run.finished()]
 
     def print_commands(self, launcher):
-        """Everything that is left to run, as lines for a shell."""
+        """Print the unfinished runs as shell commands."""
         start = shlex.split(launcher) or ["python", *self.main[1:]]
         waiting = ([] if self.ready() else [self.common]) + self.left()
         for run in self.runs:
@@ -61,7 +61,7 @@ class Sweep:
             print(shlex.join([*start, *run.arguments]))
 
     def run(self, parallel, say):
-        """Run here what is left, `parallel` at a time; the exit code."""
+        """Run the unfinished runs here, `parallel` at a time; returns the exit code."""
         with alone(self.root) as lock:
             if not self.ready():
                 if self.is_out(self.common, say):
@@ -85,7 +85,7 @@ class Sweep:
         return sweep_jobs.run(jobs, parallel, say, (lock,))
 
     def hand_out(self, launcher, say):
-        """Give what is left to a launcher, one command after the other; the exit code."""
+        """Give the unfinished runs to a launcher, one command after the other; returns the exit code."""
         start, failed = shlex.split(launcher), []
         with alone(self.root):
             if not self.ready() and not self.is_out(self.common, say):
@@ -118,7 +118,7 @@ class Sweep:
         return [run.name] if code else []
 
     def is_out(self, run, say):
-        """Whether a run was given to a launcher before and may still be at work; says so."""
+        """Whether a run was given to a launcher before and may still be running; reports it."""
         note = run.workdir / HANDED
         if note.exists():
             say(f"{run.name} was handed out and is not finished: wait for it, or delete {note} to start it again")
@@ -127,7 +127,7 @@ class Sweep:
 
 @contextlib.contextmanager
 def alone(root):
-    """Hold the sweep's directory; the runs inherit the lock, so that what a killed sweep left at work keeps it too."""
+    """Lock the sweep's directory; the runs inherit the lock, so that the runs of a killed sweep still hold it."""
     root.mkdir(parents=True, exist_ok=True)
     with open(root / ".lock", "w") as lock:
         try:
@@ -140,7 +140,7 @@ def alone(root):
 
 
 def read_hyper(file):
-    """What get_hyper of a config file returns; ValueError where it has none."""
+    """Call get_hyper of a config file; ValueError if it has none."""
     path, _, argument = file.partition(":")
     spec = importlib.util.spec_from_file_location("swept", path)
     module = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-"""What a sweep consists of: its runs, their names and commands, and the stages that they have in common."""
+"""The runs of a sweep: their names, commands, and shared stages."""
 
 import dataclasses
 import difflib
@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 COMMON = "common"
-LONGEST = 120  # of a run's name: file systems take 255 bytes
+LONGEST = 120  # characters of a run's name; file systems allow 255 bytes
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", tuple: "a tuple"}
 
 
@@ -20,12 +20,12 @@ class Run:
     """One run of a sweep.
 
     Attributes:
-      name: its own, or its overrides, fit for a file name; no other run of the sweep has it.
-      overrides: {dotted key: value}, what sets it apart from the config file and the command line.
-      config: the whole config with them.
-      workdir: where it lives.
-      arguments: what main is started with.
-      named: whether the sweep gave it that name.
+      name: its explicit name, or its overrides as a file name; unique in the sweep.
+      overrides: {dotted key: value}, its changes to the config file and the command line.
+      config: the whole config with the overrides.
+      workdir: its work directory.
+      arguments: command line arguments of main.
+      named: whether the sweep gave the name explicitly.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Run:
     named: bool = False
 
     def finished(self):
-        """Whether main has ended well here, with this very config: the sample, its last stage, is newer than the report."""
+        """Whether main finished here with the same config: the sample, its last stage, is not older than the report."""
         report, sample = self.workdir / "report/report.json", self.workdir / "samples/sample.jsonl"
         wanted = json.loads(self.config.to_json())
         if not report.exists() or not sample.exists() or sample.stat().st_mtime_ns < report.stat().st_mtime_ns:
@@ -45,10 +45,10 @@ class Run:
 
 
 def expand(file, config, given, hyper, root):
-    """The runs of a sweep: `hyper` is the list of overrides that get_hyper made.
+    """The runs of a sweep; `hyper` is the list of overrides from get_hyper.
 
-    `given` are the overrides {dotted key: value} that stood on the command line; `config` has them already. Raises
-    ValueError, in one line, for an unknown key, a value of the wrong type, an impossible config, two runs that are the same.
+    `given` are the overrides {dotted key: value} of the command line; `config` has them already. Raises ValueError, in one
+    line, for an unknown key, a value of the wrong type, an invalid config, and two runs with the same config.
     """
     if not isinstance(hyper, list) or not hyper or not all(isinstance(entry, dict) for entry in hyper):
         raise ValueError(f"get_hyper of {file} gave {str(hyper)[:80]}: it must return a list of dicts, one a run")
@@ -82,14 +82,14 @@ def expand(file, config, given, hyper, root):
 
 
 def check_name(file, name, runs):
-    """`name`; raises ValueError where it is no name of a directory, or that of a run before."""
+    """Return `name`; raises ValueError if it is no valid directory name, or another run has it."""
     if name in (COMMON, *(run.name for run in runs)) or re.search(r"[^A-Za-z0-9.,=_+-]", name) or name.startswith("."):
         raise ValueError(f"a run of {file} is called '{name}': give it a name of its own, of letters, digits and .,=_+-")
     return name
 
 
 def fitting(config, key, value):
-    """`value` as the config's type of `key`; raises ValueError where there is no such key, or the value is of another type."""
+    """`value` in the config's type of `key`; raises ValueError for an unknown key and for a value of another type."""
     known = dict(_leaves(config))
     if key not in known:
         near = difflib.get_close_matches(key, known, n=1, cutoff=0)
@@ -102,14 +102,14 @@ def fitting(config, key, value):
 
 
 def check(name, config):
-    """Raise ValueError where a run's config cannot work, for whatever reason that can be known before it starts."""
+    """Raise ValueError if a run's config is invalid, as far as this can be known before the start."""
     import jax  # late: help and mistyped flags should not wait for it
 
     jax.config.update("jax_platforms", "cpu")  # the accelerators are for the runs
     from tsdfm_jax.config import validation
 
     anywhere = config.copy_and_resolve_references()
-    anywhere.mesh.update(data=1, fsdp=1, tensor=-1)  # whether the batches fit the devices is known where those are
+    anywhere.mesh.update(data=1, fsdp=1, tensor=-1)  # batch sizes are checked on the machine with the devices
     try:
         for key, value in validation.leaves(config):
             validation.check_value(key, value)
@@ -119,7 +119,7 @@ def check(name, config):
 
 
 def short_names(keys):
-    """{dotted key: the shortest end of it that tells it from the others}."""
+    """{dotted key: its shortest suffix that no other key has}."""
     parts = {key: key.split(".") for key in keys}
     ends = lambda key: [".".join(parts[key][-n:]) for n in range(1, len(parts[key]) + 1)]
     taken = [end for key in keys for end in ends(key)]
@@ -127,7 +127,7 @@ def short_names(keys):
 
 
 def name_of(overrides, short):
-    """A run's name; where a value had to be changed or the name cut, a hash of the overrides keeps it unique."""
+    """A run's name from its overrides; if characters are replaced or the name is cut, a hash keeps it unique."""
     text = ",".join(f"{short[key]}={_plain(value)}" for key, value in overrides.items()) or "base"
     safe = re.sub(r"[^A-Za-z0-9.,=_+-]", "-", text)
     if safe == text and len(text) <= LONGEST:
@@ -143,7 +143,7 @@ def _plain(value):
 
 
 def arguments(file, workdir, overrides, stages=()):
-    """What main is started with."""
+    """The command line arguments of main."""
     flags = [f"--config={file}", f"--workdir={workdir}", *([f"--stage={','.join(stages)}"] if stages else [])]
     return flags + [
         f"--config.{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in overrides.items()
@@ -151,10 +151,10 @@ def arguments(file, workdir, overrides, stages=()):
 
 
 def shared_stages(configs):
-    """The stages, from the first on, whose result is the same in all of these configs that have it (in one alone: none).
+    """The stages, from the first on, with the same result in all configs that have them; at least two configs must have them.
 
-    A key that no stage names, such as mesh.data, is taken to touch them all; `models` those from the compass on, `rounds`
-    those from the trajectories on, and any key of `evaluate` or of the autoregressive model that stage.
+    A key that no stage names, such as mesh.data, counts for all stages; `models` for those from the compass on, `rounds` for
+    those from the trajectories on, and keys of `evaluate` and of the autoregressive model for stage `evaluate`.
     """
     from tsdfm_jax.config import networks
     from tsdfm_jax.workspace import jobs
@@ -171,13 +171,13 @@ def shared_stages(configs):
         own = lambda c: (c.models if reached("compass") else None, c.rounds if reached("trajectories") else None, asked(c))
         if len({json.dumps([jobs.fingerprint(c, stage), rest(c), own(c)]) for c in having}) == 1:
             shared.append(stage)
-        elif stage != "autoregressive":  # which none but evaluate stands on
+        elif stage != "autoregressive":  # only evaluate depends on it
             break
     return shared
 
 
 def stage_directories(stage, config):
-    """Where a stage of the shared ones leaves its done.json, below a work directory."""
+    """Directories, relative to a work directory, in which a stage writes its done.json."""
     from tsdfm_jax.config import networks
     from tsdfm_jax.workspace import jobs
 
@@ -189,7 +189,7 @@ def stage_directories(stage, config):
 
 
 def done(directory, stage, config):
-    """Whether a stage is finished in a work directory, with this config."""
+    """Whether a stage is finished in a work directory with this config."""
     from tsdfm_jax.lineage import bookkeeping
     from tsdfm_jax.workspace import jobs
 
@@ -198,10 +198,10 @@ def done(directory, stage, config):
 
 
 def link(run, shared, common):
-    """Let a run's shared stages stand for those of the common work directory; what the run has made itself stays.
+    """Link a run's shared stages to the common work directory; stages that the run made itself stay.
 
-    The links are relative, so that the sweep's directory can be moved. One whose stage is gone is taken away: the run
-    would write through it.
+    The links are relative, so that the sweep's directory can be moved. A link to a missing or outdated stage is removed,
+    because the run would write through it.
     """
     from tsdfm_jax.config import networks
     from tsdfm_jax.workspace import jobs

@@ -1,4 +1,4 @@
-"""What the finished runs of a sweep measured, side by side: on the terminal, as CSV and as JSON."""
+"""Metrics of a sweep's finished runs, side by side: on the terminal, as CSV and as JSON."""
 
 import csv
 import io
@@ -8,13 +8,13 @@ import re
 from tsdfm_jax.experiments.sweep import runs as sweep_runs
 
 STUDENTS = ("student_shaped", "student_blind")
-BOUNDED = ("teacher", "autoregressive")  # whose stages measure a held-out figure
+BOUNDED = ("teacher", "autoregressive")  # models with held-out bits per byte from their own stages
 SHOWN = {"shaped": "student_shaped", "blind": "student_blind", "teacher": "teacher"}
-FURTHER = {"autoregressive": "autoregressive"}  # shown where a run has it
+FURTHER = {"autoregressive": "autoregressive"}  # shown only if a run has it
 
 
 def gather(runs):
-    """One row a run: name, swept keys, status, and, where it is finished, every figure; None where a row has no figure."""
+    """One row a run: name, swept keys, status, and the metrics if it is finished; None for a missing value."""
     rows = [{"run": run.name, **run.overrides, "status": "finished" if run.finished() else "unfinished"} for run in runs]
     figures = [figures_of(run) if row["status"] == "finished" else {} for run, row in zip(runs, rows)]
     columns = dict.fromkeys(name for row in (*rows, *figures) for name in row)
@@ -22,10 +22,10 @@ def gather(runs):
 
 
 def figures_of(run):
-    """The main figures of a finished run's report, {column: number}; means over the seeds of evaluate.seeds.
+    """The main metrics of a finished run's report, {column: number}; means over the seeds of evaluate.seeds.
 
-    `<model>_<steps>_ppl_<judge>` and `<model>_<steps>_entropy_nats`, steps left out for real and unigram text; then the
-    held-out bits per byte of teacher and autoregressive model, the seconds of the run's own stages, and of those it shares.
+    `<model>_<steps>_ppl_<judge>` and `<model>_<steps>_entropy_nats`, without steps for real and unigram text; then the
+    held-out bits per byte of teacher and autoregressive model, the seconds of the run's own stages, and of the shared ones.
     """
     report = json.loads((run.workdir / "report/report.json").read_text())
     sums = {}
@@ -53,8 +53,8 @@ def _place(column):
 
 
 def write(file, runs, rows, directory):
-    """Leave sweep.csv and sweep.json in the sweep's directory, each whole or as it was."""
-    from tsdfm_jax.storage import atomic  # late: it brings JAX
+    """Write sweep.csv and sweep.json into the sweep's directory, each atomically."""
+    from tsdfm_jax.storage import atomic  # late: it imports JAX
 
     text = io.StringIO()
     table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
@@ -67,14 +67,14 @@ def write(file, runs, rows, directory):
 
 
 def show(runs, rows, directory, console):
-    """The table of the students, a block for each number of steps, so that runs stand under one another.
+    """Print the table of the students, a block for each number of steps, with the runs in adjacent lines.
 
-    The autoregressive model's one number of steps has a block of its own where no student takes as many.
+    The autoregressive model's number of steps has its own block if no student takes as many.
     """
     import rich.table
 
     keys = dict.fromkeys(key for run in runs for key in run.overrides)
-    # Runs with names of their own are told by those: what they override would fill the page.
+    # Show explicit names instead of overrides, which would be too wide.
     short = {"run": "run"} if any(run.named for run in runs) else sweep_runs.short_names(keys)
     ready = [row for row in rows if row["status"] == "finished"]
     columns = [name for row in ready for name in row if row[name] is not None]
@@ -103,7 +103,7 @@ def show(runs, rows, directory, console):
 
 
 def line(row, keys, steps, judges, shown=SHOWN):
-    """One run at one number of steps, as text; a dash where there is nothing."""
+    """One run at one number of steps, as text; a dash for a missing value."""
     figure = lambda name, form: "-" if row.get(name) is None else format(row[name], form)
     yield from ("-" if row[key] is None else str(row[key]) for key in keys)
     yield str(steps)
