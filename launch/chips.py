@@ -49,7 +49,8 @@ TERMS = {"arithmetic": "arithmetic", "memory": "memory", "links": "links", "in_t
 UNITS = {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2.0**10}
 
 # Data sheets: https://docs.cloud.google.com/tpu/docs/v5e, …/v5p and …/v6e (which has said 1,640 and 1,600 GB/s); `hbm` is
-# what libtpu 0.0.42.1 answers to a program that needs more: "exceeds available HBM (15.75G)". 0.0.50.1 says 0.01 less of the last two.
+# what libtpu 0.0.42.1 answers to a program that needs more: "exceeds available HBM (15.75G)". 0.0.50.1 says 0.01 less
+# of the last two.
 CHIPS = {
     "v5e": Chip(name="TPU v5e", hbm=15.75, flops=197e12, bandwidth=819e9, links=200e9),
     "v5p": Chip(name="TPU v5p", hbm=95.74, flops=459e12, bandwidth=2765e9, links=600e9),
