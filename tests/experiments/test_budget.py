@@ -186,7 +186,7 @@ def test_a_judge_is_counted_whole():
     config = tiny.get_config()
     cfg = settings.judge(config, 1, 384)
     params = jax.eval_shape(lambda: meshes.unbox(causal.init(jax.random.key(0), cfg)))
-    lowered = jax.jit(lambda params, x_BL: causal.logits(cfg, params, x_BL)).lower(params, jax.ShapeDtypeStruct((1, 16), int))
+    lowered = jax.jit(lambda params, x_BL: causal.logits(cfg, params, x_BL)).lower(params, jax.ShapeDtypeStruct((1, 16), "int32"))
     done = chips.work(lowered.as_text("hlo"), chips.CHIPS["v5e"]).flops
     assert budget_parts.judge_flops(config, 384, 1) == pytest.approx(done, rel=1e-3)
 

@@ -145,7 +145,7 @@ def arrays_of_logits(functions, which):
         logits_BLV = (head[1] @ head[0]).reshape(*rows, path.vocab)
         return each(functions, path, logits_BLV, target_BLV, x_1_BL, x_t_BL, t_B)[which].mean()
 
-    head, x_BL = (like(width, path.vocab), like(16, width)), like(*rows, dtype=int)
+    head, x_BL = (like(width, path.vocab), like(16, width)), like(*rows, dtype=jnp.int32)
     lowered = jax.jit(jax.value_and_grad(loss)).lower(head, like(*rows, path.vocab), x_BL, x_BL, like(2))
     return lowered.compile().memory_analysis().temp_size_in_bytes / (4 * 16 * path.vocab)
 
