@@ -12,9 +12,9 @@ student see together. It writes with a cache of keys and values, so its steps co
 from configs import baselines
 
 
-def get_config(of="quickstart"):
-    """The config named `of` with only the autoregressive model."""
-    c = trained(baselines.start(of, ("autoregressive",)))
+def get_config(base_name="quickstart"):
+    """The config named `base_name` with only the autoregressive model."""
+    c = trained(baselines.start(base_name, ("autoregressive",)))
     c.evaluate.frontier = f"autoregressive:{c.data.length}"
     return c
 
