@@ -25,7 +25,7 @@ def optimiser(**overrides):
     return c
 
 
-def formed(config, form, forms):
+def with_form(config, form, forms):
     """Apply `forms[form]` to the config in place, or nothing where `form` is ""; return it. On the command line: FILE.py:form.
 
     Raises ValueError, one line, for a form that is not in `forms`.

@@ -45,7 +45,7 @@ def get_config(form=""):
     c.student.batch = 256
     c.student.optimiser.update(steps=20_000, learning_rate=1e-5, warmup=500, ema=0.9995, accumulate=4)
     c.evaluate.update(samples=1024, batch=64)
-    return base.formed(c, form, FORMS)
+    return base.with_form(c, form, FORMS)
 
 
 def smoke(c):

@@ -21,4 +21,4 @@ def get_config(form=""):
     c.mesh.update(data=1, fsdp=-1)
     c.model.update(blocks=21, width=2048, heads=32, cond_width=256, remat="full")
     c.compass.update(width=2048, heads=32)
-    return base.formed(c, form, fineweb_170m.FORMS)
+    return base.with_form(c, form, fineweb_170m.FORMS)

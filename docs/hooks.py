@@ -35,7 +35,7 @@ def on_page_markdown(markdown, page, config, files):
 def config_keys(file):
     """A table for each section of base.py: key, default, meaning. Raises PluginError for a key or section without a comment."""
     source = file.read_text()
-    said, above = comments(source)
+    behind, above = comments(source)
     tree = ast.parse(source)
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     rows, meanings = {}, {"optimiser": ast.get_docstring(functions["optimiser"])}
@@ -45,7 +45,7 @@ def config_keys(file):
             if not isinstance(target, ast.Attribute):
                 continue
             key = prefix + ast.unparse(target).removeprefix("c.")
-            comment = " ".join([*above.get(node.lineno, ()), *said.get(node.end_lineno, ())])
+            comment = " ".join([*above.get(node.lineno, ()), *behind.get(node.end_lineno, ())])
             if ast.unparse(node.value) == "ConfigDict()":
                 meanings[key] = comment
                 rows.setdefault(key, [])
@@ -61,12 +61,12 @@ def config_keys(file):
                 raise PluginError(f"{file}:{node.lineno}: {key} has no comment that says what it means")
             rows.setdefault(section, []).append((key if section != "optimiser" else leaf, value, meaning))
     parts = []
-    for section, found in rows.items():
-        if not found:
+    for section, keys in rows.items():
+        if not keys:
             raise PluginError(f"{file}: section {section} has no keys")
         if section and not meanings[section]:
             raise PluginError(f"{file}: section {section} has no comment that says what it is")
-        table = [f"| `{key}` | {value} | {cell(meaning)} |" for key, value, meaning in found]
+        table = [f"| `{key}` | {value} | {cell(meaning)} |" for key, value, meaning in keys]
         head = f"## {section} {{ #{section} }}\n\n{sentence(meanings[section])}\n\n" if section else "## The run { #run }\n\n"
         parts.append(head + "\n".join(["| key | default | meaning |", "|---|---|---|", *table]))
     return "\n\n".join(parts)
@@ -78,15 +78,15 @@ def comments(source):
     lines = source.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
-            where, text = token.start[0], token.string.lstrip("# ").strip()
-            (alone if lines[where - 1].lstrip().startswith("#") else behind)[where] = (text,)
+            number, text = token.start[0], token.string.lstrip("# ").strip()
+            (alone if lines[number - 1].lstrip().startswith("#") else behind)[number] = (text,)
     above = {}
-    for where in sorted(alone):
-        line = where
-        while line in alone:
-            line += 1
-        if lines[line - 1].strip():
-            above[line] = above.get(line, ()) + alone[where]
+    for number in sorted(alone):
+        code_line = number
+        while code_line in alone:
+            code_line += 1
+        if lines[code_line - 1].strip():
+            above[code_line] = above.get(code_line, ()) + alone[number]
     return behind, above
 
 

@@ -28,7 +28,7 @@ ORDER = (
     "sample",
 )
 COMMAND = "command.txt"
-TYPED = tuple(sys.argv[1:])  # before any of it is parsed
+TYPED_ARGUMENTS = tuple(sys.argv[1:])  # before any of it is parsed
 ROUNDS = ("trajectories", "student")
 parse, fail = functools.partial(command_line.parse, "tsdfm_jax"), functools.partial(command_line.fail, "tsdfm_jax")
 
@@ -53,9 +53,9 @@ def plan(stages, rounds):
     return before + middle + [(name, ()) for name in wanted if ORDER.index(name) > ORDER.index(ROUNDS[1])]
 
 
-def typed():
+def typed_command():
     """The command that started this process."""
-    return shlex.join(["python", "-m", "tsdfm_jax.main", *TYPED])
+    return shlex.join(["python", "-m", "tsdfm_jax.main", *TYPED_ARGUMENTS])
 
 
 def default_workdir():
@@ -81,24 +81,24 @@ def run(config, workdir, stages=(), command=None):
     external.check(config, workdir, [name for name, _ in todo])
     compile_cache.keep()
 
-    file = workdir / "config.json"
-    before = hosts.first(lambda: file.read_text() if file.exists() else None)
+    config_file = workdir / "config.json"
+    previous_config = hosts.first(lambda: config_file.read_text() if config_file.exists() else None)
 
-    def note():
+    def write_config():
         workdir.mkdir(parents=True, exist_ok=True)
-        atomic.overwrite(file, config.to_json(indent=1))
+        atomic.overwrite(config_file, config.to_json(indent=1))
         if command is not None:
             atomic.overwrite(workdir / COMMAND, command + "\n")
 
-    hosts.first(note)
+    hosts.first(write_config)
     for name in (name for name in stages if hosts.is_first() and not networks.needs(config, name)):
         metrics.LOG.warning("%s: skipped, since models is %s", name, ", ".join(networks.models(config)))
     try:
         for name, arguments in todo:
             importlib.import_module(f"tsdfm_jax.stages.{name}").run(config, workdir, *arguments)
     except ValueError:
-        if before is not None and hosts.is_first():
-            atomic.overwrite(file, before)  # a refused config is not the run's config
+        if previous_config is not None and hosts.is_first():
+            atomic.overwrite(config_file, previous_config)  # a refused config is not the run's config
         raise
 
 
@@ -109,20 +109,20 @@ def main(argv):
         return fail(error)
     workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else default_workdir()
     if _MULTIHOST.value:
-        return one_of_several(workdir)
-    return attempt(lambda: run(_CONFIG.value, workdir, _STAGE.value, typed()), workdir)
+        return run_one_of_several(workdir)
+    return attempt(lambda: run(_CONFIG.value, workdir, _STAGE.value, typed_command()), workdir)
 
 
-def one_of_several(workdir):
+def run_one_of_several(workdir):
     """Run as one process of several; a process that fails alone exits at once, so that the others notice."""
     from tsdfm_jax.runtime import hosts
 
-    def joined():
+    def join_and_run():
         hosts.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _HEARTBEAT.value)
-        run(_CONFIG.value, workdir, _STAGE.value, typed())
+        run(_CONFIG.value, workdir, _STAGE.value, typed_command())
 
     try:
-        code = attempt(joined, workdir)
+        code = attempt(join_and_run, workdir)
     except Exception:
         traceback.print_exc()
         code = 1

@@ -12,14 +12,14 @@ student see together. It writes with a cache of keys and values, so its steps co
 from configs import baselines
 
 
-def get_config(of="quickstart"):
-    """The config named `of` with only the autoregressive model."""
-    c = trained(baselines.start(of, ("autoregressive",)))
+def get_config(base_name="quickstart"):
+    """The config named `base_name` with only the autoregressive model."""
+    c = model(baselines.start(base_name, ("autoregressive",)))
     c.evaluate.frontier = f"autoregressive:{c.data.length}"
     return c
 
 
-def trained(c):
+def model(c):
     """The config `c`, with its autoregressive model changed to this one."""
     a, teacher, student = c.autoregressive, c.teacher, c.student
     a.update(blocks=0, width=c.model.width, heads=c.model.heads, dropout=c.model.dropout, batch=teacher.batch)

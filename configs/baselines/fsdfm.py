@@ -14,9 +14,9 @@ trajectories; batch, updates and learning rate of those students.
 from configs import baselines
 
 
-def get_config(of="quickstart"):
-    """The config named `of` with a blind student that learns from chain targets only."""
-    return student(baselines.start(of, ("teacher", "student_blind")))
+def get_config(base_name="quickstart"):
+    """The config named `base_name` with a blind student that learns from chain targets only."""
+    return student(baselines.start(base_name, ("teacher", "student_blind")))
 
 
 def student(c):

@@ -19,9 +19,9 @@ from configs import baselines
 ROUNDS, STEPS = 3, 64
 
 
-def get_config(of="quickstart"):
-    """The config named `of` with three rounds of a blind student, each taught by the one before."""
-    return student(baselines.start(of, ("teacher", "student_blind")))
+def get_config(base_name="quickstart"):
+    """The config named `base_name` with three rounds of a blind student, each taught by the one before."""
+    return student(baselines.start(base_name, ("teacher", "student_blind")))
 
 
 def student(c):

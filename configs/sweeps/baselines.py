@@ -15,13 +15,17 @@ from configs import baselines
 from configs.baselines import autoregressive, fsdfm, sdtt
 
 
-def get_config(of="quickstart"):
-    """The config named `of`."""
-    return importlib.import_module(f"configs.{of}").get_config() if of in baselines.OF else baselines.start(of, ())
+def get_config(base_name="quickstart"):
+    """The config named `base_name`."""
+    return (
+        importlib.import_module(f"configs.{base_name}").get_config()
+        if base_name in baselines.BASES
+        else baselines.start(base_name, ())
+    )
 
 
-def get_hyper(hyper, of="quickstart"):
+def get_hyper(hyper, base_name="quickstart"):
     """A run for the config itself and for each baseline, by name."""
-    base = get_config(of)
+    base = get_config(base_name)
     others = {"fsdfm": fsdfm, "sdtt": sdtt, "autoregressive": autoregressive}
-    return [hyper.named("tsdfm", {}), *(hyper.differing(name, base, file.get_config(of)) for name, file in others.items())]
+    return [hyper.named("tsdfm", {}), *(hyper.differing(name, base, file.get_config(base_name)) for name, file in others.items())]

@@ -35,5 +35,5 @@ def test_a_tpus_sums_are_the_blocks(v):
     blocks, size = tab.mass.shape[1:]
     assert size == v if v < draw.LANES else size % draw.LANES == 0 and blocks * size - v < size <= 2 * max(v**0.5, draw.LANES)
     np.testing.assert_array_equal(tab.mass.reshape(3, -1)[:, :v], weight)
-    sums = draw._windows(weight, tab.mass, size=size, filled=[(0, 0), (0, blocks * size - v)])
+    sums = draw._window_sums(weight, tab.mass, size=size, padding=[(0, 0), (0, blocks * size - v)])
     np.testing.assert_allclose(sums, tab.block, rtol=1e-6)

@@ -43,7 +43,7 @@ def report_of(where):
     return json.loads((where / "report/report.json").read_text())
 
 
-@pytest.mark.parametrize("of", baselines.OF)
+@pytest.mark.parametrize("of", baselines.BASES)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_budget_is_the_same(name, of):
     """Every baseline of every config is valid and trains on as many tokens as teacher and student together."""

@@ -22,38 +22,38 @@ def start(command):
     app.run(command.main, flags_parser=command.parse)
 
 
-def shipped(argv):
+def with_shipped_config(argv):
     """Arguments in which a config file that is not there, but came with the package, has its full path.
 
     configs/ is installed beside the package, so that --config=configs/quickstart.py works in any folder. A file of that name in
     the current folder comes first. The default of --config counts as if it had been typed.
     """
     argv = list(argv)
-    given = [i for i, word in enumerate(argv) if re.match(r"--?config(=|$)", word)]
-    if not given and "config" in flags.FLAGS and flags.FLAGS["config"].default is not None:
+    places = [i for i, word in enumerate(argv) if re.match(r"--?config(=|$)", word)]
+    if not places and "config" in flags.FLAGS and flags.FLAGS["config"].default is not None:
         argv.append(f"--config={config_flags.get_config_filename(flags.FLAGS['config'])}")
-        given = [len(argv) - 1]
-    for i in given:
+        places = [len(argv) - 1]
+    for i in places:
         flag, equals, file = argv[i].partition("=")
-        at = i if equals else i + 1
-        if at < len(argv):
-            file = file if equals else argv[at]
-            argv[at] = f"{flag}={_shipped_file(file)}" if equals else _shipped_file(file)
+        place = i if equals else i + 1
+        if place < len(argv):
+            file = file if equals else argv[place]
+            argv[place] = f"{flag}={_shipped_file(file)}" if equals else _shipped_file(file)
     return argv
 
 
 def _shipped_file(file):
     path, colon, argument = file.partition(":")
-    kept = CONFIGS.parent / path
-    found = not pathlib.Path(path).is_file() and kept.is_file() and CONFIGS in kept.parents
-    return f"{kept}{colon}{argument}" if found else file
+    shipped = CONFIGS.parent / path
+    is_shipped = not pathlib.Path(path).is_file() and shipped.is_file() and CONFIGS in shipped.parents
+    return f"{shipped}{colon}{argument}" if is_shipped else file
 
 
 def parse(name, argv):
     """Parse the flags and return the other arguments; a wrong flag exits with one line that begins with the command's `name`."""
     logging.set_verbosity(logging.WARNING)  # of the libraries; a run's messages go to its log
     try:
-        sys.argv[:] = argv = shipped(argv)  # the library looks for overrides of --config there
+        sys.argv[:] = argv = with_shipped_config(argv)  # the library looks for overrides of --config there
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
         sys.exit(fail(name, error))
@@ -66,11 +66,11 @@ def run_name(file):
     return f"{stem}_{re.sub(r'[^A-Za-z0-9_.+=-]', '-', argument)}" if argument else stem
 
 
-def only_flags(argv, example="", **needed):
-    """Raise ValueError for an argument that is not a flag, or where one of the `needed` is empty; `example` is the remedy."""
+def only_flags(argv, example="", **required):
+    """Raise ValueError for an argument that is not a flag, or where one of the `required` is empty; `example` is the remedy."""
     if len(argv) > 1:
         raise ValueError(f"'{argv[1]}' is not a flag: options are written --name=value")
-    for name, value in needed.items():
+    for name, value in required.items():
         if not value:
             raise ValueError(f"--{name} is missing: {example}")
 
@@ -102,7 +102,7 @@ def _cause(text):
     """The error of a config file itself, out of the traceback that ml_collections puts into its message."""
     if "Traceback (most recent call last)" not in text:
         return text
-    last = text.strip().splitlines()[-1]
-    if re.match(r"TypeError: get_config\(\) takes (0|no) ", last) and (given := re.search(r"flag --config=(.*?):(.*?): ", text)):
-        return f"{given[1]} takes no argument: leave out ':{given[2]}'"
-    return last.removeprefix("ValueError: ")
+    line = text.strip().splitlines()[-1]
+    if re.match(r"TypeError: get_config\(\) takes (0|no) ", line) and (match := re.search(r"flag --config=(.*?):(.*?): ", text)):
+        return f"{match[1]} takes no argument: leave out ':{match[2]}'"
+    return line.removeprefix("ValueError: ")

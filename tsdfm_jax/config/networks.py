@@ -16,9 +16,9 @@ def variants(config):
 
 def needs(config, stage):
     """Whether any of the config's models needs a stage."""
-    wanted = {"teacher": "teacher" in models(config), "autoregressive": "autoregressive" in models(config)}
-    wanted |= {"compass": "shaped" in variants(config), "trajectories": bool(variants(config)), "student": bool(variants(config))}
-    return wanted.get(stage, True)
+    needed = {"teacher": "teacher" in models(config), "autoregressive": "autoregressive" in models(config)}
+    needed |= {"compass": "shaped" in variants(config), "trajectories": bool(variants(config)), "student": bool(variants(config))}
+    return needed.get(stage, True)
 
 
 def evaluations(config, model, steps):
@@ -26,23 +26,23 @@ def evaluations(config, model, steps):
     return config.data.length if model == "autoregressive" else steps
 
 
-def check_models(config, swept):
+def check_models(config, frontier_models):
     """Check that `models` names known networks, each once, and that other keys name only networks among them.
 
-    `swept` are the models of `evaluate.frontier`. Raises ValueError, one line, for the first error.
+    `frontier_models` are the models of `evaluate.frontier`. Raises ValueError, one line, for the first error.
     """
-    found = models(config)
-    if not found:
+    names = models(config)
+    if not names:
         raise ValueError(f"models () is empty: name one of {', '.join(MODELS)}")
-    for name in found:
+    for name in names:
         if name not in MODELS:
             raise ValueError(f"models {name!r} is not one of {', '.join(MODELS)}")
-        if found.count(name) > 1:
-            raise ValueError(f"models {found} name {name} twice: leave one out")
-    if variants(config) and "teacher" not in found:
-        raise ValueError(f"models {found} have a student and no teacher, which it learns from: add teacher")
-    for name in (model for model in swept if model not in found):
-        raise ValueError(f"evaluate.frontier asks for {name}, which is not among models {found}: add it, or leave it out there")
+        if names.count(name) > 1:
+            raise ValueError(f"models {names} name {name} twice: leave one out")
+    if variants(config) and "teacher" not in names:
+        raise ValueError(f"models {names} have a student and no teacher, which it learns from: add teacher")
+    for name in (model for model in frontier_models if model not in names):
+        raise ValueError(f"evaluate.frontier asks for {name}, which is not among models {names}: add it, or leave it out there")
     check_made(config, "sample.model", config.sample.model)
 
 

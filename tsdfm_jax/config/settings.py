@@ -11,7 +11,7 @@ from tsdfm_jax.runtime import mesh as meshes, state as states
 TARGETS = {"chain": ("chain",), "endpoint": ("whole",), "mixed": ("chain", "whole")}
 COMPASSES = ("nce", "lookahead", "distilled")
 STEP_SIZES = tuple(2.0**-k for k in range(11))
-LARGEST = 2**31 - 1
+LARGEST_INTEGER = 2**31 - 1
 STUDENT_SEEDS = 100_000  # seeds of two values of trajectories.seed lie this far apart: more than any stage or round adds
 
 
@@ -86,8 +86,8 @@ def autoregressive(config, text_vocab):
         raise ValueError(f"autoregressive.dropout {c.dropout} must be in [0, 1)")
     shape = dict(width=c.width, heads=c.heads, dropout=c.dropout, length=config.data.length)
     make = lambda blocks: fill(causal.CausalConfig, config.model, vocab=text_vocab, blocks=blocks, **shape)
-    most = sizes.transformer(network(config, path(config, text_vocab).vocab))
-    return make(c.blocks or sizes.nearest_blocks(make(1), most))
+    teacher_parameters = sizes.transformer(network(config, path(config, text_vocab).vocab))
+    return make(c.blocks or sizes.nearest_blocks(make(1), teacher_parameters))
 
 
 def optimiser(section):
@@ -105,24 +105,24 @@ def sampler_config(config, section, **overrides):
     return fill(sampler.SamplerConfig, section, jump=config.flow.jump, **overrides)
 
 
-def listed(value):
+def comma_list(value):
     """The parts of a comma-separated string."""
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def frontier(config):
     """The (model, steps) of `evaluate.frontier`; ValueError for an entry that is not one."""
-    found = []
-    for part in listed(config.evaluate.frontier):
+    pairs = []
+    for part in comma_list(config.evaluate.frontier):
         model, _, steps = part.partition(":")
-        if model not in networks.MODELS or not steps.isdecimal() or not 1 <= int(steps) <= LARGEST:
+        if model not in networks.MODELS or not steps.isdecimal() or not 1 <= int(steps) <= LARGEST_INTEGER:
             raise ValueError(
                 f"evaluate.frontier {part!r} is not a model ({', '.join(networks.MODELS)}) and a number of steps: teacher:8"
             )
-        if int(steps) != (only := networks.evaluations(config, model, int(steps))):
-            raise ValueError(f"evaluate.frontier {part!r}: the autoregressive model takes one step a token, say {model}:{only}")
-        found.append((model, int(steps)))
-    return found
+        if int(steps) != (expected := networks.evaluations(config, model, int(steps))):
+            raise ValueError(f"evaluate.frontier {part!r}: the autoregressive model takes one step a token, say {model}:{expected}")
+        pairs.append((model, int(steps)))
+    return pairs
 
 
 def student_seed(config):
@@ -134,7 +134,7 @@ def of_round(config, round_number):
     """The config for a round's records and losses: with `student.progressive` the round has a single step size."""
     if not config.student.progressive:
         return config
-    found = config.copy_and_resolve_references()
+    round_config = config.copy_and_resolve_references()
     h = 2.0 ** (round_number + 1) / config.student.progressive
-    found.student.step_weights = tuple(float(size == h) for size in STEP_SIZES)
-    return found
+    round_config.student.step_weights = tuple(float(size == h) for size in STEP_SIZES)
+    return round_config

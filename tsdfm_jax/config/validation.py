@@ -6,16 +6,16 @@ from tsdfm_jax.flow import chain, jump, lookahead, losses
 from tsdfm_jax.models import attention
 from tsdfm_jax.runtime import mesh as meshes
 
-# Whole numbers are at least 1 and at most settings.LARGEST. Exceptions, by full key or its end: LEAST (lower end) and MOST (upper).
-LEAST = {"seed": 0, "evaluate.seeds": 0, "data.limit_bytes": 0, "shaping.chunk": 0, "judges.pilot": 0, "warmup": 0}
-LEAST |= {"evaluate.judge_batch": 0, "report.traces": 0, "autoregressive.blocks": 0, "student.progressive": 0}
-LEAST |= {"mesh.data": -1, "mesh.fsdp": -1, "mesh.tensor": -1, "sample.length": 0, "data.workers": 0}
-MOST = {"data.limit_bytes": 2**63 - 1, "tokenizer.train_bytes": 2**63 - 1, "data.workers": 1024}
-MOST |= {"rounds": 1000, "shaping.candidates": 2**15 - 1}  # each round has its own seed; the index of a candidate is an int16
-MOST |= {"student.progressive": 1024}
-MOST |= {"sample.number": prompts.BOUNDS["number"][1], "sample.batch": 2**16}
+# Whole numbers are at least 1 and at most settings.LARGEST_INTEGER. Exceptions, by full key or its end, in MINIMUM and MAXIMUM.
+MINIMUM = {"seed": 0, "evaluate.seeds": 0, "data.limit_bytes": 0, "shaping.chunk": 0, "judges.pilot": 0, "warmup": 0}
+MINIMUM |= {"evaluate.judge_batch": 0, "report.traces": 0, "autoregressive.blocks": 0, "student.progressive": 0}
+MINIMUM |= {"mesh.data": -1, "mesh.fsdp": -1, "mesh.tensor": -1, "sample.length": 0, "data.workers": 0}
+MAXIMUM = {"data.limit_bytes": 2**63 - 1, "tokenizer.train_bytes": 2**63 - 1, "data.workers": 1024}
+MAXIMUM |= {"rounds": 1000, "shaping.candidates": 2**15 - 1}  # each round has its own seed; the index of a candidate is an int16
+MAXIMUM |= {"student.progressive": 1024}
+MAXIMUM |= {"sample.number": prompts.BOUNDS["number"][1], "sample.batch": 2**16}
 FLAGS = ("compass.from_teacher", "sample.states", "sample.live")
-LINES = ("sample.prompt", "sample.suffix", "sample.infill")  # text that may have several lines
+MULTILINE = ("sample.prompt", "sample.suffix", "sample.infill")  # text that may have several lines
 TINY, HUGE = 1e-30, 1e30  # float32 can hold these numbers and divide by them
 
 
@@ -46,20 +46,20 @@ def validate(config):
     attention.check_devices(config.model.attention, device_mesh.devices.flat[0].platform, config.data.length)
 
 
-def leaves(section, at=""):
+def leaves(section, prefix=""):
     """Yield every (dotted key, value) of a config."""
     for name, value in section.items():
         if hasattr(value, "items"):
-            yield from leaves(value, f"{at}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
-            yield f"{at}{name}", value
+            yield f"{prefix}{name}", value
 
 
 def check_value(key, value):
     """Check what must hold for every key: it has a value, a string is one line, a number is in its range."""
     if value is None:
         raise ValueError(f"{key} has no value: leave it out, and it has its default")
-    if isinstance(value, str) and key not in LINES and len(value.splitlines()) > 1:
+    if isinstance(value, str) and key not in MULTILINE and len(value.splitlines()) > 1:
         raise ValueError(f"{key} {value!r} must be one line")
     if isinstance(value, str) or key in FLAGS or key == "models":
         return
@@ -71,14 +71,14 @@ def check_value(key, value):
         if not all(type(x) in (int, float) and TINY <= x <= HUGE for x in value):
             raise ValueError(f"{key} {value} must each be a number from {TINY} to {HUGE}")
         return
-    least = next((least for name, least in LEAST.items() if f".{key}.".endswith(f".{name}.")), 1)
-    most = MOST.get(key, settings.LARGEST)
+    minimum = next((minimum for name, minimum in MINIMUM.items() if f".{key}.".endswith(f".{name}.")), 1)
+    maximum = MAXIMUM.get(key, settings.LARGEST_INTEGER)
     for x in value if isinstance(value, tuple) else (value,):
         if isinstance(x, float) and not isinstance(value, tuple):
             if x != 0 and not TINY <= abs(x) <= HUGE:
                 raise ValueError(f"{key} {x} must be 0 or a number of a size from {TINY} to {HUGE}")
-        elif type(x) is not int or not least <= x <= most:
-            raise ValueError(f"{key} {value!r} must be a whole number, at least {least} and at most {most:,}")
+        elif type(x) is not int or not minimum <= x <= maximum:
+            raise ValueError(f"{key} {value!r} must be a whole number, at least {minimum} and at most {maximum:,}")
 
 
 def check_choices(config):
@@ -121,7 +121,7 @@ def check_trajectories(config):
         raise ValueError(
             f"student.step_weights {config.student.step_weights} have no weight on the steps that trajectories.midpoints {s} resolves"
         )
-    if (size := 4 * (s + 1) * config.data.length) > settings.LARGEST:
+    if (size := 4 * (s + 1) * config.data.length) > settings.LARGEST_INTEGER:
         raise ValueError(f"trajectories.midpoints {s} of data.length {config.data.length} make a record of {size:,} bytes")
 
 
@@ -164,11 +164,11 @@ def check_sample(config):
 def check_batches(config, device_mesh):
     """Check that every batch splits over devices and microbatches, and that held-out sets have at least one batch."""
     meshes.require_positions(config.data.length, device_mesh, "data.length")
-    besides = ("autoregressive",) if networks.needs(config, "autoregressive") else ()  # a model that is not made may have any batch
-    for name in ("teacher", *besides, "judges", "compass", "trajectories", "student", "evaluate"):
+    extra = ("autoregressive",) if networks.needs(config, "autoregressive") else ()  # a model that is not made may have any batch
+    for name in ("teacher", *extra, "judges", "compass", "trajectories", "student", "evaluate"):
         meshes.require_divides(config[name].batch, device_mesh, f"{name}.batch")
     meshes.require_divides(config.evaluate.judge_batch or config.evaluate.batch, device_mesh, "evaluate.judge_batch")
-    for name in ("teacher", *besides, "judges", "compass", "student"):
+    for name in ("teacher", *extra, "judges", "compass", "student"):
         parts = settings.optimiser(config[name]).accumulate * meshes.batch_devices(device_mesh)
         if config[name].batch % parts:
             raise ValueError(

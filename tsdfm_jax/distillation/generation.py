@@ -17,7 +17,7 @@ def whole(config, path, generator, build, shaping_cfg):
 
 def watched(config, path, generator, build, shaping_cfg):
     """The same trajectories with the K candidates of each midpoint and their scores by position, for the report."""
-    found = _walking(config, path, generator, build, shaping_cfg, chain.watched)
+    found = _walking(config, path, generator, build, shaping_cfg, chain.detailed_trajectory)
 
     def generate_batch(*given):
         looked = found(*given)

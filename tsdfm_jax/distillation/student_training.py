@@ -71,7 +71,7 @@ def chain_loss(config, path, apply, semi, key, params, rows):
     target_BLV = jax.lax.stop_gradient(chain.target_logits(*told))
     logits_BLV = apply(params, x_t_BL, t_B, h_B, key)
     kl_BL = losses.distillation_kl(path, target_BLV, logits_BLV, x_t_BL)
-    early_B = jnp.minimum(t_B, losses.LONGEST)
+    early_B = jnp.minimum(t_B, losses.LAST_TIME)
     data_BL = losses.PATH_LOSSES[config.student.loss](path, logits_BLV, x_1_BL, x_t_BL, early_B)
     return jnp.where((h_B < config.student.teacher_below)[:, None], data_BL, kl_BL).mean()
 
@@ -118,7 +118,7 @@ def data_loss(config, path, apply, key, params, x_1_BL):
     """The path loss on data, with the smallest step size as h."""
     time_key, path_key, dropout_key = jax.random.split(key, 3)
     b = x_1_BL.shape[0]
-    t_B = paths.stratified_times(time_key, b, losses.LONGEST)
+    t_B = paths.stratified_times(time_key, b, losses.LAST_TIME)
     x_t_BL = paths.sample_xt(jax.random.split(path_key, b), path, x_1_BL, t_B)
     logits_BLV = apply(params, x_t_BL, t_B, jnp.full((b,), settings.STEP_SIZES[-1]), dropout_key)
     return losses.PATH_LOSSES[config.student.loss](path, logits_BLV, x_1_BL, x_t_BL, t_B).mean()

@@ -13,7 +13,7 @@ from tsdfm_jax.runtime import mesh as meshes, state as states
 def path_loss(apply, path, name, key, params, x_1_BL):
     """The path loss `name` against data at stratified times, mean over positions, and an empty dict of parts."""
     time_key, path_key, dropout_key = jax.random.split(key, 3)
-    longest = losses.LONGEST if name == "kl" else 1.0
+    longest = losses.LAST_TIME if name == "kl" else 1.0
     t_B = paths.stratified_times(time_key, x_1_BL.shape[0], longest)
     x_t_BL = paths.sample_xt(jax.random.split(path_key, x_1_BL.shape[0]), path, x_1_BL, t_B)
     logits_BLV = apply(params, x_t_BL, t_B, dropout_key=dropout_key)

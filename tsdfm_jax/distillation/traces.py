@@ -58,7 +58,7 @@ def _trajectory(config, variant, number, row):
         midpoints.append(
             {
                 "time": time,
-                "shaped": looked and shaping.late(time, config.shaping),
+                "shaped": looked and shaping.is_shaped(time, config.shaping),
                 "kept": int(row["index"][i]),
                 "state": row["states"][i + 1].tolist(),
                 "candidates": row["candidates"][i].tolist(),

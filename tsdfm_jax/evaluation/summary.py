@@ -98,7 +98,7 @@ def midpoints(config, workdir):
     figures |= {"first": energy_NSK[..., 0], "kept": kept_NS, "first_kept": index_NS == 0}
     times = [(i + 1) / energy_NSK.shape[1] for i in range(energy_NSK.shape[1])]
     points = [{"time": t} | {name: float(a[:, i].mean()) for name, a in figures.items()} for i, t in enumerate(times)]
-    points = [point for point in points if shaping.late(point["time"], config.shaping)]
+    points = [point for point in points if shaping.is_shaped(point["time"], config.shaping)]
     return {"candidates": energy_NSK.shape[2], "records": len(sample), "midpoints": points}
 
 

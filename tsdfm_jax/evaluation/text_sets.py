@@ -44,7 +44,7 @@ def wanted(config):
     for model, steps in settings.frontier(config):
         found += [Set(model, steps, seed, at) for seed in c.seeds for at in (c.temperature, *c.frontier_temperatures)]
     given = {}
-    for file in settings.listed(c.text):
+    for file in settings.comma_list(c.text):
         if given.setdefault(stem := pathlib.Path(file).stem, file) != file:
             raise ValueError(f"evaluate.text {given[stem]} and {file} would both be called {stem}: rename one")
     found += [Set(f"text:{stem}", 0, 0, c.temperature, file) for stem, file in given.items()]

@@ -69,7 +69,7 @@ def run(key_B, path, kind, name, posterior, x_BL, t_B, h_B, energy, cfg):
     The posterior is given the step size h/2.
     """
 
-    def leap(state_BL, link):
+    def jump_once(state_BL, link):
         i, from_last, depart, width, before_B, after_B = link
         logits_BLV = posterior(state_BL, before_B, h_B / 2)
         start_BL = jnp.where(from_last, state_BL, x_BL)
@@ -77,7 +77,7 @@ def run(key_B, path, kind, name, posterior, x_BL, t_B, h_B, energy, cfg):
         choice = shaping.shaped_jump(paths.fold(key_B, i), move, after_B, energy, cfg)
         return choice.x_BL, Midpoints(choice.x_BL, choice.energy_BK, choice.index_B, choice.left_BL)
 
-    return _each(leap, x_BL, _links(name, t_B, h_B))
+    return _scan(jump_once, x_BL, _links(name, t_B, h_B))
 
 
 def blind_pairs(key_B, path, kind, name, posterior, x_BL, x_1_BL, t_B, h_B):
@@ -87,8 +87,8 @@ def blind_pairs(key_B, path, kind, name, posterior, x_BL, x_1_BL, t_B, h_B):
     positions that have landed since x_t. Only there the two may differ.
     """
 
-    def leap(last, link):
-        (state_BL, landed_BL), (i, from_last, depart, width, before_B, _) = last, link
+    def jump_once(carry, link):
+        (state_BL, landed_BL), (i, from_last, depart, width, before_B, _) = carry, link
         logits_BLV = posterior(state_BL, before_B, h_B / 2)
         start_BL, landed_BL = jnp.where(from_last, state_BL, x_BL), landed_BL & from_last
         move = jump.prepare(path, kind, logits_BLV, start_BL, t_B + depart * h_B, width * h_B)
@@ -96,7 +96,7 @@ def blind_pairs(key_B, path, kind, name, posterior, x_BL, x_1_BL, t_B, h_B):
         landed_BL = landed_BL | left_BL
         return (state_BL, landed_BL), (state_BL, jnp.where(landed_BL, x_1_BL, x_BL), landed_BL)
 
-    return _each(leap, (x_BL, jnp.zeros_like(x_BL, bool)), _links(name, t_B, h_B))
+    return _scan(jump_once, (x_BL, jnp.zeros_like(x_BL, bool)), _links(name, t_B, h_B))
 
 
 def _links(name, t_B, h_B):
@@ -106,9 +106,9 @@ def _links(name, t_B, h_B):
     return jnp.arange(len(links)), from_last, depart, width, t_EB[:-1], t_EB[1:]
 
 
-def _each(leap, start, jumps):
-    """Scan `leap(state, jump) -> (state, found)`; return `found` of all jumps, S after B. The program has the network once."""
-    return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), jax.lax.scan(leap, start, jumps)[1])
+def _scan(jump_once, start, jumps):
+    """Scan `jump_once(state, jump) -> (state, result)`; return the results of all jumps, S after B. The program has the network once."""
+    return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), jax.lax.scan(jump_once, start, jumps)[1])
 
 
 def target_logits(path, name, posterior, x_BL, midpoints_BSL, t_B, h_B, left_BSL=None):
@@ -132,8 +132,8 @@ def target_logits(path, name, posterior, x_BL, midpoints_BSL, t_B, h_B, left_BSL
         return sum_BLV + jnp.where(weight_BL1 > 0, weight_BL1 * logits_BLV, 0.0), None
 
     # A scan, so that the program has the network once and memory holds one sum beside its logits.
-    nothing_BLV = jnp.zeros((*x_BL.shape, path.vocab))
-    return jax.lax.scan(add, nothing_BLV, (state_EBL, times(name, t_B, h_B).T, weight_EBL))[0]
+    zero_BLV = jnp.zeros((*x_BL.shape, path.vocab))
+    return jax.lax.scan(add, zero_BLV, (state_EBL, times(name, t_B, h_B).T, weight_EBL))[0]
 
 
 class Trajectory(NamedTuple):
@@ -144,7 +144,7 @@ class Trajectory(NamedTuple):
     index_BS: jax.Array
 
 
-class Watched(NamedTuple):
+class DetailedTrajectory(NamedTuple):
     """A whole trajectory with the K candidates of every midpoint and their scores at each position."""
 
     state_BSL: jax.Array
@@ -156,26 +156,26 @@ class Watched(NamedTuple):
 
 def trajectory(key_B, path, kind, posterior, x_0_BL, steps, energy, cfg):
     """A trajectory from source to text in `steps` equal jumps, each shaped as `cfg` says."""
-    told = lambda choice: (choice.x_BL, choice.energy_BK, choice.index_B)
-    return Trajectory(*_walk(key_B, path, kind, posterior, x_0_BL, steps, energy, cfg, told))
+    fields = lambda choice: (choice.x_BL, choice.energy_BK, choice.index_B)
+    return Trajectory(*_walk(key_B, path, kind, posterior, x_0_BL, steps, energy, cfg, fields))
 
 
-def watched(key_B, path, kind, posterior, x_0_BL, steps, energy, cfg):
+def detailed_trajectory(key_B, path, kind, posterior, x_0_BL, steps, energy, cfg):
     """The same trajectory, with all candidates and their scores."""
-    told = lambda choice: (choice.x_BL, choice.energy_BK, choice.index_B, choice.cand_BKL, choice.score_BKL)
-    return Watched(*_walk(key_B, path, kind, posterior, x_0_BL, steps, energy, cfg, told))
+    fields = lambda choice: (choice.x_BL, choice.energy_BK, choice.index_B, choice.cand_BKL, choice.score_BKL)
+    return DetailedTrajectory(*_walk(key_B, path, kind, posterior, x_0_BL, steps, energy, cfg, fields))
 
 
-def _walk(key_B, path, kind, posterior, x_0_BL, steps, energy, cfg, told):
-    """`told(choice)` of every jump, S after B; its first array must be the state, and x_0 is put before these states."""
+def _walk(key_B, path, kind, posterior, x_0_BL, steps, energy, cfg, fields):
+    """`fields(choice)` of every jump, S after B; its first array must be the state, and x_0 is put before these states."""
     width_B = jnp.full(x_0_BL.shape[:1], 1.0 / steps)
 
-    def leap(x_BL, i):
+    def jump_once(x_BL, i):
         t_B = jnp.full_like(width_B, i / steps)
         move = jump.prepare(path, kind, posterior(x_BL, t_B, width_B), x_BL, t_B, width_B)
         arrive_B = jnp.full_like(width_B, (i + 1) / steps)
         choice = shaping.shaped_jump(paths.fold(key_B, i), move, arrive_B, energy, cfg)
-        return choice.x_BL, told(choice)
+        return choice.x_BL, fields(choice)
 
-    state_BSL, *more = _each(leap, x_0_BL, jnp.arange(steps))
-    return [jnp.concatenate([x_0_BL[:, None], state_BSL], axis=1), *more]
+    state_BSL, *others = _scan(jump_once, x_0_BL, jnp.arange(steps))
+    return [jnp.concatenate([x_0_BL[:, None], state_BSL], axis=1), *others]

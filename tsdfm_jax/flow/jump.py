@@ -12,20 +12,20 @@ import jax.numpy as jnp
 from tsdfm_jax.flow import draw, path as paths
 
 
-def bridge(path, t_B1, h_B1, at_x_BL):
+def bridge(path, t_B1, h_B1, p_x_BL):
     """Leave with chance 1 - r, land by p: the path's exact law given p. [D]"""
-    del at_x_BL
+    del p_x_BL
     return 1.0 - paths.keep(path, t_B1, h_B1)
 
 
-def cumulative(path, t_B1, h_B1, at_x_BL):
+def cumulative(path, t_B1, h_B1, p_x_BL):
     """Leave with chance 1 - r^(1 - p(x_t)): the rate to other tokens, integrated over the step (2509.20624)."""
-    return 1.0 - paths.keep(path, t_B1, h_B1) ** (1.0 - at_x_BL)
+    return 1.0 - paths.keep(path, t_B1, h_B1) ** (1.0 - p_x_BL)
 
 
-def euler(path, t_B1, h_B1, at_x_BL):
+def euler(path, t_B1, h_B1, p_x_BL):
     """Leave with chance 1 - exp(-h rate (1 - p(x_t))): the rate at the step's start, held fixed (2407.15595)."""
-    return 1.0 - jnp.exp(-h_B1 * paths.rate(path, t_B1) * (1.0 - at_x_BL))
+    return 1.0 - jnp.exp(-h_B1 * paths.rate(path, t_B1) * (1.0 - p_x_BL))
 
 
 JUMPS = {"bridge": bridge, "cumulative": cumulative, "euler": euler}
@@ -62,26 +62,26 @@ def prepare(path, kind, logits_BLV, x_BL, t_B, h_B):
     # Numerators of the softmax. The table's sums give the denominator, so that no pass over V is needed to divide.
     peak_BL1 = logits_BLV.max(axis=-1, keepdims=True)
     mass_BLV = jnp.exp(logits_BLV - peak_BL1)
-    at_x_BL = jnp.exp(paths.at(logits_BLV, x_BL) - peak_BL1[..., 0])
-    last_B1, removed_BL = (t_B + h_B >= 1.0 - 1e-6)[:, None], jnp.zeros_like(at_x_BL)
+    mass_x_BL = jnp.exp(paths.at(logits_BLV, x_BL) - peak_BL1[..., 0])
+    last_B1, removed_BL = (t_B + h_B >= 1.0 - 1e-6)[:, None], jnp.zeros_like(mass_x_BL)
     if LANDS_ELSEWHERE[kind]:
-        here_BLV = jnp.arange(path.vocab)[None, None] == x_BL[..., None]
-        mass_BLV = jnp.where(here_BLV & ~last_B1[..., None], 0.0, mass_BLV)
-        removed_BL = jnp.where(last_B1, 0.0, at_x_BL)
+        is_x_BLV = jnp.arange(path.vocab)[None, None] == x_BL[..., None]
+        mass_BLV = jnp.where(is_x_BLV & ~last_B1[..., None], 0.0, mass_BLV)
+        removed_BL = jnp.where(last_B1, 0.0, mass_x_BL)
     table = draw.table(mass_BLV)
-    at_x_BL = at_x_BL / (table.block.sum(axis=-1) + removed_BL)
-    leave_BL = jnp.broadcast_to(JUMPS[kind](path, t_B[:, None], h_B[:, None], at_x_BL), x_BL.shape)
+    p_x_BL = mass_x_BL / (table.block.sum(axis=-1) + removed_BL)
+    leave_BL = jnp.broadcast_to(JUMPS[kind](path, t_B[:, None], h_B[:, None], p_x_BL), x_BL.shape)
     leave_BL = jnp.where(paths.free_BL(path, x_BL), jnp.where(last_B1, 1.0, leave_BL), 0.0)
     return Move(x_BL, leave_BL, table)
 
 
-def _leaving(coin_B, move):
-    return paths.uniform_BL(coin_B, move.x_BL.shape[1]) < move.leave_BL
+def _draw_leaving(leave_key_B, move):
+    return paths.uniform_BL(leave_key_B, move.x_BL.shape[1]) < move.leave_BL
 
 
-def coins(key_B, move):
+def leaving(key_B, move):
     """The positions that leave in the realisation of a move with these keys: left_BL."""
-    return _leaving(paths.split(key_B, 3)[0], move)
+    return _draw_leaving(paths.split(key_B, 3)[0], move)
 
 
 def land(key_B, move, left_BL=None):
@@ -89,8 +89,8 @@ def land(key_B, move, left_BL=None):
 
     A given `left_BL` is used instead of drawing the positions that leave.
     """
-    coin_B, block_B, token_B = paths.split(key_B, 3)
+    leave_key_B, block_key_B, token_key_B = paths.split(key_B, 3)
     length = move.x_BL.shape[1]
-    left_BL = _leaving(coin_B, move) if left_BL is None else left_BL
-    landing_BL = draw.pick(paths.uniform_BL(block_B, length), paths.uniform_BL(token_B, length), move.table)
+    left_BL = _draw_leaving(leave_key_B, move) if left_BL is None else left_BL
+    landing_BL = draw.pick(paths.uniform_BL(block_key_B, length), paths.uniform_BL(token_key_B, length), move.table)
     return jnp.where(left_BL, landing_BL, move.x_BL), left_BL

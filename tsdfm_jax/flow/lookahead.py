@@ -55,11 +55,11 @@ def log_prior(path, posterior, length, h):
 def _hidden_halves(path, posterior, x_BL, t_B, h_B):
     half_t_B = (paths.kappa(path, t_B) / 2) ** (1 / path.exponent)
     even_L = jnp.arange(x_BL.shape[1]) % 2 == 0
-    hiding_BL = paths.sample_source(jax.random.split(jax.random.key(0), 1), path, x_BL.shape[1])
+    replacement_BL = paths.sample_source(jax.random.split(jax.random.key(0), 1), path, x_BL.shape[1])
     known_BL = x_BL != path.mask_id if path.masked else jnp.ones(x_BL.shape, bool)
     total_BL = jnp.zeros(x_BL.shape)
     for hidden_L in (even_L, ~even_L):
-        ask_BL = hidden_L[None] & known_BL
-        logits_BLV = posterior(jnp.where(ask_BL, hiding_BL, x_BL), half_t_B, h_B)
-        total_BL += jnp.where(ask_BL, losses.negative_log_posterior(path, logits_BLV, x_BL), 0.0)
+        scored_BL = hidden_L[None] & known_BL
+        logits_BLV = posterior(jnp.where(scored_BL, replacement_BL, x_BL), half_t_B, h_B)
+        total_BL += jnp.where(scored_BL, losses.negative_log_posterior(path, logits_BLV, x_BL), 0.0)
     return total_BL

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from tsdfm_jax.flow import normaliser, path as paths
 
-LONGEST = 1.0 - 1e-3  # last training time: the generalised KL's weight kappa'/(1 - kappa) has no bound as t goes to 1
+LAST_TIME = 1.0 - 1e-3  # last training time: the generalised KL's weight kappa'/(1 - kappa) has no bound as t goes to 1
 NEAREST = 1e-3  # the ELBO's times end at 1 - NEAREST^2, which float32 tells from 1; less than 2e-5 nats per position are left out
 
 
@@ -18,11 +18,11 @@ def generalised_kl(path, logits_BLV, x_1_BL, x_t_BL, t_B):
     same_BL = x_t_BL == x_1_BL
     if path.masked:
         (logp_BL,) = normaliser.log_p(path, logits_BLV, x_1_BL)
-        at_t_BL = same_BL.astype(jnp.float32)
+        p_t_BL = same_BL.astype(jnp.float32)
     else:
-        logp_BL, at_t_BL = normaliser.log_p(path, logits_BLV, x_1_BL, x_t_BL)
-        at_t_BL = jnp.exp(at_t_BL)
-    term_BL = at_t_BL - same_BL + jnp.where(same_BL, 0.0, logp_BL)
+        logp_BL, logp_t_BL = normaliser.log_p(path, logits_BLV, x_1_BL, x_t_BL)
+        p_t_BL = jnp.exp(logp_t_BL)
+    term_BL = p_t_BL - same_BL + jnp.where(same_BL, 0.0, logp_BL)
     return -paths.rate(path, t_B)[:, None] * term_BL
 
 
@@ -31,7 +31,7 @@ def elbo(key, path, posterior, x_1_BL):
 
     It is the generalised KL's integral over all t. The times are 1 - v^2 with v stratified over the batch, weighted by dt/dv:
     the square of the integrand grows like 1/(1 - t), so uniform times would have infinite variance, and times that end at
-    LONGEST would give another number.
+    LAST_TIME would give another number.
     """
     time_key, path_key = jax.random.split(key)
     v_B = NEAREST + paths.stratified_times(time_key, x_1_BL.shape[0], 1.0 - NEAREST)

@@ -44,18 +44,18 @@ def _sums(path, part, join, *logits):
     text_vocab = logits[0].shape[-1] - path.masked
 
     def blocked(*logits):
-        cut = lambda start, size: (jax.lax.dynamic_slice_in_dim(a, start, size, axis=-1).astype(jnp.float32) for a in logits)
+        read_block = lambda start, size: (jax.lax.dynamic_slice_in_dim(a, start, size, axis=-1).astype(jnp.float32) for a in logits)
         first = text_vocab % BLOCK or BLOCK
-        turn = lambda i, found: join(found, part(*cut(first + i * BLOCK, BLOCK)))
-        return jax.lax.fori_loop(0, text_vocab // BLOCK - (first == BLOCK), turn, part(*cut(0, first)))
+        add_block = lambda i, sums: join(sums, part(*read_block(first + i * BLOCK, BLOCK)))
+        return jax.lax.fori_loop(0, text_vocab // BLOCK - (first == BLOCK), add_block, part(*read_block(0, first)))
 
     whole = lambda *logits: part(*(paths.data_logits(path, a) for a in logits))
     return jax.lax.platform_dependent(*logits, cpu=blocked, default=whole) if text_vocab > BLOCK else whole(*logits)
 
 
-def _weights(path, logits_BLV, found):
+def _weights(path, logits_BLV, norm):
     """exp(logit - top) of every token, 0 for the mask token: the softmax times its total."""
-    return jnp.exp(paths.data_logits(path, logits_BLV) - found.top_BL[..., None])
+    return jnp.exp(paths.data_logits(path, logits_BLV) - norm.top_BL[..., None])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -68,9 +68,9 @@ def log_p(path, logits_BLV, *x_BL):
 
 
 def _log_p(path, logits_BLV, *x_BL):
-    found = _sums(path, _normaliser, _join, logits_BLV)
-    log_total_BL = jnp.log(found.total_BL)
-    return [at_BL - found.top_BL - log_total_BL for at_BL in (_at(path, logits_BLV, x) for x in x_BL)], (logits_BLV, found, x_BL)
+    norm = _sums(path, _normaliser, _join, logits_BLV)
+    log_total_BL = jnp.log(norm.total_BL)
+    return [at_BL - norm.top_BL - log_total_BL for at_BL in (_at(path, logits_BLV, x) for x in x_BL)], (logits_BLV, norm, x_BL)
 
 
 def _at(path, logits_BLV, x_BL):
@@ -78,10 +78,10 @@ def _at(path, logits_BLV, x_BL):
     return jnp.where(x_BL == path.mask_id, -jnp.inf, at_BL) if path.masked else at_BL
 
 
-def _log_p_back(path, kept, g_BL):
-    logits_BLV, found, x_BL = kept
-    share_BL = sum(g_BL) / found.total_BL
-    grad_BLV = -share_BL[..., None] * _weights(path, logits_BLV, found)
+def _log_p_back(path, residuals, g_BL):
+    logits_BLV, norm, x_BL = residuals
+    share_BL = sum(g_BL) / norm.total_BL
+    grad_BLV = -share_BL[..., None] * _weights(path, logits_BLV, norm)
     token_V = jnp.arange(logits_BLV.shape[-1])[None, None]
     for x, g in zip(x_BL, g_BL):  # a comparison, not a scatter
         g = jnp.where(x == path.mask_id, 0.0, g) if path.masked else g
@@ -107,8 +107,8 @@ def _tilted(logits_BLV):
 
 def _join_tilted(a, b):
     norm = _join(a.norm, b.norm)
-    moved = ((part, part.norm.top_BL - norm.top_BL) for part in (a, b))
-    return _Tilted(norm, sum((part.tilted_BL + part.norm.total_BL * by) * jnp.exp(by) for part, by in moved))
+    shifted = ((part, part.norm.top_BL - norm.top_BL) for part in (a, b))
+    return _Tilted(norm, sum((part.tilted_BL + part.norm.total_BL * shift) * jnp.exp(shift) for part, shift in shifted))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -121,13 +121,13 @@ def entropy(path, logits_BLV):
 
 
 def _entropy(path, logits_BLV):
-    found = _sums(path, _tilted, _join_tilted, logits_BLV)
-    entropy_BL = jnp.log(found.norm.total_BL) - found.tilted_BL / found.norm.total_BL
-    return entropy_BL, (logits_BLV, found.norm, entropy_BL)
+    sums = _sums(path, _tilted, _join_tilted, logits_BLV)
+    entropy_BL = jnp.log(sums.norm.total_BL) - sums.tilted_BL / sums.norm.total_BL
+    return entropy_BL, (logits_BLV, sums.norm, entropy_BL)
 
 
-def _entropy_back(path, kept, g_BL):
-    logits_BLV, norm, entropy_BL = kept
+def _entropy_back(path, residuals, g_BL):
+    logits_BLV, norm, entropy_BL = residuals
     below_BLV = jnp.maximum(paths.data_logits(path, logits_BLV) - norm.top_BL[..., None], LEAST)
     offset_BL, share_BL = entropy_BL - jnp.log(norm.total_BL), g_BL / norm.total_BL
     grad_BLV = -share_BL[..., None] * jnp.exp(below_BLV) * (below_BLV + offset_BL[..., None])
@@ -139,9 +139,9 @@ entropy.defvjp(_entropy, _entropy_back)
 
 def mean(path, logits_BLV, value_V):
     """The posterior's mean of a number per token: [B, L]. The mask token's number has no weight."""
-    found = _sums(path, _normaliser, _join, logits_BLV)
-    weights_BLV = _weights(path, logits_BLV, found)
-    return weights_BLV @ value_V.astype(jnp.float32) / found.total_BL
+    norm = _sums(path, _normaliser, _join, logits_BLV)
+    weights_BLV = _weights(path, logits_BLV, norm)
+    return weights_BLV @ value_V.astype(jnp.float32) / norm.total_BL
 
 
 class _Pair(NamedTuple):
@@ -162,9 +162,9 @@ def _pair(target_BLV, logits_BLV):
 def _join_pairs(a, b):
     target, norm, cross_BL = _join(a.target, b.target), _join(a.norm, b.norm), 0.0
     for part in (a, b):
-        by = part.target.top_BL - target.top_BL
-        apart = by - (part.norm.top_BL - norm.top_BL)
-        cross_BL += (part.cross_BL + part.target.total_BL * apart) * jnp.exp(by)
+        shift = part.target.top_BL - target.top_BL
+        difference = shift - (part.norm.top_BL - norm.top_BL)
+        cross_BL += (part.cross_BL + part.target.total_BL * difference) * jnp.exp(shift)
     return _Pair(target, norm, cross_BL)
 
 
@@ -179,13 +179,13 @@ def divergence(path, target_BLV, logits_BLV):
 
 
 def _divergence(path, target_BLV, logits_BLV):
-    found = _sums(path, _pair, _join_pairs, target_BLV, logits_BLV)
-    kl_BL = found.cross_BL / found.target.total_BL + jnp.log(found.norm.total_BL / found.target.total_BL)
-    return kl_BL, (target_BLV, found.target, logits_BLV, found.norm)
+    sums = _sums(path, _pair, _join_pairs, target_BLV, logits_BLV)
+    kl_BL = sums.cross_BL / sums.target.total_BL + jnp.log(sums.norm.total_BL / sums.target.total_BL)
+    return kl_BL, (target_BLV, sums.target, logits_BLV, sums.norm)
 
 
-def _divergence_back(path, kept, g_BL):
-    target_BLV, target, logits_BLV, norm = kept
+def _divergence_back(path, residuals, g_BL):
+    target_BLV, target, logits_BLV, norm = residuals
     p_BLV = _weights(path, logits_BLV, norm) / norm.total_BL[..., None]
     q_BLV = _weights(path, target_BLV, target) / target.total_BL[..., None]
     return None, (g_BL[..., None] * (p_BLV - q_BLV)).astype(logits_BLV.dtype)

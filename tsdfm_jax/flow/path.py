@@ -59,8 +59,8 @@ def kappa_dot(path, t):
 
 def keep(path, t, h):
     """r = (1 - kappa(t + h)) / (1 - kappa(t)): the chance that a position without its data token at t has none at t + h."""
-    left_t, left_s = 1.0 - kappa(path, t), 1.0 - kappa(path, jnp.minimum(t + h, 1.0))
-    return jnp.where(left_t > 0, left_s / jnp.maximum(left_t, 1e-30), 0.0)
+    remaining_t, remaining_s = 1.0 - kappa(path, t), 1.0 - kappa(path, jnp.minimum(t + h, 1.0))
+    return jnp.where(remaining_t > 0, remaining_s / jnp.maximum(remaining_t, 1e-30), 0.0)
 
 
 def rate(path, t):
@@ -93,9 +93,9 @@ def fold(key_B, number):
 
 def sample_xt(key_B, path, x_1_BL, t_B):
     """x_t of the path from data: each position is x_1 with chance kappa(t), else x_0, independently."""
-    coin_B, source_B = split(key_B)
-    arrived_BL = uniform_BL(coin_B, x_1_BL.shape[1]) < kappa(path, t_B)[:, None]
-    return jnp.where(arrived_BL, x_1_BL, sample_source(source_B, path, x_1_BL.shape[1]))
+    arrive_key_B, source_key_B = split(key_B)
+    arrived_BL = uniform_BL(arrive_key_B, x_1_BL.shape[1]) < kappa(path, t_B)[:, None]
+    return jnp.where(arrived_BL, x_1_BL, sample_source(source_key_B, path, x_1_BL.shape[1]))
 
 
 def data_logits(path, logits_BLV):
@@ -121,8 +121,8 @@ def _look_up(values_BLV, x_BL):
 
 
 def _masked_sum(values_BLV, x_BL):
-    here_BLV = jnp.arange(values_BLV.shape[-1])[None, None] == x_BL[..., None]
-    return jnp.where(here_BLV, values_BLV, 0).sum(axis=-1)
+    is_x_BLV = jnp.arange(values_BLV.shape[-1])[None, None] == x_BL[..., None]
+    return jnp.where(is_x_BLV, values_BLV, 0).sum(axis=-1)
 
 
 def settled_logits(path, logits_BLV, x_BL):
@@ -132,8 +132,8 @@ def settled_logits(path, logits_BLV, x_BL):
     """
     if not path.masked:
         return logits_BLV
-    here_BLV = jnp.arange(path.vocab)[None, None] == x_BL[..., None]
-    return jnp.where(free_BL(path, x_BL)[..., None], logits_BLV, jnp.where(here_BLV, 0.0, SETTLED))
+    is_x_BLV = jnp.arange(path.vocab)[None, None] == x_BL[..., None]
+    return jnp.where(free_BL(path, x_BL)[..., None], logits_BLV, jnp.where(is_x_BLV, 0.0, SETTLED))
 
 
 def free_BL(path, x_BL):
@@ -141,7 +141,7 @@ def free_BL(path, x_BL):
     return x_BL == path.mask_id if path.masked else jnp.ones_like(x_BL, bool)
 
 
-def stratified_times(key, count, longest=1.0):
-    """`count` times in [0, longest), one in each of `count` equal strata under one common shift."""
+def stratified_times(key, count, end=1.0):
+    """`count` times in [0, end), one in each of `count` equal strata under one common shift."""
     shift = jax.random.uniform(key, ())
-    return longest * jnp.mod(jnp.arange(count) / count + shift, 1.0)
+    return end * jnp.mod(jnp.arange(count) / count + shift, 1.0)

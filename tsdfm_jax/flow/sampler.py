@@ -52,9 +52,9 @@ def nucleus(logits_BLV, top_p):
         return jnp.where(held_BL >= top_p, higher_BL, low_BL)
 
     low_BL = jax.lax.fori_loop(0, 32, narrow, jnp.zeros(logits_BLV.shape[:-1], jnp.uint32))
-    # XLA may compute a logit twice with two roundings: the last token can then fall below its own `low`. The first must not.
-    first_BL = jnp.argmax(logits_BLV, axis=-1)
-    return (rank_BLV >= low_BL[..., None]) | (jnp.arange(logits_BLV.shape[-1])[None, None] == first_BL[..., None])
+    # XLA may compute a logit twice with two roundings: the last token can then fall below its own `low`. The likeliest must not.
+    likeliest_BL = jnp.argmax(logits_BLV, axis=-1)
+    return (rank_BLV >= low_BL[..., None]) | (jnp.arange(logits_BLV.shape[-1])[None, None] == likeliest_BL[..., None])
 
 
 def _rank(x):
@@ -75,9 +75,9 @@ def step(key_B, path, posterior, x_BL, i, steps, given_BL, fixed_BL, cfg):
 
 def start(key_B, path, given_BL, fixed_BL):
     """x_0 with the given tokens in place, and the key of the steps that follow."""
-    source_B, steps_B = paths.split(key_B)
-    x_0_BL = paths.sample_source(source_B, path, given_BL.shape[1])
-    return jnp.where(fixed_BL, given_BL, x_0_BL), steps_B
+    source_key_B, steps_key_B = paths.split(key_B)
+    x_0_BL = paths.sample_source(source_key_B, path, given_BL.shape[1])
+    return jnp.where(fixed_BL, given_BL, x_0_BL), steps_key_B
 
 
 def advance(key_B, path, posterior, x_BL, first, last, steps, given_BL, fixed_BL, cfg):
@@ -88,16 +88,16 @@ def advance(key_B, path, posterior, x_BL, first, last, steps, given_BL, fixed_BL
 
 def sample(key_B, path, posterior, steps, given_BL, fixed_BL, cfg):
     """Text x_BL in `steps` evaluations; each sequence depends on its own key only, never on the batch."""
-    x_0_BL, steps_B = start(key_B, path, given_BL, fixed_BL)
-    return advance(steps_B, path, posterior, x_0_BL, 0, steps, steps, given_BL, fixed_BL, cfg)
+    x_0_BL, steps_key_B = start(key_B, path, given_BL, fixed_BL)
+    return advance(steps_key_B, path, posterior, x_0_BL, 0, steps, steps, given_BL, fixed_BL, cfg)
 
 
 def states(key_B, path, posterior, steps, given_BL, fixed_BL, cfg):
     """Every state from x_0 to the text: x_SBL, with `steps` + 1 states; `steps` is static."""
-    x_0_BL, steps_B = start(key_B, path, given_BL, fixed_BL)
+    x_0_BL, steps_key_B = start(key_B, path, given_BL, fixed_BL)
 
     def body(x_BL, i):
-        x_BL = step(steps_B, path, posterior, x_BL, i, steps, given_BL, fixed_BL, cfg)
+        x_BL = step(steps_key_B, path, posterior, x_BL, i, steps, given_BL, fixed_BL, cfg)
         return x_BL, x_BL
 
     _, x_SBL = jax.lax.scan(body, x_0_BL, jnp.arange(steps))

@@ -117,17 +117,17 @@ def _sequence(key_B, cand_BKL, energy_BK, score_BKL, rescore, cfg):
 def _spans(score_BKL, span):
     """The mean score of every span of `span` neighbours; the last span may be shorter: [B, K, N]."""
     length = score_BKL.shape[-1]
-    filled = jnp.pad(score_BKL, ((0, 0), (0, 0), (0, -length % span)))
+    padded = jnp.pad(score_BKL, ((0, 0), (0, 0), (0, -length % span)))
     sizes_N = jnp.minimum(span, length - jnp.arange(0, length, span))
-    return filled.reshape(*score_BKL.shape[:2], -1, span).sum(axis=-1) / sizes_N[None, None]
+    return padded.reshape(*score_BKL.shape[:2], -1, span).sum(axis=-1) / sizes_N[None, None]
 
 
-def _tokens(of_span_BN, span, length):
+def _span_to_tokens(value_BN, span, length):
     """The value of each token's span at the token: [B, L]."""
-    return jnp.repeat(of_span_BN, span, axis=-1)[..., :length]
+    return jnp.repeat(value_BN, span, axis=-1)[..., :length]
 
 
-def _at(cand_BKL, index_BL):
+def _take_at_positions(cand_BKL, index_BL):
     return jnp.take_along_axis(cand_BKL, index_BL[:, None], axis=1)[:, 0]
 
 
@@ -138,9 +138,9 @@ def _token(key_B, cand_BKL, energy_BK, score_BKL, rescore, cfg):
     spans = score_BKN.shape[-1]
     key_X = jax.vmap(lambda key: jax.random.split(key, spans))(key_B).reshape(-1)
     index_X = SELECTIONS[cfg.selection](key_X, score_BKN.transpose(0, 2, 1).reshape(-1, k), cfg)
-    index_BL = _tokens(index_X.reshape(b, spans), cfg.span, length)
+    index_BL = _span_to_tokens(index_X.reshape(b, spans), cfg.span, length)
     votes_BK = (index_BL[:, None, :] == jnp.arange(k)[None, :, None]).sum(axis=-1)
-    return _at(cand_BKL, index_BL), jnp.argmax(votes_BK, axis=1)
+    return _take_at_positions(cand_BKL, index_BL), jnp.argmax(votes_BK, axis=1)
 
 
 def _sequence_to_token(key_B, cand_BKL, energy_BK, score_BKL, rescore, cfg):
@@ -152,11 +152,11 @@ def _sequence_to_token(key_B, cand_BKL, energy_BK, score_BKL, rescore, cfg):
     if cfg.selection in CONTROLS:
         return x_BL, index_B
     length, score_BKN = x_BL.shape[1], _spans(score_BKL, cfg.span)
-    best_x_BL = _at(cand_BKL, _tokens(jnp.argmin(score_BKN, axis=1), cfg.span, length))
+    best_x_BL = _take_at_positions(cand_BKL, _span_to_tokens(jnp.argmin(score_BKN, axis=1), cfg.span, length))
     better_BN = score_BKN.min(axis=1) < _take(score_BKN, index_B) - cfg.margin
-    mended_BL = jnp.where(_tokens(better_BN, cfg.span, length), best_x_BL, x_BL)
-    before_B = jnp.take_along_axis(energy_BK, index_B[:, None], axis=1)[:, 0]
-    return jnp.where((rescore(mended_BL) < before_B)[:, None], mended_BL, x_BL), index_B
+    mended_BL = jnp.where(_span_to_tokens(better_BN, cfg.span, length), best_x_BL, x_BL)
+    chosen_energy_B = jnp.take_along_axis(energy_BK, index_B[:, None], axis=1)[:, 0]
+    return jnp.where((rescore(mended_BL) < chosen_energy_B)[:, None], mended_BL, x_BL), index_B
 
 
 POLICIES = {"sequence": _sequence, "token": _token, "sequence_to_token": _sequence_to_token}
@@ -169,33 +169,33 @@ def candidates(key_B, move, t_B, energy, cfg):
     random, or all jumps arrive before tau, the compass is not called, and all energies are 0.
     """
 
-    left_BL = jump.coins(paths.fold(key_B, 0), move) if cfg.coins == "shared" else None
-    asked = _asked(energy, t_B, cfg)
+    left_BL = jump.leaving(paths.fold(key_B, 0), move) if cfg.coins == "shared" else None
+    score = _scorer(energy, t_B, cfg)
 
-    def one(k):
+    def candidate(k):
         cand_BL, _ = jump.land(paths.fold(key_B, k), move, left_BL)
-        return cand_BL, *asked(cand_BL)
+        return cand_BL, *score(cand_BL)
 
     chunk = min(cfg.chunk or cfg.candidates, cfg.candidates)
-    found = jax.lax.map(one, jnp.arange(cfg.candidates), batch_size=chunk)
-    return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), found)
+    results = jax.lax.map(candidate, jnp.arange(cfg.candidates), batch_size=chunk)
+    return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), results)
 
 
-def _asked(energy, t_B, cfg):
+def _scorer(energy, t_B, cfg):
     """The compass as `x_BL -> (energy_B, score_BL)`, called only where its result is used."""
     if cfg.selection == "random":
-        return _unasked
+        return _not_scored
     if cfg.tau <= 0:
         return lambda x_BL: energy(x_BL, t_B)
-    return lambda x_BL: jax.lax.cond(late(t_B, cfg).any(), lambda x_BL: energy(x_BL, t_B), _unasked, x_BL)
+    return lambda x_BL: jax.lax.cond(is_shaped(t_B, cfg).any(), lambda x_BL: energy(x_BL, t_B), _not_scored, x_BL)
 
 
-def late(arrive_B, cfg):
+def is_shaped(arrive_B, cfg):
     """Whether a jump that arrives at this time (an array or one number) is shaped: at cfg.tau or later, up to rounding."""
     return arrive_B >= cfg.tau - 1e-6
 
 
-def _unasked(x_BL):
+def _not_scored(x_BL):
     """Zeros in place of energy and scores that are not used."""
     return jnp.zeros(x_BL.shape[:1]), jnp.zeros(x_BL.shape)
 
@@ -206,14 +206,14 @@ def shaped_jump(key_B, move, arrive_B, energy, cfg):
     Where arrive_B < tau the first candidate is used whatever its energy. For K = 1 it is always used, the compass is not
     called, and the recorded energy is 0.
     """
-    drawn_B, chosen_B = paths.split(key_B)
+    candidates_key_B, choice_key_B = paths.split(key_B)
     if cfg.candidates == 1:
-        x_BL, left_BL = jump.land(paths.fold(drawn_B, 0), move)
-        nothing_B, nothing_BL = _unasked(x_BL)
-        return Choice(x_BL, nothing_B[:, None], nothing_B.astype(jnp.int32), x_BL[:, None], nothing_BL[:, None], left_BL)
-    cand_BKL, energy_BK, score_BKL = candidates(drawn_B, move, arrive_B, energy, cfg)
-    rescore = lambda x_BL: _asked(energy, arrive_B, cfg)(x_BL)[0]
-    x_BL, index_B = POLICIES[cfg.policy](chosen_B, cand_BKL, energy_BK, score_BKL, rescore, cfg)
-    shaped_B = late(arrive_B, cfg)
+        x_BL, left_BL = jump.land(paths.fold(candidates_key_B, 0), move)
+        zero_B, zero_BL = _not_scored(x_BL)
+        return Choice(x_BL, zero_B[:, None], zero_B.astype(jnp.int32), x_BL[:, None], zero_BL[:, None], left_BL)
+    cand_BKL, energy_BK, score_BKL = candidates(candidates_key_B, move, arrive_B, energy, cfg)
+    rescore = lambda x_BL: _scorer(energy, arrive_B, cfg)(x_BL)[0]
+    x_BL, index_B = POLICIES[cfg.policy](choice_key_B, cand_BKL, energy_BK, score_BKL, rescore, cfg)
+    shaped_B = is_shaped(arrive_B, cfg)
     x_BL = jnp.where(shaped_B[:, None], x_BL, cand_BKL[:, 0])
     return Choice(x_BL, energy_BK, jnp.where(shaped_B, index_B, 0).astype(jnp.int32), cand_BKL, score_BKL)

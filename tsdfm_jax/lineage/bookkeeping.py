@@ -6,7 +6,7 @@ import pathlib
 from tsdfm_jax.storage import atomic
 
 DONE = "done.json"
-BEGUN = "fingerprint.json"
+FINGERPRINT = "fingerprint.json"
 SECONDS = "seconds.json"  # seconds that the stage has run so far, and how many of them went into compiling
 
 
@@ -18,14 +18,14 @@ def begin(directory, fingerprint):
     """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    if {file.name for file in directory.iterdir()} <= {BEGUN, SECONDS}:
-        (directory / BEGUN).unlink(missing_ok=True)  # nothing is made yet: a mistyped config must not block the right one
+    if {file.name for file in directory.iterdir()} <= {FINGERPRINT, SECONDS}:
+        (directory / FINGERPRINT).unlink(missing_ok=True)  # nothing is made yet: a mistyped config must not block the right one
     check(directory, fingerprint)
     finished = done(directory)
     if finished is not None:
         return finished["figures"]
-    if not (directory / BEGUN).exists():
-        atomic.overwrite(directory / BEGUN, json.dumps(fingerprint, indent=1))
+    if not (directory / FINGERPRINT).exists():
+        atomic.overwrite(directory / FINGERPRINT, json.dumps(fingerprint, indent=1))
     return None
 
 
@@ -43,11 +43,11 @@ def check(directory, fingerprint):
     """Raise ValueError, naming the first key that differs, where a stage was begun or finished with another config."""
     directory = pathlib.Path(directory)
     finished = done(directory)
-    before = finished["fingerprint"] if finished is not None else _read(directory / BEGUN)
-    if before is None:
+    recorded = finished["fingerprint"] if finished is not None else _read(directory / FINGERPRINT)
+    if recorded is None:
         return
-    now = json.loads(json.dumps(fingerprint))  # tuples become lists, as they did in the file
-    for key, old, new in _differences(before, now, ""):
+    current = json.loads(json.dumps(fingerprint))  # tuples become lists, as they did in the file
+    for key, old, new in _differences(recorded, current, ""):
         raise ValueError(
             f"{directory} was made with {key}={old}, but the config now says {new}: use another --workdir, or delete that directory"
         )
@@ -70,15 +70,15 @@ def _read(path):
         raise ValueError(f"{path} is not JSON ({error}): delete it, and the stage runs again") from error
 
 
-def _differences(old, new, at):
+def _differences(old, new, prefix):
     """Yield (dotted key, old, new) for every difference of two nested dicts."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         if old != new:
-            yield at, _short(old), _short(new)
+            yield prefix, _short(old), _short(new)
         return
     for key in [*old, *(k for k in new if k not in old)]:
-        here = f"{at}.{key}" if at else str(key)
-        yield from _differences(old.get(key, "(unset)"), new.get(key, "(unset)"), here)
+        dotted_key = f"{prefix}.{key}" if prefix else str(key)
+        yield from _differences(old.get(key, "(unset)"), new.get(key, "(unset)"), dotted_key)
 
 
 def _short(value, limit=80):

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec
 ROTARY_BASE = 10_000.0
 TILE = 128  # positions: splash attention needs windows of a multiple of this length
 PLATFORMS = {"cudnn": "gpu", "splash": "tpu"}
-LARGEST = {True: 256, False: 128}  # head size that cuDNN supports: on Hopper and later (True), or before (False)
+LARGEST_HEAD = {True: 256, False: 128}  # head size that cuDNN supports: on Hopper and later (True), or before (False)
 
 
 class Device(NamedTuple):
@@ -118,18 +118,18 @@ def network_lacks(name, dtype, head_size):
     """Why a network of this compute type and head size cannot use an implementation; None where it can."""
     if name in PLATFORMS and dtype != "bfloat16":
         return f"computes in bfloat16, not in {dtype}: set model.dtype=bfloat16"
-    if name == "cudnn" and (head_size % 8 or head_size > LARGEST[True]):
-        return f"takes heads whose size is a multiple of 8 and at most {LARGEST[True]}, not {head_size}: change the heads"
+    if name == "cudnn" and (head_size % 8 or head_size > LARGEST_HEAD[True]):
+        return f"takes heads whose size is a multiple of 8 and at most {LARGEST_HEAD[True]}, not {head_size}: change the heads"
     return None
 
 
-def device_lacks(name, where, head_size=8):
+def device_lacks(name, device, head_size=8):
     """Why a `Device` cannot run an implementation on heads of this size; None where it can."""
-    if name in PLATFORMS and where.platform != PLATFORMS[name]:
-        return f"needs a {PLATFORMS[name].upper()}, and the devices are {where.platform}: take such devices"
-    if name == "cudnn" and (where.capability or (0, 0)) < (8, 0):
-        return f"needs an NVIDIA GPU of compute capability 8.0 or more, not {where.capability}: take another GPU"
-    if name == "cudnn" and head_size > (largest := LARGEST[where.capability >= (9, 0)]):
+    if name in PLATFORMS and device.platform != PLATFORMS[name]:
+        return f"needs a {PLATFORMS[name].upper()}, and the devices are {device.platform}: take such devices"
+    if name == "cudnn" and (device.capability or (0, 0)) < (8, 0):
+        return f"needs an NVIDIA GPU of compute capability 8.0 or more, not {device.capability}: take another GPU"
+    if name == "cudnn" and head_size > (largest := LARGEST_HEAD[device.capability >= (9, 0)]):
         return f"takes heads of at most {largest} on this GPU, not {head_size}: change the heads"
     return None
 
@@ -149,14 +149,14 @@ def check_devices(name, platform, length):
         check(name, f"takes windows of a multiple of {TILE} tokens, not of {length}: change data.length")
 
 
-def resolve(name, where, dtype, head_size, length):
+def resolve(name, device, dtype, head_size, length):
     """The implementation for a choice: `auto` is the first of cudnn, splash and xla that the device and the network allow.
 
     For windows that are not a multiple of TILE, xla replaces splash. Raises ValueError for a choice that is not possible.
     """
-    lacks = lambda one: network_lacks(one, dtype, head_size) or device_lacks(one, where, head_size)
+    lacks = lambda option: network_lacks(option, dtype, head_size) or device_lacks(option, device, head_size)
     if name == "auto":
-        name = next(one for one in ("cudnn", "splash", "xla") if not lacks(one))
+        name = next(option for option in ("cudnn", "splash", "xla") if not lacks(option))
     check(name, lacks(name))
     return "xla" if name == "splash" and length % TILE else name
 
@@ -166,6 +166,6 @@ def attend(name, q_BLHd, k_BLGd, v_BLGd, causal=False):
 
     `name` is one of CHOICES. Raises ValueError, one line, for a choice that these devices or this network cannot use.
     """
-    chosen = resolve(name, device(), q_BLHd.dtype.name, q_BLHd.shape[-1], q_BLHd.shape[1])
-    compute = functools.partial(IMPLEMENTATIONS[chosen], causal=causal)
-    return (by_device(compute) if chosen in PLATFORMS else compute)(q_BLHd, k_BLGd, v_BLGd)
+    implementation = resolve(name, device(), q_BLHd.dtype.name, q_BLHd.shape[-1], q_BLHd.shape[1])
+    compute = functools.partial(IMPLEMENTATIONS[implementation], causal=causal)
+    return (by_device(compute) if implementation in PLATFORMS else compute)(q_BLHd, k_BLGd, v_BLGd)

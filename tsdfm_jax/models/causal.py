@@ -46,23 +46,23 @@ class Cache(NamedTuple):
 
     Attributes:
       k, v: [blocks, B, L, H, D/H] in the compute type.
-      at_N: int32 [blocks], the next position, the same for all blocks.
+      next_N: int32 [blocks], the next position, the same for all blocks.
     """
 
     k: jax.Array
     v: jax.Array
-    at_N: jax.Array
+    next_N: jax.Array
 
 
 def _attend(cfg, q_BLHd, k_BLHd, v_BLHd, cache):
     """Causal attention among all positions or, with a block's cache, of one position to all that were read: (y, cache)."""
     if cache is None:
         return attention.attend(cfg.attention, q_BLHd, k_BLHd, v_BLHd, causal=True), None
-    here = (0, cache.at_N, 0, 0)
-    k_BLHd, v_BLHd = (jax.lax.dynamic_update_slice(old, new, here) for old, new in zip(cache, (k_BLHd, v_BLHd)))
-    read_L = jnp.arange(cfg.length) <= cache.at_N
+    start = (0, cache.next_N, 0, 0)
+    k_BLHd, v_BLHd = (jax.lax.dynamic_update_slice(old, new, start) for old, new in zip(cache, (k_BLHd, v_BLHd)))
+    read_L = jnp.arange(cfg.length) <= cache.next_N
     y_B1Hd = jax.nn.dot_product_attention(q_BLHd, k_BLHd, v_BLHd, mask=read_L[None, None, None])
-    return y_B1Hd, Cache(k_BLHd, v_BLHd, cache.at_N + 1)
+    return y_B1Hd, Cache(k_BLHd, v_BLHd, cache.next_N + 1)
 
 
 def _norm(cfg, name):
@@ -119,16 +119,16 @@ class Causal(nn.Module):
             name="wte",
             embedding_init=nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "table")),
         )
-        where = nn.with_logical_partitioning(nn.initializers.normal(0.01), (None, "embed"))
-        position_LD = self.param("wpe", where, (cfg.length, cfg.width))
-        first = 0 if cache is None else cache.at_N[0]
+        position_init = nn.with_logical_partitioning(nn.initializers.normal(0.01), (None, "embed"))
+        position_LD = self.param("wpe", position_init, (cfg.length, cfg.width))
+        first = 0 if cache is None else cache.next_N[0]
         x_BLD = transformer.look_up(token, x_BL) + jax.lax.dynamic_slice_in_dim(position_LD, first, x_BL.shape[1])[None]
         x_BLD = transformer.pin(x_BLD.astype(jnp.float32))
         x_BLD = nn.Dropout(cfg.dropout, deterministic=deterministic)(x_BLD)
-        x_BLD, cache = transformer.stack(CausalBlock, cfg, own=0, name="blocks")(x_BLD, cache, deterministic)
+        x_BLD, cache = transformer.stack(CausalBlock, cfg, argument_axis=0, name="blocks")(x_BLD, cache, deterministic)
         # The head is the embedding, transposed before the dot: its gradient then needs no transpose of [B, L, V].
-        found = _norm(cfg, "ln_f")(x_BLD), token.embedding.T
-        return found if cache is None else (*found, cache)
+        output = _norm(cfg, "ln_f")(x_BLD), token.embedding.T
+        return output if cache is None else (*output, cache)
 
 
 NETWORKS = {CausalConfig: Causal, llama.LlamaConfig: llama.Llama}
@@ -159,8 +159,8 @@ def _head(cfg, h_BLD, head_DV):
 
 def empty_cache(cfg, batch):
     """The Cache of a CausalConfig before the first of `cfg.length` tokens of `batch` sequences."""
-    nothing = jnp.zeros((cfg.blocks, batch, cfg.length, cfg.heads, cfg.width // cfg.heads), jnp.dtype(cfg.dtype))
-    return Cache(nothing, nothing, jnp.zeros(cfg.blocks, jnp.int32))
+    zeros = jnp.zeros((cfg.blocks, batch, cfg.length, cfg.heads, cfg.width // cfg.heads), jnp.dtype(cfg.dtype))
+    return Cache(zeros, zeros, jnp.zeros(cfg.blocks, jnp.int32))
 
 
 def decode(cfg, params, cache, x_B):

@@ -17,8 +17,8 @@ def causal(cfg):
     return cfg.vocab * d + cfg.length * d + cfg.blocks * block + 2 * d
 
 
-def nearest_blocks(one, most):
-    """Number of blocks, at least one, that brings `one`, a CausalConfig of one block, nearest to `most` parameters."""
-    first = causal(one)
-    block = first - one.width * (one.vocab + one.length + 2)
-    return 1 + max(0, round((most - first) / block))
+def nearest_blocks(one_block, target):
+    """Number of blocks, at least one, that brings `one_block`, a CausalConfig of one block, nearest to `target` parameters."""
+    size = causal(one_block)
+    block = size - one_block.width * (one_block.vocab + one_block.length + 2)
+    return 1 + max(0, round((target - size) / block))

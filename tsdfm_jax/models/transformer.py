@@ -73,8 +73,8 @@ def flat_dot(x, kernel, dimension_numbers, precision=None, preferred_element_typ
 
     XLA's CPU backend takes twice as long for the same gradient contracted over two axes; elsewhere merging costs nothing.
     """
-    out = jax.lax.dot_general(x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())), precision, preferred_element_type)
-    return out.reshape(*x.shape[:-1], kernel.shape[-1])
+    product = jax.lax.dot_general(x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())), precision, preferred_element_type)
+    return product.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def is_split(axis):
@@ -222,10 +222,10 @@ class Block(nn.Module):
         return pin((x_BLD + gate_m[:, None] * y_BLD).astype(jnp.float32)), None
 
 
-def stack(block, cfg, own=nn.broadcast, **kwargs):
+def stack(block, cfg, argument_axis=nn.broadcast, **kwargs):
     """`cfg.blocks` copies of a block module as one scan, rematerialised as `cfg.remat` says.
 
-    The block's second argument is the same for all blocks; with `own=0` each block gets its part of the leading axis.
+    The block's second argument is the same for all blocks; with `argument_axis=0` each block gets its part of the leading axis.
     """
     if REMAT[cfg.remat] is not None:
         block = nn.remat(block, policy=REMAT[cfg.remat], prevent_cse=False, static_argnums=(3,))
@@ -233,7 +233,7 @@ def stack(block, cfg, own=nn.broadcast, **kwargs):
         block,
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=(own, nn.broadcast),
+        in_axes=(argument_axis, nn.broadcast),
         length=cfg.blocks,
         unroll=cfg.unroll,
         metadata_params={meta.PARTITION_NAME: "blocks"},
@@ -296,19 +296,19 @@ def apply(cfg, params, x_BL, t_B, h_B=None, dropout_key=None):
     return Transformer(cfg).apply({"params": params}, x_BL, t_B, h_B, dropout_key is None, rngs=rngs)
 
 
-def overlay(params, given, at=""):
+def overlay(params, source, prefix=""):
     """Replace boxed parameters by those of another network (unboxed) where it has them; the rest keep their initial values.
 
     Raises ValueError naming the first parameter whose shape differs.
     """
     if isinstance(params, dict):
-        return {k: overlay(v, given[k], f"{at}{k}/") if k in given else v for k, v in params.items()}
-    if params.value.shape != given.shape:
+        return {k: overlay(v, source[k], f"{prefix}{k}/") if k in source else v for k, v in params.items()}
+    if params.value.shape != source.shape:
         raise ValueError(
-            f"parameter {at[:-1]} has shape {given.shape}, but the network {params.value.shape}: "
+            f"parameter {prefix[:-1]} has shape {source.shape}, but the network {params.value.shape}: "
             f"take weights made with the same model config"
         )
-    return params.replace_boxed(given)
+    return params.replace_boxed(source)
 
 
 def parameters(params):

@@ -28,7 +28,7 @@ def run(config, workdir):
         sets = text_sets.wanted(config)
         wanted = {one.name(config) for one in sets}
         texts = {one.file: text_sets.sha256(one.file) for one in sets if one.file}
-        asked = json.loads(json.dumps([sorted(wanted), sorted(texts.items()), settings.listed(config.evaluate.pretrained)]))
+        asked = json.loads(json.dumps([sorted(wanted), sorted(texts.items()), settings.comma_list(config.evaluate.pretrained)]))
         if job.finished is not None and job.finished["asked"] == asked:
             return
         jumps = sum(one.steps * -(-config.evaluate.samples // config.evaluate.batch) for one in sets)
@@ -49,7 +49,7 @@ class Examiner:
         self._make = text_sets.Maker(config, workdir, self.mesh)
         self._lexicon = windows.stored_lexicon(jobs.require(config, workdir, "data"))
         self._judges = [judging.trained_judge(config, workdir, self.mesh, i) for i in range(len(config.judges.widths))]
-        self._judges += [pretrained.load(name, self.mesh) for name in settings.listed(config.evaluate.pretrained)]
+        self._judges += [pretrained.load(name, self.mesh) for name in settings.comma_list(config.evaluate.pretrained)]
         self._batch = config.evaluate.judge_batch or config.evaluate.batch
         self._references = {}
 

@@ -51,56 +51,56 @@ class Job:
     metrics: metrics_lib.Metrics
     fingerprint: dict
     finished: dict | None
-    _begun: float = 0.0
-    _compiled: metrics_lib.Compiled = metrics_lib.Compiled()
+    _start_time: float = 0.0
+    _start_compiled: metrics_lib.Compiled = metrics_lib.Compiled()
 
     def finish(self, figures):
         """Mark the stage as finished, with its numbers; seconds and compilations sum over all its runs, without the pauses."""
-        spent = self._account()
-        figures = {**figures, **spent, "peak_memory_bytes": metrics_lib.peak_memory_bytes()}
+        totals = self._add_up_time()
+        figures = {**figures, **totals, "peak_memory_bytes": metrics_lib.peak_memory_bytes()}
         hosts.first(lambda: bookkeeping.finish(self.directory, self.fingerprint, figures))
-        compiled = metrics_lib.Compiled(spent["compile_seconds"], spent["compilations"], spent["from_cache"])
-        self.metrics.line(f"done in {spent['seconds']:.0f} s, of which {compiled}")
+        compiled = metrics_lib.Compiled(totals["compile_seconds"], totals["compilations"], totals["from_cache"])
+        self.metrics.line(f"done in {totals['seconds']:.0f} s, of which {compiled}")
 
-    def _account(self):
+    def _add_up_time(self):
         """Sum seconds and compilations of this run and earlier ones, write the sum to disk, return it; only process 0 writes."""
         file = self.directory / bookkeeping.SECONDS
-        before = json.loads(file.read_text()) if file.exists() else {}
-        before = before if isinstance(before, dict) else {"seconds": before}  # the format of an older version
+        earlier = json.loads(file.read_text()) if file.exists() else {}
+        earlier = earlier if isinstance(earlier, dict) else {"seconds": earlier}  # the format of an older version
         now, compiled = time.perf_counter(), metrics_lib.compiled()
-        spent = {"seconds": now - self._begun}
-        spent |= dict(zip(("compile_seconds", "compilations", "from_cache"), compiled - self._compiled))
-        spent = {name: value + before.get(name, 0) for name, value in spent.items()}
+        totals = {"seconds": now - self._start_time}
+        totals |= dict(zip(("compile_seconds", "compilations", "from_cache"), compiled - self._start_compiled))
+        totals = {name: value + earlier.get(name, 0) for name, value in totals.items()}
         if hosts.is_first():
-            self._begun, self._compiled = now, compiled
-            atomic.overwrite(file, json.dumps(spent))
-        return spent
+            self._start_time, self._start_compiled = now, compiled
+            atomic.overwrite(file, json.dumps(totals))
+        return totals
 
 
 @contextlib.contextmanager
 def job(config, workdir, name, directory=None):
     """Begin a stage or go on with it; where `job.finished` is not None there is nothing left to do."""
-    where = pathlib.Path(workdir) / (directory or name)
-    mark = fingerprint(config, name)
+    directory = pathlib.Path(workdir) / (directory or name)
+    config_fingerprint = fingerprint(config, name)
     with metrics_lib.Metrics(workdir, name) as metrics:
-        finished = hosts.first(lambda: bookkeeping.begin(where, mark))
+        finished = hosts.first(lambda: bookkeeping.begin(directory, config_fingerprint))
         metrics_lib.reset_peak_memory()
-        begun = dict(_begun=time.perf_counter(), _compiled=metrics_lib.compiled())
-        task = Job(directory=where, metrics=metrics, fingerprint=mark, finished=finished, **begun)
+        start = dict(_start_time=time.perf_counter(), _start_compiled=metrics_lib.compiled())
+        task = Job(directory=directory, metrics=metrics, fingerprint=config_fingerprint, finished=finished, **start)
         try:
             yield task
         finally:
-            if finished is None and bookkeeping.done(where) is None:
+            if finished is None and bookkeeping.done(directory) is None:
                 with contextlib.suppress(OSError):  # a full disk has its own message
-                    task._account()
+                    task._add_up_time()
 
 
 def require(config, workdir, name, directory=None):
     """The directory of an earlier stage; raises ValueError unless it is finished and was made with this config."""
-    where = pathlib.Path(workdir) / (directory or name)
-    bookkeeping.require(where, name)
-    bookkeeping.check(where, fingerprint(config, name))
-    return where
+    directory = pathlib.Path(workdir) / (directory or name)
+    bookkeeping.require(directory, name)
+    bookkeeping.check(directory, fingerprint(config, name))
+    return directory
 
 
 def train(config, job, section, learner, batches, *, name, mesh, tok, directory=None, evaluate=None):
@@ -108,8 +108,8 @@ def train(config, job, section, learner, batches, *, name, mesh, tok, directory=
 
     `section` is the config section with its batch and optimiser, `learner` a `state.Learner`. Returns (state, numbers).
     """
-    where = directory or job.directory
-    checkpoints = checkpoint.Checkpoints(where / "checkpoints")
+    directory = directory or job.directory
+    checkpoints = checkpoint.Checkpoints(directory / "checkpoints")
     state, figures = loop.fit(
         learner,
         batches,
@@ -125,7 +125,7 @@ def train(config, job, section, learner, batches, *, name, mesh, tok, directory=
         tokens_per_step=section.batch * config.data.length,
     )
     checkpoints.close()
-    meta = checkpoint.save_params(where / "model", state.averaged, {"tokenizer": tok.content_hash})
+    meta = checkpoint.save_params(directory / "model", state.averaged, {"tokenizer": tok.content_hash})
     return state, figures | {"parameters": transformer.parameters(state.params), "hash": meta["hash"]}
 
 

@@ -54,10 +54,10 @@ def check_tokenizer(directory, meta, tok):
 
 def _flow_network(config, workdir, mesh, directory, step_conditioned):
     tok = tokenizer(config, workdir)
-    unread = network(config, tok.vocab_size, mesh, step_conditioned=step_conditioned)
-    params, meta = checkpoint.load_params(directory / "model", unread.params)
+    template = network(config, tok.vocab_size, mesh, step_conditioned=step_conditioned)
+    params, meta = checkpoint.load_params(directory / "model", template.params)
     check_tokenizer(directory / "model", meta, tok)
-    return dataclasses.replace(unread, params=params, hash=meta["hash"])
+    return dataclasses.replace(template, params=params, hash=meta["hash"])
 
 
 def teacher(config, workdir, mesh):
@@ -68,8 +68,8 @@ def teacher(config, workdir, mesh):
 def student(config, workdir, mesh, variant, round_number=None):
     """A trained student of a round, by default the last one."""
     number = config.rounds - 1 if round_number is None else round_number
-    where = jobs.require(config, workdir, "student", jobs.student_directory(variant, number))
-    return _flow_network(config, workdir, mesh, where, True)
+    directory = jobs.require(config, workdir, "student", jobs.student_directory(variant, number))
+    return _flow_network(config, workdir, mesh, directory, True)
 
 
 def generator(config, workdir, mesh, variant, round_number):
@@ -81,11 +81,11 @@ def generator(config, workdir, mesh, variant, round_number):
 
 def autoregressive(config, workdir, mesh):
     """The trained autoregressive model (its moving average)."""
-    where = jobs.require(config, workdir, "autoregressive") / "model"
+    directory = jobs.require(config, workdir, "autoregressive") / "model"
     tok = tokenizer(config, workdir)
     cfg = settings.autoregressive(config, tok.vocab_size)
-    params, meta = checkpoint.load_params(where, meshes.abstract(mesh, lambda: causal.init(jax.random.key(0), cfg)))
-    check_tokenizer(where, meta, tok)
+    params, meta = checkpoint.load_params(directory, meshes.abstract(mesh, lambda: causal.init(jax.random.key(0), cfg)))
+    check_tokenizer(directory, meta, tok)
     return Network(apply=functools.partial(causal.decode, cfg), params=params, hash=meta["hash"])
 
 
@@ -98,12 +98,12 @@ def model(config, workdir, mesh, name):
 
 def compass(config, workdir, mesh):
     """Weights and content hash of a trained compass; (None, name) for a look-ahead, which has no weights."""
-    where = jobs.require(config, workdir, "compass")
+    directory = jobs.require(config, workdir, "compass")
     if config.compass.kind == "lookahead":
         return None, f"lookahead-{config.compass.score}"
     tok = tokenizer(config, workdir)
     cfg = settings.compass_network(config, settings.path(config, tok.vocab_size).vocab)
     init = lambda: energy.init(jax.random.key(0), cfg, config.data.length)
-    params, meta = checkpoint.load_params(where / "model", meshes.abstract(mesh, init))
-    check_tokenizer(where / "model", meta, tok)
+    params, meta = checkpoint.load_params(directory / "model", meshes.abstract(mesh, init))
+    check_tokenizer(directory / "model", meta, tok)
     return params, meta["hash"]

@@ -47,7 +47,7 @@ def passes(config):
     scorer, each = ("teacher", 1 + halves) if config.compass.kind == "lookahead" else ("compass", 1)
     midpoints = config.trajectories.midpoints
     jumps, found = {"whole": midpoints, "chain": links}, {"teacher": {"teacher": 3}}
-    scored = {"whole": sum(shaping.late((k + 1) / midpoints, s) for k in range(midpoints)), "chain": links}
+    scored = {"whole": sum(shaping.is_shaped((k + 1) / midpoints, s) for k in range(midpoints)), "chain": links}
     for kind in kinds(config):
         of = {"teacher": jumps[kind], "compass": 0}
         of[scorer] += scored[kind] * judged * each

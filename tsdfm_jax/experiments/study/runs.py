@@ -94,7 +94,7 @@ class Study:
         """The run of the autoregressive model of configs/baselines, which has no source, teacher or choice of steps."""
         first = study_arms.SOURCES[0]
         own = self.of(first)
-        changes = hyper.differing(AUTOREGRESSIVE, own, autoregressive.trained(own.copy_and_resolve_references()))
+        changes = hyper.differing(AUTOREGRESSIVE, own, autoregressive.model(own.copy_and_resolve_references()))
         changes = {"models": (AUTOREGRESSIVE,), "sample.model": AUTOREGRESSIVE, **changes}
         changes |= {"evaluate.seeds": self.seeds, "evaluate.frontier": ""}
         links = {stage: self.root / first / BASE for stage in OF_TEXT}
