@@ -75,12 +75,12 @@ def _ordered(pool, batches, limit) -> Iterator[tuple[encoding.Batch, encoding.En
     for batch in batches:
         in_progress.append((batch, _submit(pool, batch)))
         while in_progress and (len(in_progress) >= limit or in_progress[0][1].done()):
-            yield _first(in_progress)
+            yield _pop_result(in_progress)
     while in_progress:
-        yield _first(in_progress)
+        yield _pop_result(in_progress)
 
 
-def _first(in_progress) -> tuple[encoding.Batch, encoding.Encoded]:
+def _pop_result(in_progress) -> tuple[encoding.Batch, encoding.Encoded]:
     batch, future = in_progress.popleft()
     return batch, future.result()
 

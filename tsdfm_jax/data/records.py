@@ -110,11 +110,11 @@ def _finished_entries(directory: pathlib.Path, schema: Schema, provenance: str) 
         number = path.stem.removeprefix(f"{_PREFIX}-")
         try:
             note = atomic.read_sealed(_note_path(path), missing="", damaged="")
-            is_of_store = note["schema"] == schema.to_json() and note["provenance"] == provenance
+            store_fits = note["schema"] == schema.to_json() and note["provenance"] == provenance
         except (ValueError, FileNotFoundError):
             continue
-        is_named = number.isdigit() and note["entry"]["name"] == path.name
-        if is_of_store and is_named and not shards.fault(directory, note["entry"], digest=True):
+        name_fits = number.isdigit() and note["entry"]["name"] == path.name
+        if store_fits and name_fits and not shards.fault(directory, note["entry"], digest=True):
             yield int(number), note["entry"]
 
 
@@ -236,6 +236,6 @@ class Store:
             share=share,
             shuffle=shuffle,
             repeat=repeat,
-            what=f"records in {self._directory}",
+            description=f"records in {self._directory}",
             remedy=_REMEDY,
         )

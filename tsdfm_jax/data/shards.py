@@ -128,7 +128,7 @@ def batches(
     share: tuple[Sequence[int], int],
     shuffle: bool,
     repeat: bool,
-    what: str,
+    description: str,
     remedy: str,
 ) -> grain.DatasetIterator:
     """An iterator over `decode`d batches, or a share of each, reshuffled every epoch.
@@ -136,14 +136,14 @@ def batches(
     `share` is ((0,), 1) for whole batches, ((1,), 2) for the second half of each, ((0, 2), 4) for its first and third
     quarter. A record's batch and row do not depend on the share; nor does the iterator's state. An epoch is cut to whole
     batches; the shuffle comes before the cut, so each epoch drops different records.
-    Errors: ValueError for a batch that does not split into such parts or is larger than the data (`what` names the
+    Errors: ValueError for a batch that does not split into such parts or is larger than the data (`description` names the
     records); the iterator raises it for a damaged shard (`remedy` ends the line).
     """
     count, (parts, part_count) = sum(entry["records"] for entry in entries), share
     if batch < 1 or batch % part_count:
         raise ValueError(f"batch {batch} is not divisible by the {part_count} parts that it is read in: choose a positive multiple")
     if count < batch:
-        raise ValueError(f"batch {batch} is larger than the {count} {what}: lower the batch or give more data")
+        raise ValueError(f"batch {batch} is larger than the {count} {description}: lower the batch or give more data")
     records = grain.MapDataset.source(Source(directory, entries, remedy)).seed(seed)
     if shuffle:
         records = records.shuffle()

@@ -166,7 +166,7 @@ def batches(
         share=share,
         shuffle=shuffle,
         repeat=repeat,
-        what=f"windows in the {split} split of {directory}",
+        description=f"windows in the {split} split of {directory}",
         remedy=_REMEDY,
     )
 

@@ -248,20 +248,20 @@ def _require_fit(path, abstract):
             )
 
 
-def _read_tree(path, abstract, where):
+def _read_tree(path, abstract, shardings):
     if abstract is None:
         abstract = _stored_shapes(path)
-    if where is None:
-        first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        where = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None) or first, abstract)
-        where = jax.tree.map(lambda s: s if isinstance(s, jax.sharding.Sharding) else first, where)
-    elif isinstance(where, jax.sharding.Mesh):
-        where = mesh_lib.replicated(where)
-    if isinstance(where, jax.sharding.Sharding):
-        where = jax.tree.map(lambda _: where, abstract)
+    if shardings is None:
+        on_first_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shardings = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None) or on_first_device, abstract)
+        shardings = jax.tree.map(lambda s: s if isinstance(s, jax.sharding.Sharding) else on_first_device, shardings)
+    elif isinstance(shardings, jax.sharding.Mesh):
+        shardings = mesh_lib.replicated(shardings)
+    if isinstance(shardings, jax.sharding.Sharding):
+        shardings = jax.tree.map(lambda _: shardings, abstract)
     place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(path, jax.tree.map(place, abstract, where))
+        return checkpointer.restore(path, jax.tree.map(place, abstract, shardings))
 
 
 def _first_line(error):

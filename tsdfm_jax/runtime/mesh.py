@@ -47,13 +47,13 @@ def make_mesh(cfg, devices=None):
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = [getattr(cfg, axis) for axis in AXES]
-    wanted = " × ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes))
+    requested = " × ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes))
     if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
-        raise ValueError(f"mesh {wanted} makes no sense: use positive sizes, and -1 for at most one axis")
-    known = math.prod(size for size in sizes if size != -1)
-    if len(devices) % known or (-1 not in sizes and known != len(devices)):
-        raise ValueError(f"mesh {wanted} does not fit {len(devices)} devices: change mesh.*, or set one axis to -1")
-    sizes = tuple(len(devices) // known if size == -1 else size for size in sizes)
+        raise ValueError(f"mesh {requested} makes no sense: use positive sizes, and -1 for at most one axis")
+    product = math.prod(size for size in sizes if size != -1)
+    if len(devices) % product or (-1 not in sizes and product != len(devices)):
+        raise ValueError(f"mesh {requested} does not fit {len(devices)} devices: change mesh.*, or set one axis to -1")
+    sizes = tuple(len(devices) // product if size == -1 else size for size in sizes)
     # Auto: the compiler places what the rules leave open. (jax.make_mesh's own default is Explicit.)
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
@@ -103,9 +103,9 @@ def unbox(tree):
 def _spec(leaf):
     if not is_box(leaf):
         return PartitionSpec()
-    known = dict(RULES)
+    rules = dict(RULES)
     for name in leaf.names:
-        if name is not None and name not in known:
+        if name is not None and name not in rules:
             raise ValueError(f"logical axis '{name}' has no mesh axis: add a row for it to RULES in runtime/mesh.py")
     return nn.logical_to_mesh_axes(leaf.names, RULES)
 

@@ -34,9 +34,9 @@ class Busy:
 
     def poll(self):
         """Check which results are ready now."""
-        now, before = self._clock(), len(self._pending)
+        now, pending_count = self._clock(), len(self._pending)
         self._pending = [result for result in self._pending if not _ready(result)]
-        if before and self._pending:
+        if pending_count and self._pending:
             self._seconds += now - self._polled
         self._polled = now
 

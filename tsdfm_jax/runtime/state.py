@@ -120,7 +120,7 @@ def create(init_params, optimiser, mesh, *, ema, given=()):
     (`mesh.seed_word`), which is then not part of the program, or the weights that a student starts from; they stay valid
     for the caller.
     """
-    init = lambda *given: _initial(init_params(*given), optimiser, ema)
+    init = lambda *given: _initial_state(init_params(*given), optimiser, ema)
     shardings = mesh_lib.shardings(mesh, jax.eval_shape(init, *given))
     # A copy, because a jit returns an unchanged input as it is: the first update would donate the caller's own buffers.
     jitted_init = jax.jit(lambda *given: mesh_lib.unbox(init(*jax.tree.map(jnp.copy, given))), out_shardings=shardings)
@@ -129,10 +129,10 @@ def create(init_params, optimiser, mesh, *, ema, given=()):
 
 def abstract(init_params, optimiser, mesh, *, ema, given=()):
     """The state that `create` would make, as ShapeDtypeStructs that carry their shardings: to restore or compile for."""
-    return mesh_lib.abstract(mesh, lambda *given: _initial(init_params(*given), optimiser, ema), *given)
+    return mesh_lib.abstract(mesh, lambda *given: _initial_state(init_params(*given), optimiser, ema), *given)
 
 
-def _initial(params, optimiser, ema):
+def _initial_state(params, optimiser, ema):
     """An initial state with these parameters, boxed or not: optax maps through boxes, so its moments have the same axes."""
     average = jax.tree.map(lambda p: p.astype(jnp.float32), params) if ema else None
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, ema=average, opt_state=optimiser.init(params))
