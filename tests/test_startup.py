@@ -84,7 +84,7 @@ def unset(monkeypatch):
 def kept(unset, tmp_path, monkeypatch):
     """The folder of a separate cache that keeps every program."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    where = pathlib.Path(compile_cache.keep())
+    where = pathlib.Path(compile_cache.enable())
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return where
 
@@ -98,13 +98,13 @@ def test_where_programs_are_kept(unset, tmp_path, monkeypatch):
     where.mkdir(parents=True)
     for name in ("whole-cache", "whole-atime", "half-cache"):
         (where / name).write_bytes(b"x")
-    assert compile_cache.keep() == compile_cache.keep() == jax.config.jax_compilation_cache_dir == str(where)
+    assert compile_cache.enable() == compile_cache.enable() == jax.config.jax_compilation_cache_dir == str(where)
     assert jax.config.jax_compilation_cache_max_size == size
     assert jax.config.jax_persistent_cache_min_compile_time_secs == 0.1
     assert {file.name for file in where.iterdir()} - {compile_cache.LOCK} == {"whole-cache", "whole-atime"}
     jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.delenv("JAX_COMPILATION_CACHE_MAX_SIZE")
-    assert compile_cache.keep() and jax.config.jax_compilation_cache_max_size == 2 << 30
+    assert compile_cache.enable() and jax.config.jax_compilation_cache_max_size == 2 << 30
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert compile_cache.directory() == tmp_path / ".cache/tsdfm_jax" / compile_cache.machine()
@@ -115,13 +115,13 @@ def test_what_the_user_has_set_is_left_alone(unset, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     before = {name: getattr(jax.config, name) for name in compile_cache.SETTINGS}
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "own"))
-    assert compile_cache.keep() == str(tmp_path / "own")
+    assert compile_cache.enable() == str(tmp_path / "own")
     jax.config.update("jax_compilation_cache_dir", None)
     with monkeypatch.context() as now:
         now.setattr(
             compile_cache.jax, "config", types.SimpleNamespace(jax_compilation_cache_dir=None, jax_enable_compilation_cache=False)
         )
-        assert compile_cache.keep() is None
+        assert compile_cache.enable() is None
     assert jax.config.jax_compilation_cache_dir is None and not list(tmp_path.iterdir())
     assert before == {name: getattr(jax.config, name) for name in compile_cache.SETTINGS}
 
@@ -131,7 +131,7 @@ def test_a_folder_that_cannot_be_written_costs_a_line(unset, tmp_path, monkeypat
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(logging.getLogger("tsdfm_jax"), "propagate", True)
-    assert compile_cache.keep() is None and jax.config.jax_compilation_cache_dir is None
+    assert compile_cache.enable() is None and jax.config.jax_compilation_cache_dir is None
     (record,) = {record for record in caplog.records if record.name == compile_cache.LOG.name}  # pytest may record it twice
     assert "JAX_COMPILATION_CACHE_DIR" in record.getMessage() and "\n" not in record.getMessage()
 

@@ -79,7 +79,7 @@ def run(config, workdir, stages=(), command=None):
     from tsdfm_jax.exchange import external  # later still: a mistyped value does not wait for the imports that read models
 
     external.check(config, workdir, [name for name, _ in todo])
-    compile_cache.keep()
+    compile_cache.enable()
 
     config_file = workdir / "config.json"
     previous_config = hosts.first(lambda: config_file.read_text() if config_file.exists() else None)
@@ -148,7 +148,7 @@ def explain(error, workdir):
 
         if isinstance(error, signals.Interrupted):
             return fail(error, 128 + error.signum)
-        if not isinstance(error, hosts.Elsewhere):
+        if not isinstance(error, hosts.OtherProcessFailed):
             raise error
     if workdir.is_dir():
         with open(workdir / "log.txt", "a") as log:

@@ -99,7 +99,7 @@ def test_the_reader_stays_near_the_writer(tmp_path):
 
     prepare(tmp_path, reading(), workers=2, progress=lambda taken: next(packed))
     a_batch = 1 + BATCH // min(map(len, plain.documents(80)))
-    assert a_batch < most <= (pool.ahead(2) + 1) * a_batch < 100
+    assert a_batch < most <= (pool.most_in_progress(2) + 1) * a_batch < 100
 
 
 def test_what_waits_for_its_shard_holds_no_more_than_itself(tmp_path):

@@ -105,7 +105,7 @@ def test_a_document_end_that_text_can_spell_is_refused(byte_level, tmp_path):
     with pytest.raises(ValueError, match="t.json.*<.endoftext.>.*special") as caught:
         main.run(tiny.changed(**{"tokenizer.path": str(tmp_path / "t.json")}), tmp_path / "run", ["tokenizer"])
     assert "\n" not in str(caught.value)
-    tokenizer.require_end_apart(tokenizer.given(str(byte_level)), "the same, where it is special")
+    tokenizer.require_special_end(tokenizer.from_file(str(byte_level)), "the same, where it is special")
 
 
 _LOADED = {}

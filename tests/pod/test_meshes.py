@@ -26,7 +26,7 @@ def losses(name, mesh_name):
     c, mesh, state, told = programs.config(), programs.mesh_of(mesh_name), learner.create(), []
     for number in range(UPDATES):
         rows = meshes.put_batch(mesh, programs.batch(c, name, number))
-        state, figures = compiled(learner.step.func.placed, learner.step.args[0], state, rows)
+        state, figures = compiled(learner.step.func.seed_array, learner.step.args[0], state, rows)
         told.append([float(figures["loss"]), float(figures["grad_norm"])])
     return np.array(told), jax.device_get(state.averaged)
 

@@ -57,7 +57,7 @@ def test_busy_share(script, share):
             programs.append(Program(clock, 100.0 + at[1]))
             busy.dispatched([programs[-1]])
         elif what == "look":
-            busy.look()
+            busy.poll()
     assert busy.share() == pytest.approx(share) and busy.seconds() == clock.now - 100.0
 
 
@@ -77,7 +77,7 @@ def test_busy_share_is_a_lower_bound():
             busy = pipeline.Busy(clock)
             for at, i in sorted([*((at, None) for at in looks), *zip(starts, range(8)), (last, None)], key=lambda event: event[0]):
                 clock.now = at
-                busy.look() if i is None else busy.dispatched([Program(clock, ends[i])])
+                busy.poll() if i is None else busy.dispatched([Program(clock, ends[i])])
             found.append(busy.share())
         assert found[0] <= found[1] <= truth + 1e-9 and found[1] == pytest.approx(truth, abs=0.01)
 
@@ -108,7 +108,7 @@ def test_writing_behind_is_one_at_a_time_and_its_error_arrives():
         seen.append("full")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(ZeroDivisionError), pipeline.Behind() as behind:
+    with pytest.raises(ZeroDivisionError), pipeline.BackgroundWriter() as behind:
         behind.call(slow)
         assert not seen
         going.set()

@@ -36,8 +36,8 @@ def documents(cfg: CorpusConfig) -> Iterator[str]:
     Errors: ValueError or FileNotFoundError, one line: at the call for a glob without a match, a missing package or an
     unknown suffix; during iteration for bad UTF-8, bad JSON, a missing field or column, or an empty corpus.
     """
-    source = _from_files(cfg, _found(cfg.files)) if cfg.files else _from_package(cfg.package)
-    return _limited(source, cfg)
+    source = _from_files(cfg, _files(cfg.files)) if cfg.files else _from_package(cfg.package)
+    return _within_limit(source, cfg)
 
 
 def fingerprint(cfg: CorpusConfig) -> str:
@@ -47,7 +47,7 @@ def fingerprint(cfg: CorpusConfig) -> str:
     size; of a package, its name and version.
     """
     if cfg.files:
-        identity = [_identity(file) for file in _found(cfg.files)] + [[cfg.field]]
+        identity = [_identity(file) for file in _files(cfg.files)] + [[cfg.field]]
     else:
         identity = [[cfg.package, _version(cfg.package)]]
     return hashlib.sha256(json.dumps([identity, cfg.limit_bytes]).encode()).hexdigest()
@@ -55,41 +55,41 @@ def fingerprint(cfg: CorpusConfig) -> str:
 
 def commits(cfg: CorpusConfig) -> list[str]:
     """The datasets on the hub that the corpus reads, each with its commit."""
-    files = _found(cfg.files) if cfg.files else []
-    return sorted({file.origin for file in files if isinstance(file, hub.Remote)})
+    files = _files(cfg.files) if cfg.files else []
+    return sorted({file.origin for file in files if isinstance(file, hub.RemoteFile)})
 
 
 def size(cfg: CorpusConfig) -> int:
     """The bytes of text in the corpus: an estimate by size and kind for files, exact for a package."""
     if cfg.files:
-        total = sum(readers.text_bytes(str(file), _size(file)) for file in _found(cfg.files))
+        total = sum(readers.text_bytes(str(file), _size(file)) for file in _files(cfg.files))
     else:
         total = sum(len(text.encode()) for text in _from_package(cfg.package))
     return min(total, cfg.limit_bytes or total)
 
 
-def _limited(source: Iterator[str], cfg: CorpusConfig) -> Iterator[str]:
-    left, seen = cfg.limit_bytes or float("inf"), False
+def _within_limit(source: Iterator[str], cfg: CorpusConfig) -> Iterator[str]:
+    bytes_left, has_text = cfg.limit_bytes or float("inf"), False
     for text in source:
         if not text.strip():
             continue
         size = len(text.encode())
-        if size > left:
-            text = text.encode()[:left].decode(errors="ignore")
+        if size > bytes_left:
+            text = text.encode()[:bytes_left].decode(errors="ignore")
         if text.strip():
-            seen = True
+            has_text = True
             yield text
-        left -= size
-        if left <= 0:
+        bytes_left -= size
+        if bytes_left <= 0:
             break
-    if not seen:
+    if not has_text:
         raise ValueError(f"the corpus is empty: no document with text in {cfg.files or cfg.package!r}")
 
 
-def _found(files: str) -> list[pathlib.Path | hub.Remote]:
+def _files(files: str) -> list[pathlib.Path | hub.RemoteFile]:
     """The files of all globs, each once: those on disk in the order of their paths, then those on the hub."""
     local: set[str] = set()
-    remote: dict[str, hub.Remote] = {}
+    remote: dict[str, hub.RemoteFile] = {}
     for pattern in filter(None, (p.strip() for p in files.split(","))):
         if pattern.startswith(hub.SCHEME):
             remote |= {str(file): file for file in hub.matches(pattern)}
@@ -106,17 +106,17 @@ def _found(files: str) -> list[pathlib.Path | hub.Remote]:
     return [pathlib.Path(name) for name in sorted(local)] + [remote[name] for name in sorted(remote)]
 
 
-def _identity(file: pathlib.Path | hub.Remote) -> list:
-    return [str(file), file.size] if isinstance(file, hub.Remote) else [str(file), file.stat().st_size, file.stat().st_mtime_ns]
+def _identity(file: pathlib.Path | hub.RemoteFile) -> list:
+    return [str(file), file.size] if isinstance(file, hub.RemoteFile) else [str(file), file.stat().st_size, file.stat().st_mtime_ns]
 
 
-def _size(file: pathlib.Path | hub.Remote) -> int:
-    return file.size if isinstance(file, hub.Remote) else file.stat().st_size
+def _size(file: pathlib.Path | hub.RemoteFile) -> int:
+    return file.size if isinstance(file, hub.RemoteFile) else file.stat().st_size
 
 
-def _from_files(cfg: CorpusConfig, files: list[pathlib.Path | hub.Remote]) -> Iterator[str]:
+def _from_files(cfg: CorpusConfig, files: list[pathlib.Path | hub.RemoteFile]) -> Iterator[str]:
     for file in files:
-        yield from readers.read(hub.fetch(file) if isinstance(file, hub.Remote) else file, cfg.field)
+        yield from readers.read(hub.fetch(file) if isinstance(file, hub.RemoteFile) else file, cfg.field)
 
 
 def _version(package: str) -> str:

@@ -14,7 +14,7 @@ from tsdfm_jax.data import tokenizer as tokenizers
 
 WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 # An encoder reports each word once. It forgets the reported words when there are more than this (some 20 MB).
-_TOLD = 200_000
+_MOST_REPORTED = 200_000
 
 
 def whole_words(text: str) -> list[str]:
@@ -65,27 +65,27 @@ class Encoder:
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, dtype: str, clock: Callable[[], float] = time.perf_counter):
         self._tokenizer, self._dtype, self._clock = tokenizer, dtype, clock
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def __call__(self, batch: Batch) -> Encoded:
         """Encode a batch; raises ValueError, one line, for half a surrogate pair."""
-        begun = self._clock()
+        started = self._clock()
         rows = self._tokenizer.encode_batch(batch.texts)
         end = np.array([self._tokenizer.eos_id], self._dtype)
-        words = [self._words(text) if counted else [] for text, counted in zip(batch.texts, batch.counted, strict=True)]
+        words_by_text = [self._words(text) if counted else [] for text, counted in zip(batch.texts, batch.counted, strict=True)]
         return Encoded(
             ids_T=np.concatenate([part for row in rows for part in (row.astype(self._dtype), end)]),
             lengths_N=np.array([len(row) + 1 for row in rows]),
             sizes_N=np.array([len(text.encode()) for text in batch.texts]),
-            words="\n".join(word for found in words for word in found),
-            words_N=np.array([len(found) for found in words]),
-            seconds=self._clock() - begun,
+            words="\n".join(word for new_words in words_by_text for word in new_words),
+            words_N=np.array([len(new_words) for new_words in words_by_text]),
+            seconds=self._clock() - started,
         )
 
     def _words(self, text: str) -> list[str]:
-        if len(self._told) > _TOLD:
-            self._told.clear()
-        found = dict.fromkeys(WORD.findall(text.lower()))  # in the text's order: a full lexicon must not vary
-        new = [word for word in found if word not in self._told]
-        self._told.update(new)
+        if len(self._reported) > _MOST_REPORTED:
+            self._reported.clear()
+        words = dict.fromkeys(WORD.findall(text.lower()))  # in the text's order: a full lexicon must not vary
+        new = [word for word in words if word not in self._reported]
+        self._reported.update(new)
         return new

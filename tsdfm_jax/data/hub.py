@@ -18,7 +18,7 @@ _REMEDY = "download the files and give their local paths in --config.data.files"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Remote:
+class RemoteFile:
     """A file on the hub.
 
     Attributes:
@@ -43,7 +43,7 @@ class Remote:
 
 
 @functools.lru_cache(maxsize=16)
-def matches(pattern: str) -> tuple[Remote, ...]:
+def matches(pattern: str) -> tuple[RemoteFile, ...]:
     """The files of hf://datasets/OWNER/NAME[@REVISION]/GLOB, sorted, at the revision's current commit (default main).
 
     The result is cached, so that a process sees one commit. A slash in a revision is written %2F.
@@ -62,40 +62,40 @@ def matches(pattern: str) -> tuple[Remote, ...]:
         sizes = {entry.path: entry.size for entry in tree if hasattr(entry, "size")}  # folders have none
     except Exception as error:  # the library's own, its HTTP client's, or OSError
         raise ValueError(f"the hub did not list {pattern} ({_reason(error)}): check it and the network, or {_REMEDY}") from None
-    found = [name for name in sorted(sizes) if _fits(name.split("/"), glob)]
-    if not found:
+    names = [name for name in sorted(sizes) if _fits(name.split("/"), glob)]
+    if not names:
         raise FileNotFoundError(f"no file matches {pattern!r} on the hub: check --config.data.files")
-    return tuple(Remote(repo=repo, commit=commit, name=name, size=sizes[name]) for name in found)
+    return tuple(RemoteFile(repo=repo, commit=commit, name=name, size=sizes[name]) for name in names)
 
 
-def fetch(file: Remote) -> pathlib.Path:
+def fetch(file: RemoteFile) -> pathlib.Path:
     """The path of the file in the hub library's own cache (HF_HOME); downloads what is missing first.
 
     That cache is shared with every other tool, keyed by content and commit, and resumes half a file.
     Errors: ValueError, one line with the remedy, if the download fails.
     """
     hub = _package(str(file))
-    place = dict(repo_id=file.repo, filename=file.name, repo_type="dataset", revision=file.commit)
-    cached = hub.try_to_load_from_cache(**place)
+    location = dict(repo_id=file.repo, filename=file.name, repo_type="dataset", revision=file.commit)
+    cached = hub.try_to_load_from_cache(**location)
     if isinstance(cached, str):
         return pathlib.Path(cached)
     _LOG.info("data: fetching %s, %.1f MB", file, file.size / 1e6)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     hub.utils.disable_progress_bars()  # ours is on the terminal already
     try:
-        path = hub.hf_hub_download(**place, etag_timeout=_SECONDS_TO_ANSWER)
+        path = hub.hf_hub_download(**location, etag_timeout=_SECONDS_TO_ANSWER)
     except Exception as error:
         remedy = f"the same command goes on from there, or {_REMEDY}"
         raise ValueError(f"the hub did not give {file} ({_reason(error)}): {remedy}") from None
-    _LOG.info("data: fetched %s in %.0f s", file.name, time.perf_counter() - begun)
+    _LOG.info("data: fetched %s in %.0f s", file.name, time.perf_counter() - started)
     return pathlib.Path(path)
 
 
-def _package(what: str):
+def _package(needed_by: str):
     try:
         import huggingface_hub  # only when a name on the hub is given
     except ImportError:
-        raise ValueError(f"{what} needs the package huggingface_hub: pip install -e '.[hf]', or {_REMEDY}") from None
+        raise ValueError(f"{needed_by} needs the package huggingface_hub: pip install -e '.[hf]', or {_REMEDY}") from None
     return huggingface_hub
 
 

@@ -58,31 +58,31 @@ def fill(
     `progress` receives the bytes packed so far; `stop` is called after every document.
     Errors: InterruptedError if `stop` returns True, after saving everything; see pool.encoded for the others.
     """
-    begun, costs.workers = time.perf_counter(), workers
-    splits = lambda first, number: [packer.split_of(first + i, seed, holdout) for i in range(number)]
-    batches = _timed(_batched(documents, pack.documents, splits), costs)
+    started, costs.workers = time.perf_counter(), workers
+    splits_of = lambda first, number: [packer.split_of(first + i, seed, holdout) for i in range(number)]
+    batches = _timed(_batched(documents, pack.documents, splits_of), costs)
     try:
         with pool.encoded(batches, tokenizer, pack.dtype.str, workers, stop) as stream:
-            for batch, done in stream:
-                costs.tokenising += done.seconds
-                start = time.perf_counter()
-                _pack(pack, done, splits(pack.documents, len(batch.texts)), progress, stop, costs)
-                costs.packing += time.perf_counter() - start
+            for batch, encoded in stream:
+                costs.tokenising += encoded.seconds
+                pack_started = time.perf_counter()
+                _pack(pack, encoded, splits_of(pack.documents, len(batch.texts)), progress, stop, costs)
+                costs.packing += time.perf_counter() - pack_started
     except InterruptedError:
         pack.save()
         raise
     finally:
-        costs.elapsed += time.perf_counter() - begun
+        costs.elapsed += time.perf_counter() - started
 
 
-def _pack(pack: packer.Packer, done: encoding.Encoded, splits: list[str], progress, stop, costs: Costs) -> None:
-    words, begin, first = done.words.split("\n"), 0, 0
+def _pack(pack: packer.Packer, encoded: encoding.Encoded, splits: list[str], progress, stop, costs: Costs) -> None:
+    words, token_start, word_start = encoded.words.split("\n"), 0, 0
     for split, length, size, count in zip(
-        splits, done.lengths_N.tolist(), done.sizes_N.tolist(), done.words_N.tolist(), strict=True
+        splits, encoded.lengths_N.tolist(), encoded.sizes_N.tolist(), encoded.words_N.tolist(), strict=True
     ):
-        pack.add(split, done.ids_T[begin : begin + length], size=size, documents=1)
-        pack.add_words(words[first : first + count])
-        begin, first = begin + length, first + count
+        pack.add(split, encoded.ids_T[token_start : token_start + length], size=size, documents=1)
+        pack.add_words(words[word_start : word_start + count])
+        token_start, word_start = token_start + length, word_start + count
         pack.documents += 1
         pack.bytes += size
         costs.bytes += size
@@ -95,16 +95,16 @@ def _pack(pack: packer.Packer, done: encoding.Encoded, splits: list[str], progre
             raise InterruptedError(f"stopped after {pack.documents} documents: run again to go on from there")
 
 
-def _batched(documents: Iterator[str], first: int, splits) -> Iterator[encoding.Batch]:
+def _batched(documents: Iterator[str], first: int, splits_of) -> Iterator[encoding.Batch]:
     texts, size = [], 0
     for text in documents:
         texts.append(text)
         size += len(text)
         if size >= _BATCH_CHARACTERS or len(texts) >= _BATCH_DOCUMENTS:
-            yield _batch(texts, splits(first, len(texts)))
+            yield _batch(texts, splits_of(first, len(texts)))
             first, texts, size = first + len(texts), [], 0
     if texts:
-        yield _batch(texts, splits(first, len(texts)))
+        yield _batch(texts, splits_of(first, len(texts)))
 
 
 def _batch(texts: list[str], splits: list[str]) -> encoding.Batch:
@@ -113,9 +113,9 @@ def _batch(texts: list[str], splits: list[str]) -> encoding.Batch:
 
 def _timed(batches: Iterator[encoding.Batch], costs: Costs) -> Iterator[encoding.Batch]:
     while True:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         batch = next(batches, None)
-        costs.reading += time.perf_counter() - begun
+        costs.reading += time.perf_counter() - started
         if batch is None:
             return
         yield batch
@@ -132,14 +132,14 @@ def fill_one(pack: packer.Packer, text: str, tokenizer: tokenizers.Tokenizer, *,
         raise ValueError(
             f"length {length} is too long for a corpus of one document with {len(ids)} tokens: both splits need a window"
         )
-    held = max(1, round(count * holdout))
-    chosen = set(np.random.default_rng(seed).permutation(count)[:held].tolist())
+    heldout_count = max(1, round(count * holdout))
+    heldout = set(np.random.default_rng(seed).permutation(count)[:heldout_count].tolist())
     for number in range(count):
         window = ids[number * length : (number + 1) * length]
-        piece = tokenizer.decode_pretty(window)
-        split = "heldout" if number in chosen else "train"
-        pack.add(split, window, size=len(piece.encode()), documents=0)
+        window_text = tokenizer.decode_pretty(window)
+        split = "heldout" if number in heldout else "train"
+        pack.add(split, window, size=len(window_text.encode()), documents=0)
         if split == "train":
-            pack.add_words(encoding.whole_words(piece))
+            pack.add_words(encoding.whole_words(window_text))
     pack.add("train", ids[count * length :], size=0, documents=0)
     pack.documents, pack.bytes = 1, len(text.encode())

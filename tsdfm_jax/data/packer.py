@@ -26,8 +26,8 @@ def split_of(ordinal: int, seed: int, holdout: float) -> str:
     """
     digest = hashlib.blake2b(f"{seed}:{max(ordinal, 1)}".encode(), digest_size=8).digest()
     draw = int.from_bytes(digest, "little")
-    held = (draw & 1) == ordinal if ordinal < 2 else draw / 2**64 < holdout
-    return "heldout" if held else "train"
+    is_heldout = (draw & 1) == ordinal if ordinal < 2 else draw / 2**64 < holdout
+    return "heldout" if is_heldout else "train"
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -49,7 +49,7 @@ class _Split:
         return tokens[:count]
 
 
-def _figures(part: _Split) -> dict[str, Any]:
+def _counts(part: _Split) -> dict[str, Any]:
     return {"documents": part.documents, "bytes": part.bytes, "tokens": part.tokens, "shards": part.closed}
 
 
@@ -95,17 +95,17 @@ class Packer:
     def finish(self) -> dict[str, Any]:
         """Write the last, shorter shards, and return the manifest's entry for each split."""
         self.flush()
-        account = {}
+        entries = {}
         for name, part in self.splits.items():
-            whole = part.take(part.pending_tokens // self.length * self.length)
-            if len(whole):
-                self._write(name, part, whole)
-            account[name] = {
-                **_figures(part),
+            tokens = part.take(part.pending_tokens // self.length * self.length)
+            if len(tokens):
+                self._write(name, part, tokens)
+            entries[name] = {
+                **_counts(part),
                 "windows": sum(entry["records"] for entry in part.closed),
                 "dropped_tokens": part.pending_tokens,
             }
-        return account
+        return entries
 
     def _write(self, name: str, part: _Split, tokens: np.ndarray) -> None:
         path = self.directory / shards.name(name, len(part.closed))
@@ -122,7 +122,7 @@ class Packer:
             "identity": self.identity,
             "documents": self.documents,
             "bytes": self.bytes,
-            "splits": {name: _figures(part) for name, part in self.splits.items()},
+            "splits": {name: _counts(part) for name, part in self.splits.items()},
         }
         buffer = io.BytesIO()
         # The words are stored as plain bytes: sorting a million of them, or JSON, would take a second after every shard.
@@ -164,6 +164,6 @@ def sweep(directory: pathlib.Path, keep: set[str]) -> None:
                 path.unlink()
 
 
-def forget(directory: pathlib.Path) -> None:
+def remove_progress(directory: pathlib.Path) -> None:
     """Remove the saved state of an unfinished run."""
     (directory / _PROGRESS).unlink(missing_ok=True)

@@ -14,11 +14,11 @@ from concurrent.futures.process import BrokenProcessPool
 from tsdfm_jax.data import encoding, tokenizer as tokenizers
 
 # Batches in progress per process: one being encoded, one queued, one finished that waits for its turn.
-_AHEAD = 3
+_BATCHES_PER_WORKER = 3
 # Below this many bytes of text, one process with the library's own threads is faster than several.
-_SMALL = 32_000_000
+_SMALL_BYTES = 32_000_000
 # A stop signal may reach the workers a moment before it reaches this process.
-_SECONDS_TO_HEAR = 1.0
+_SECONDS_TO_STOP = 1.0
 
 
 def cores() -> int:
@@ -28,12 +28,12 @@ def cores() -> int:
 
 def processes(wanted: int, size: int) -> int:
     """The number of processes that tokenise `size` bytes of text: `wanted`, or for 0 one per core (one for small text)."""
-    return wanted or (cores() if size >= _SMALL else 1)
+    return wanted or (cores() if size >= _SMALL_BYTES else 1)
 
 
-def ahead(workers: int) -> int:
+def most_in_progress(workers: int) -> int:
     """The largest number of batches that `encoded` has read and not yet yielded."""
-    return _AHEAD * workers
+    return _BATCHES_PER_WORKER * workers
 
 
 @contextlib.contextmanager
@@ -56,11 +56,11 @@ def encoded(
         return
     # Not forked: this process runs JAX's threads.
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(tokenizer, dtype))
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(tokenizer, dtype))
     try:
-        yield _ordered(pool, batches, ahead(workers))
+        yield _ordered(pool, batches, most_in_progress(workers))
     except BrokenProcessPool:
-        if stop and _heard(stop):
+        if stop and _stop_arrived(stop):
             raise InterruptedError("stopped while tokenising: run again to go on from there") from None
         raise ValueError(
             f"one of {workers} processes that tokenise has died (killed, or out of memory): "
@@ -70,34 +70,34 @@ def encoded(
         pool.shutdown(cancel_futures=True)
 
 
-def _ordered(pool, batches, most) -> Iterator[tuple[encoding.Batch, encoding.Encoded]]:
-    waiting = collections.deque()
+def _ordered(pool, batches, limit) -> Iterator[tuple[encoding.Batch, encoding.Encoded]]:
+    in_progress = collections.deque()
     for batch in batches:
-        waiting.append((batch, _submit(pool, batch)))
-        while waiting and (len(waiting) >= most or waiting[0][1].done()):
-            yield _first(waiting)
-    while waiting:
-        yield _first(waiting)
+        in_progress.append((batch, _submit(pool, batch)))
+        while in_progress and (len(in_progress) >= limit or in_progress[0][1].done()):
+            yield _pop_result(in_progress)
+    while in_progress:
+        yield _pop_result(in_progress)
 
 
-def _first(waiting) -> tuple[encoding.Batch, encoding.Encoded]:
-    batch, future = waiting.popleft()
+def _pop_result(in_progress) -> tuple[encoding.Batch, encoding.Encoded]:
+    batch, future = in_progress.popleft()
     return batch, future.result()
 
 
 def _submit(pool, batch: encoding.Batch) -> concurrent.futures.Future:
     # Submitting may start a process, and a process inherits blocked signals. A terminal sends Ctrl-C to all processes, and
     # only this one should handle it.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return pool.submit(_encode, batch)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
 
 
-def _heard(stop: Callable[[], bool]) -> bool:
-    until = time.monotonic() + _SECONDS_TO_HEAR
-    while not stop() and time.monotonic() < until:
+def _stop_arrived(stop: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + _SECONDS_TO_STOP
+    while not stop() and time.monotonic() < deadline:
         time.sleep(0.02)
     return stop()
 
@@ -105,14 +105,14 @@ def _heard(stop: Callable[[], bool]) -> bool:
 _ENCODERS: list[encoding.Encoder] = []  # in a worker process: its only encoder
 
 
-def _begin(tokenizer: tokenizers.Tokenizer, dtype: str) -> None:
+def _start_worker(tokenizer: tokenizers.Tokenizer, dtype: str) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as many processes as cores: threads would only compete
     tokenizer.threads = 1
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     _ENCODERS.append(encoding.Encoder(tokenizer, dtype, time.process_time))
 
 
-def _leave_with_parent() -> None:
+def _exit_with_parent() -> None:
     # A killed parent closes nothing: the workers would wait for the next batch forever.
     multiprocessing.parent_process().join()
     os._exit(1)

@@ -101,20 +101,20 @@ def request(tok, ask, window):
     Raises ValueError, with the numbers, if the text would be longer than that, or if nothing is left to write.
     """
     pieces = _pieces(tok, ask)
-    given = sum(len(ids) for ids in pieces)
+    given_count = sum(len(ids) for ids in pieces)
     if ask.infill:
-        length, gap = given + (len(pieces) - 1) * ask.span_length, ask.span_length
+        length, gap = given_count + (len(pieces) - 1) * ask.span_length, ask.span_length
         if length > window:
             raise ValueError(f"infill is {length} tokens long, and the model writes {window}: shorten it, or lower span_length")
     else:
         length = ask.length or window
-        gap = length - given
+        gap = length - given_count
         if length > window:
             raise ValueError(f"length {length} exceeds the {window} tokens that the model writes: lower it")
         if gap < 1:
-            what = " and ".join(name for name in ("prompt", "suffix") if getattr(ask, name))
+            fields = " and ".join(name for name in ("prompt", "suffix") if getattr(ask, name))
             raise ValueError(
-                f"{what}: {given} tokens fill the {length} of the text, and nothing is left to write: shorten what is given"
+                f"{fields}: {given_count} tokens fill the {length} of the text, and nothing is left to write: shorten what is given"
             )
     free = np.full(gap, FREE)
     parts = [part for ids in pieces for part in (free, ids)][1:]
@@ -125,18 +125,18 @@ def request(tok, ask, window):
 def _pieces(tok, ask):
     """Tokens of the given pieces; between every two pieces is a gap to fill."""
     first, *others = ask.infill.split(ask.span) if ask.infill else (ask.prompt, ask.suffix)
-    return [_encode(tok, first), *(_encode_behind(tok, text) for text in others)]
+    return [_encode(tok, first), *(_encode_after(tok, text) for text in others)]
 
 
 def _encode(tok, text):
     return tok.encode(text) if text else np.zeros(0, np.int32)
 
 
-def _encode_behind(tok, text):
+def _encode_after(tok, text):
     """Tokens of text that follows other text: tokenizers that begin every text with a space must not add one here."""
-    front = _encode(tok, "a")
+    prefix = _encode(tok, "a")
     for ids in (_encode(tok, text), _encode(tok, text.removeprefix(" "))):
-        if tok.decode([*front, *ids]) == tok.decode(front) + text:
+        if tok.decode([*prefix, *ids]) == tok.decode(prefix) + text:
             return ids
     return _encode(tok, text)
 
@@ -147,18 +147,18 @@ def from_file(file, ask, tok, window):
     Empty lines are skipped. Fields that a line lacks come from `ask`, except the length of an infill. Raises ValueError
     with the file and the line.
     """
-    path, found = pathlib.Path(file), []
+    path, requests = pathlib.Path(file), []
     parse = READERS[check_kind(file)]
     for number, line in enumerate(_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
-            found.append(request(tok, dataclasses.replace(ask, **parse(line)), window))
+            requests.append(request(tok, dataclasses.replace(ask, **parse(line)), window))
         except ValueError as error:
             raise ValueError(f"{file}, line {number}: {error}") from None
-    if not found:
+    if not requests:
         raise ValueError(f"{file} has no line with a prompt: write one a line")
-    return found
+    return requests
 
 
 def check_kind(file):

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 # A text file of more characters is cut at blank lines into several documents, so that any file fits in memory.
-_DOCUMENT = 1 << 20
-_BLOCK = 1 << 18
-# Without a blank line in this many times _DOCUMENT, the text is cut at the last line end or space, or else at its end.
+_DOCUMENT_CHARACTERS = 1 << 20
+_BLOCK_BYTES = 1 << 18
+# Without a blank line in this many times _DOCUMENT_CHARACTERS, the text is cut at the last line end or space, or else at its
+# end.
 _PATIENCE = 4
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 # Rows of Parquet are read in batches: at most this many rows, and at most this many bytes by the rows' mean size.
@@ -46,9 +47,9 @@ def text_bytes(name: str, size: int) -> int:
 def _text(path: pathlib.Path, field: str) -> Iterator[str]:
     del field
     text = ""
-    for block in _decoded(path):
+    for block in _decode_blocks(path):
         text += block
-        while len(text) > _DOCUMENT and (cut := _cut(text)):
+        while len(text) > _DOCUMENT_CHARACTERS and (cut := _cut(text)):
             yield text[:cut]
             text = text[cut:]
     yield text
@@ -56,33 +57,33 @@ def _text(path: pathlib.Path, field: str) -> Iterator[str]:
 
 def _cut(text: str) -> int:
     """The position at which to cut a long text: after its last blank line, or 0 to read on; see `_PATIENCE`."""
-    patient = len(text) < _PATIENCE * _DOCUMENT
+    may_wait = len(text) < _PATIENCE * _DOCUMENT_CHARACTERS
     cut = max((match.end() for match in _BLANK_LINE.finditer(text)), default=0)
-    if cut > (_DOCUMENT // 2 if patient else 0):
+    if cut > (_DOCUMENT_CHARACTERS // 2 if may_wait else 0):
         return cut
-    return 0 if patient else max(text.rfind("\n"), text.rfind(" ")) + 1 or len(text)
+    return 0 if may_wait else max(text.rfind("\n"), text.rfind(" ")) + 1 or len(text)
 
 
-def _decoded(path: pathlib.Path) -> Iterator[str]:
-    carry, offset = b"", 0
+def _decode_blocks(path: pathlib.Path) -> Iterator[str]:
+    undecoded, offset = b"", 0
     with open(path, "rb") as file:
         while True:
-            block = file.read(_BLOCK)
-            data = carry + block
+            block = file.read(_BLOCK_BYTES)
+            data = undecoded + block
             try:
-                text, used = codecs.utf_8_decode(data, "strict", not block)
+                text, decoded_bytes = codecs.utf_8_decode(data, "strict", not block)
             except UnicodeDecodeError as error:
                 raise ValueError(f"{path} is not UTF-8 at byte {offset + error.start}: convert it first") from None
             # A byte-order mark is not part of the text.
             yield text.removeprefix("\ufeff") if offset == 0 else text
-            carry, offset = data[used:], offset + used
+            undecoded, offset = data[decoded_bytes:], offset + decoded_bytes
             if not block:
                 return
 
 
 def _jsonl(path: pathlib.Path, field: str) -> Iterator[str]:
     offset = 0
-    with _opened(path) as file:
+    with _open(path) as file:
         for number, line in enumerate(file, 1):
             try:
                 row = line.decode().removeprefix("\ufeff").strip()
@@ -94,7 +95,7 @@ def _jsonl(path: pathlib.Path, field: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[BinaryIO]:
+def _open(path: pathlib.Path) -> Iterator[BinaryIO]:
     if path.suffix not in _OPENERS:
         with open(path, "rb") as file:
             yield file
@@ -110,7 +111,7 @@ def _opened(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 def _zstd(path: pathlib.Path) -> BinaryIO:
     pyarrow = _pyarrow(path)
-    return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"), _BLOCK)
+    return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"), _BLOCK_BYTES)
 
 
 _OPENERS = {".gz": gzip.open, ".zst": _zstd}
@@ -145,7 +146,7 @@ def _parquet(path: pathlib.Path, field: str) -> Iterator[str]:
         # Without pre_buffer=False the whole column of the file is held in memory.
         with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
             _check_column(path, file.schema_arrow, field)
-            for rows in file.iter_batches(batch_size=_rows(file.metadata), columns=[field]):
+            for rows in file.iter_batches(batch_size=_rows_per_batch(file.metadata), columns=[field]):
                 yield from (text or "" for text in rows.column(0).to_pylist())
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 at byte {error.start} of a row in column {field!r}: convert it first") from None
@@ -153,7 +154,7 @@ def _parquet(path: pathlib.Path, field: str) -> Iterator[str]:
         raise ValueError(f"{path} cannot be read as Parquet ({_first_line(error)}): fetch or make it again") from None
 
 
-def _rows(metadata) -> int:
+def _rows_per_batch(metadata) -> int:
     size = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
     return max(1, min(_ROWS, _ROWS_BYTES * metadata.num_rows // max(size, 1)))
 

@@ -35,13 +35,13 @@ class Schema:
         """One record without its checksum: little-endian, no padding."""
         return np.dtype([(name, np.dtype(kind).newbyteorder("<"), tuple(shape)) for name, (kind, shape) in self.fields.items()])
 
-    def described(self) -> list[list[Any]]:
+    def to_json(self) -> list[list[Any]]:
         """The fields as plain JSON, in order."""
         return [[name, np.dtype(kind).name, list(shape)] for name, (kind, shape) in self.fields.items()]
 
 
-def _schema(described: list[list[Any]]) -> Schema:
-    return Schema(fields={name: (kind, tuple(shape)) for name, kind, shape in described})
+def _schema(fields: list[list[Any]]) -> Schema:
+    return Schema(fields={name: (kind, tuple(shape)) for name, kind, shape in fields})
 
 
 def content_hash(path: pathlib.Path) -> str:
@@ -61,18 +61,20 @@ def write_shard(
     rows = _rows(schema, arrays)
     path = directory / shards.name(_PREFIX, number)
     # The note is written before the shard gets its name, so that a reader never sees a shard without checksums.
-    return shards.write(path, (_sealed(row.tobytes()) for row in rows), functools.partial(_announce, path, schema, provenance))
+    return shards.write(
+        path, (_with_checksum(row.tobytes()) for row in rows), functools.partial(_write_note, path, schema, provenance)
+    )
 
 
-def _announce(path: pathlib.Path, schema: Schema, provenance: str, entry: dict[str, Any]) -> None:
-    atomic.write_sealed(_note(path), {"entry": entry, "schema": schema.described(), "provenance": provenance})
+def _write_note(path: pathlib.Path, schema: Schema, provenance: str, entry: dict[str, Any]) -> None:
+    atomic.write_sealed(_note_path(path), {"entry": entry, "schema": schema.to_json(), "provenance": provenance})
 
 
-def _note(shard: pathlib.Path) -> pathlib.Path:
+def _note_path(shard: pathlib.Path) -> pathlib.Path:
     return shard.with_suffix(".json")
 
 
-def _sealed(row: bytes) -> bytes:
+def _with_checksum(row: bytes) -> bytes:
     return row + zlib.crc32(row).to_bytes(_CRC_BYTES, "little")
 
 
@@ -83,8 +85,8 @@ def _rows(schema: Schema, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     if len(counts) != 1 or not (count := counts.pop()):
         raise ValueError(f"a shard needs fields of one common, positive length, not {sorted(len(a) for a in arrays.values())}")
     rows = np.zeros(count, schema.dtype)
-    for name, given in arrays.items():
-        array, (kind, shape) = np.asarray(given), schema.fields[name]
+    for name, values in arrays.items():
+        array, (kind, shape) = np.asarray(values), schema.fields[name]
         if array.shape[1:] != tuple(shape):
             raise ValueError(f"field {name!r} has records of shape {array.shape[1:]}, the schema says {tuple(shape)}")
         with np.errstate(invalid="ignore", over="ignore"):
@@ -100,19 +102,19 @@ def finished_shards(directory: pathlib.Path, schema: Schema, provenance: str = "
 
     Half-written or altered shards are left out; `write_shard` replaces them. Reads every byte.
     """
-    return {number for number, _ in _finished(directory, schema, provenance)}
+    return {number for number, _ in _finished_entries(directory, schema, provenance)}
 
 
-def _finished(directory: pathlib.Path, schema: Schema, provenance: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _finished_entries(directory: pathlib.Path, schema: Schema, provenance: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for path in sorted(directory.glob(f"{_PREFIX}-*{shards.SUFFIX}")):
         number = path.stem.removeprefix(f"{_PREFIX}-")
         try:
-            note = atomic.read_sealed(_note(path), missing="", damaged="")
-            fits = note["schema"] == schema.described() and note["provenance"] == provenance
+            note = atomic.read_sealed(_note_path(path), missing="", damaged="")
+            store_fits = note["schema"] == schema.to_json() and note["provenance"] == provenance
         except (ValueError, FileNotFoundError):
             continue
-        named = number.isdigit() and note["entry"]["name"] == path.name
-        if fits and named and not shards.fault(directory, note["entry"], digest=True):
+        name_fits = number.isdigit() and note["entry"]["name"] == path.name
+        if store_fits and name_fits and not shards.fault(directory, note["entry"], digest=True):
             yield int(number), note["entry"]
 
 
@@ -131,12 +133,12 @@ def seal(
     `sources` holds content hashes by name: teacher, compass, tokenizer. Errors: ValueError naming the first unfinished
     shard, or one too many.
     """
-    listed = _listed(directory, schema, provenance, shards)
+    entries = _entries(directory, schema, provenance, shards)
     body = {
         "version": 1,
-        "schema": schema.described(),
-        "records": sum(entry["records"] for entry in listed),
-        "shards": listed,
+        "schema": schema.to_json(),
+        "records": sum(entry["records"] for entry in entries),
+        "shards": entries,
         "seed": seed,
         "config": json.loads(json.dumps(dict(config))),
         "sources": dict(sources),
@@ -145,14 +147,14 @@ def seal(
     return atomic.write_sealed(directory / _MANIFEST, body)
 
 
-def _listed(directory: pathlib.Path, schema: Schema, provenance: str, count: int) -> list[dict[str, Any]]:
-    entries = dict(_finished(directory, schema, provenance))
+def _entries(directory: pathlib.Path, schema: Schema, provenance: str, count: int) -> list[dict[str, Any]]:
+    finished = dict(_finished_entries(directory, schema, provenance))
     for number in range(count):
-        if number not in entries:
+        if number not in finished:
             raise ValueError(f"shard {directory / shards.name(_PREFIX, number)} is unfinished: run --stage=trajectories again")
-    listed = [entries[number] for number in range(count)]
-    shards.check(directory, listed, _REMEDY, digest=False)
-    return listed
+    entries = [finished[number] for number in range(count)]
+    shards.check(directory, entries, _REMEDY, digest=False)
+    return entries
 
 
 def open_store(directory: pathlib.Path) -> "Store":
@@ -164,22 +166,24 @@ def open_store(directory: pathlib.Path) -> "Store":
     manifest = atomic.read_sealed(directory / _MANIFEST, missing="run --stage=trajectories first", damaged=_REMEDY)
     shards.check(directory, manifest["shards"], _REMEDY, digest=True)
     store = Store(directory, manifest)
-    counted = len(shards.Source(directory, manifest["shards"], _REMEDY))
-    if counted != len(store):
-        raise ValueError(f"{directory / _MANIFEST} counts {len(store)} records and the shards hold {counted}: {_REMEDY}")
+    record_count = len(shards.Source(directory, manifest["shards"], _REMEDY))
+    if record_count != len(store):
+        raise ValueError(f"{directory / _MANIFEST} counts {len(store)} records and the shards hold {record_count}: {_REMEDY}")
     return store
 
 
 def _unpack(records: Sequence[bytes], *, dtype: np.dtype, where: str) -> dict[str, np.ndarray]:
     size = dtype.itemsize + _CRC_BYTES
     for record in records:
-        if len(record) != size or _sealed(record[:-_CRC_BYTES]) != record:
+        if len(record) != size or _with_checksum(record[:-_CRC_BYTES]) != record:
             raise ValueError(f"a record in {where} is corrupted (checksum): {_REMEDY}")
     rows = np.frombuffer(b"".join(record[:-_CRC_BYTES] for record in records), dtype)
     return {name: np.ascontiguousarray(rows[name]).astype(rows[name].dtype.newbyteorder("=")) for name in dtype.names}
 
 
-def _chosen(unpack: Callable[..., dict[str, np.ndarray]], fields: Sequence[str], records: Sequence[bytes]) -> dict[str, np.ndarray]:
+def _select_fields(
+    unpack: Callable[..., dict[str, np.ndarray]], fields: Sequence[str], records: Sequence[bytes]
+) -> dict[str, np.ndarray]:
     rows = unpack(records)
     return {name: rows[name] for name in fields}
 
@@ -226,12 +230,12 @@ class Store:
         return shards.batches(
             self._directory,
             self.manifest["shards"],
-            functools.partial(_chosen, self._unpack, tuple(fields or self.schema.fields)),
+            functools.partial(_select_fields, self._unpack, tuple(fields or self.schema.fields)),
             batch=batch,
             seed=seed,
             share=share,
             shuffle=shuffle,
             repeat=repeat,
-            what=f"records in {self._directory}",
+            description=f"records in {self._directory}",
             remedy=_REMEDY,
         )

@@ -16,11 +16,11 @@ from tsdfm_jax.storage import atomic
 
 SUFFIX = ".array_record"
 # One record per group suits random access. Without compression the bytes depend only on the records.
-_OPTIONS = "group_size:1,uncompressed"
+_WRITER_OPTIONS = "group_size:1,uncompressed"
 # ArrayRecord reports disk errors only as text.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 # A little read-ahead: batches are small, and grain's default would hold five hundred of them.
-_READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+_READ_OPTIONS = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
 
 Entry = dict[str, Any]
 
@@ -30,16 +30,16 @@ def name(prefix: str, number: int) -> str:
     return f"{prefix}-{number:05d}{SUFFIX}"
 
 
-def write(path: pathlib.Path, records: Iterable[bytes], announce: Callable[[Entry], None] | None = None) -> Entry:
+def write(path: pathlib.Path, records: Iterable[bytes], before_rename: Callable[[Entry], None] | None = None) -> Entry:
     """Write a shard, whole or not at all, and return its manifest entry: name, records, bytes, sha256.
 
-    `announce` receives the entry when the bytes are written, before the shard gets its name.
+    `before_rename` receives the entry when the bytes are written, before the shard gets its name.
     Errors: OSError with its errno if the disk refuses (full, over quota, read-only).
     """
     count = 0
     with atomic.replacing(path) as temporary:
         try:
-            writer = array_record_module.ArrayRecordWriter(str(temporary), _OPTIONS)
+            writer = array_record_module.ArrayRecordWriter(str(temporary), _WRITER_OPTIONS)
             for record in records:
                 writer.write(record)
                 count += 1
@@ -47,8 +47,8 @@ def write(path: pathlib.Path, records: Iterable[bytes], announce: Callable[[Entr
         except RuntimeError as error:
             raise _disk_error(error, path) from error
         entry = {"name": path.name, "records": count, "bytes": temporary.stat().st_size, "sha256": atomic.sha256(temporary)}
-        if announce:
-            announce(entry)
+        if before_rename:
+            before_rename(entry)
     return entry
 
 
@@ -68,13 +68,13 @@ def check(directory: pathlib.Path, entries: Sequence[Entry], remedy: str, *, dig
     for path in sorted(directory.glob("*" + SUFFIX)):
         if path.name not in expected:
             raise ValueError(f"shard {path} is foreign (the manifest does not name it): {remedy}")
-    _blame(directory, entries, remedy, digest=digest)
+    _raise_fault(directory, entries, remedy, digest=digest)
 
 
-def _blame(directory: pathlib.Path, entries: Sequence[Entry], remedy: str, *, digest: bool) -> None:
+def _raise_fault(directory: pathlib.Path, entries: Sequence[Entry], remedy: str, *, digest: bool) -> None:
     for entry in entries:
-        if trouble := fault(directory, entry, digest=digest):
-            raise ValueError(f"shard {directory / entry['name']} is {trouble}: {remedy}")
+        if problem := fault(directory, entry, digest=digest):
+            raise ValueError(f"shard {directory / entry['name']} is {problem}: {remedy}")
 
 
 def fault(directory: pathlib.Path, entry: Entry, *, digest: bool) -> str:
@@ -98,23 +98,23 @@ class Source(grain.sources.ArrayRecordDataSource):
 
     def __init__(self, directory: pathlib.Path, entries: Sequence[Entry], remedy: str):
         self._directory, self._entries, self._remedy = directory, entries, remedy
-        with self._blaming():
+        with self._naming_fault():
             super().__init__([str(directory / entry["name"]) for entry in entries])
 
     @contextlib.contextmanager
-    def _blaming(self) -> Iterator[None]:
+    def _naming_fault(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:  # ArrayRecord raises nothing more specific, and names no file
-            _blame(self._directory, self._entries, self._remedy, digest=True)
+            _raise_fault(self._directory, self._entries, self._remedy, digest=True)
             raise ValueError(f"shards in {self._directory} cannot be read ({error}): {self._remedy}") from None
 
     def __getitem__(self, record_key: SupportsIndex) -> bytes:
-        with self._blaming():
+        with self._naming_fault():
             return super().__getitem__(record_key)
 
     def __getitems__(self, record_keys: Sequence[SupportsIndex]) -> Sequence[bytes]:
-        with self._blaming():
+        with self._naming_fault():
             return super().__getitems__(record_keys)
 
 
@@ -128,7 +128,7 @@ def batches(
     share: tuple[Sequence[int], int],
     shuffle: bool,
     repeat: bool,
-    what: str,
+    description: str,
     remedy: str,
 ) -> grain.DatasetIterator:
     """An iterator over `decode`d batches, or a share of each, reshuffled every epoch.
@@ -136,27 +136,27 @@ def batches(
     `share` is ((0,), 1) for whole batches, ((1,), 2) for the second half of each, ((0, 2), 4) for its first and third
     quarter. A record's batch and row do not depend on the share; nor does the iterator's state. An epoch is cut to whole
     batches; the shuffle comes before the cut, so each epoch drops different records.
-    Errors: ValueError for a batch that does not split into such parts or is larger than the data (`what` names the
+    Errors: ValueError for a batch that does not split into such parts or is larger than the data (`description` names the
     records); the iterator raises it for a damaged shard (`remedy` ends the line).
     """
-    count, (parts, of) = sum(entry["records"] for entry in entries), share
-    if batch < 1 or batch % of:
-        raise ValueError(f"batch {batch} is not divisible by the {of} parts that it is read in: choose a positive multiple")
+    count, (parts, part_count) = sum(entry["records"] for entry in entries), share
+    if batch < 1 or batch % part_count:
+        raise ValueError(f"batch {batch} is not divisible by the {part_count} parts that it is read in: choose a positive multiple")
     if count < batch:
-        raise ValueError(f"batch {batch} is larger than the {count} {what}: lower the batch or give more data")
+        raise ValueError(f"batch {batch} is larger than the {count} {description}: lower the batch or give more data")
     records = grain.MapDataset.source(Source(directory, entries, remedy)).seed(seed)
     if shuffle:
         records = records.shuffle()
-    pieces = records[: count - count % batch].batch(batch // of, drop_remainder=True, batch_fn=decode)
-    stream = pieces[parts[0] :: of]
+    pieces = records[: count - count % batch].batch(batch // part_count, drop_remainder=True, batch_fn=decode)
+    stream = pieces[parts[0] :: part_count]
     if len(parts) > 1:
-        stream = grain.experimental.ZipMapDataset([pieces[part::of] for part in parts]).map(_stacked)
+        stream = grain.experimental.ZipMapDataset([pieces[part::part_count] for part in parts]).map(_concatenate)
     if repeat:
         stream = stream.repeat()
-    return iter(stream.to_iter_dataset(_READ))
+    return iter(stream.to_iter_dataset(_READ_OPTIONS))
 
 
-def _stacked(pieces: Sequence[Any]) -> Any:
+def _concatenate(pieces: Sequence[Any]) -> Any:
     if isinstance(pieces[0], dict):
         return {field: np.concatenate([piece[field] for piece in pieces]) for field in pieces[0]}
     return np.concatenate(pieces)
@@ -180,5 +180,5 @@ class Joined:
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Set every part back to its position in a `get_state`."""
-        for name, at in state.items():
-            self._parts[name].set_state(at)
+        for name, position in state.items():
+            self._parts[name].set_state(position)

@@ -38,17 +38,17 @@ class Tensors:
     """
 
     def __init__(self, directory: pathlib.Path):
-        listed = _listed(directory)
-        self.files = sorted(directory / file for file in listed)
+        tensors_by_file = _tensors_by_file(directory)
+        self.files = sorted(directory / file for file in tensors_by_file)
         self.path, self.shapes, self._open = {}, {}, {}
         for path in self.files:
             self._open[path] = handle = _open(path)
-            held = set(handle.keys())
-            wanted = held if listed[path.name] is None else listed[path.name]
-            for name in sorted(wanted ^ held):
-                where = f"{path} does not hold it" if name in wanted else f"it does not say that {path} holds it"
+            in_file = set(handle.keys())
+            expected = in_file if tensors_by_file[path.name] is None else tensors_by_file[path.name]
+            for name in sorted(expected ^ in_file):
+                where = f"{path} does not hold it" if name in expected else f"it does not say that {path} holds it"
                 raise ValueError(f"{directory / INDEX} and its shards differ in '{name}', {where}: download the directory again")
-            for name in held:
+            for name in in_file:
                 self.path[name], self.shapes[name] = path, tuple(handle.get_slice(name).get_shape())
 
     def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
@@ -60,7 +60,7 @@ class Tensors:
                 f"take weights that are not quantised"
             )
         # The library rejects slices that reach beyond the end.
-        return part[tuple(slice(*at.indices(size)[:2]) for at, size in zip(index, self.shapes[name]))]
+        return part[tuple(slice(*span.indices(size)[:2]) for span, size in zip(index, self.shapes[name]))]
 
     def hash(self) -> str:
         """sha256 of the files' bytes, one file after the other, in hex."""
@@ -72,19 +72,19 @@ class Tensors:
         return digest.hexdigest()
 
 
-def _listed(directory):
+def _tensors_by_file(directory):
     """File name -> the names of its tensors in the index, or None if there is no index."""
     if (directory / SINGLE).is_file() or not (directory / INDEX).is_file():
         return {SINGLE: None}
-    listed = {}
+    tensors_by_file = {}
     weights = read_json(directory / INDEX).get("weight_map")
     if not isinstance(weights, dict) or not weights:
         raise ValueError(f"{directory / INDEX} has no weight_map: download it again")
     for name, file in weights.items():
         if not isinstance(file, str) or pathlib.PurePath(file).name != file:
             raise ValueError(f"{directory / INDEX} puts '{name}' into {file!r}, which is no file name: download it again")
-        listed.setdefault(file, set()).add(name)
-    return listed
+        tensors_by_file.setdefault(file, set()).add(name)
+    return tensors_by_file
 
 
 def _open(path):

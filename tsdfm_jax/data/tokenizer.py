@@ -37,7 +37,7 @@ class Tokenizer(abc.ABC):
         vocab_size: number of tokens, without a mask token; code that needs one adds it at `vocab_size`.
         eos_id: the token that ends a document; never the result of encoding text.
         content_hash: sha256 of the tokenizer's file, in hex.
-        spelt_end: text that would be encoded as the document end, if there is any; a corpus may hold it.
+        end_text: text that would be encoded as the document end, if there is any; a corpus may hold it.
         threads: threads for encoding a batch; only SentencePiece uses it.
     """
 
@@ -68,8 +68,8 @@ class Tokenizer(abc.ABC):
 
     def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         """Each token's text by itself: '¶' for a document end, '▒' for a mask, '\ufffd' for a part of a character."""
-        known = lambda token: self._decode_known([token]) if 0 <= token < self.vocab_size else MASK
-        return [END if token == self.eos_id else known(token) for token in np.asarray(ids).tolist()]
+        text_of = lambda token: self._decode_known([token]) if 0 <= token < self.vocab_size else MASK
+        return [END if token == self.eos_id else text_of(token) for token in np.asarray(ids).tolist()]
 
     def _decode(self, ids: Sequence[int] | np.ndarray, document_break: str) -> str:
         texts, parts, run = [], [], []
@@ -102,13 +102,13 @@ class SentencePiece(Tokenizer):
         if self.eos_id < 0:
             raise ValueError("the model has no end-of-sentence token to mark document ends with")
         self._pieces = [self._bytes_of(i) for i in range(self.vocab_size)]
-        self._prefixed = self._decode_known(self._model.encode("a")).startswith(" ")
+        self._adds_space = self._decode_known(self._model.encode("a")).startswith(" ")
         # Characters that decoding would lose, and the tokens of their bytes: '▁', and the space if the model has no piece
         # for it, because it was trained on text without spaces.
-        lost = _SPACE if self._model.piece_to_id(_SPACE) != self._model.unk_id() else _SPACE + " "
-        self._apart = {c: [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in c.encode()] for c in lost}
-        if self._prefixed or not all(self._model.is_byte(i) for ids in self._apart.values() for i in ids):
-            self._apart = {}
+        lost_characters = _SPACE if self._model.piece_to_id(_SPACE) != self._model.unk_id() else _SPACE + " "
+        self._byte_tokens = {c: [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in c.encode()] for c in lost_characters}
+        if self._adds_space or not all(self._model.is_byte(i) for ids in self._byte_tokens.values() for i in ids):
+            self._byte_tokens = {}
 
     def _bytes_of(self, token: int) -> bytes:
         piece = self._model.id_to_piece(token)
@@ -119,15 +119,15 @@ class SentencePiece(Tokenizer):
         return b"\xe2\x81\x87" if self._model.is_unknown(token) else piece.replace(_SPACE, " ").encode()
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        if not any(character in text for character in self._apart for text in texts):
+        if not any(character in text for character in self._byte_tokens for text in texts):
             return [np.array(ids, np.int32) for ids in self._ids(texts)]
-        parts = [re.split(f"([{''.join(self._apart)}])", text) for text in texts]  # text, character, text, character, …
+        parts = [re.split(f"([{''.join(self._byte_tokens)}])", text) for text in texts]  # text, character, text, character, …
         flat = iter(self._ids([part for row in parts for part in row[::2]]))
         joined = []
         for row in parts:
             ids = list(next(flat))
             for character in row[1::2]:
-                ids += self._apart[character] + next(flat)
+                ids += self._byte_tokens[character] + next(flat)
             joined.append(np.array(ids, np.int32))
         return joined
 
@@ -141,7 +141,7 @@ class SentencePiece(Tokenizer):
         return b"".join([self._pieces[i] for i in ids]).decode(errors="replace")
 
     def _trim(self, text: str) -> str:
-        return text.removeprefix(" ") if self._prefixed else text
+        return text.removeprefix(" ") if self._adds_space else text
 
 
 class Json(Tokenizer):
@@ -163,7 +163,7 @@ class Json(Tokenizer):
         self.eos_id, self._data = ends[0], data
 
     @property
-    def spelt_end(self) -> str:
+    def end_text(self) -> str:
         """The text that is encoded as the document end, if the file does not mark that token as special; else empty."""
         end = self._model.id_to_token(self.eos_id)
         return end if self.eos_id in self.encode(end) else ""
@@ -218,34 +218,34 @@ def train(documents: Iterator[str], path: pathlib.Path, vocab_size: int, train_b
     _store(model.getvalue(), path, _MODEL)
 
 
-def adopt(given: str, path: pathlib.Path) -> Tokenizer:
+def adopt(file: str, path: pathlib.Path) -> Tokenizer:
     """Load a SentencePiece .model or a tokenizer.json, and copy it into the directory `path`; returns the tokenizer.
 
     Errors: FileNotFoundError, or ValueError for another suffix or a file that does not load.
     """
-    tok, data, name = _given(given)
+    tok, data, name = _load_file(file)
     _store(data, path, name)
     return tok
 
 
-def given(file: str) -> Tokenizer:
+def from_file(file: str) -> Tokenizer:
     """The tokenizer in a SentencePiece .model or a tokenizer.json of any name; errors as in `adopt`."""
-    return _given(file)[0]
+    return _load_file(file)[0]
 
 
-def require_end_apart(tok: Tokenizer, file: str) -> None:
+def require_special_end(tok: Tokenizer, file: str) -> None:
     """Raise ValueError if the tokenizer in `file` lets the text of a corpus end its own document."""
-    if tok.spelt_end:
-        raise ValueError(f"tokenizer {file!r}: text that spells {tok.spelt_end} would end its document: mark it as special there")
+    if tok.end_text:
+        raise ValueError(f"tokenizer {file!r}: text that spells {tok.end_text} would end its document: mark it as special there")
 
 
-def _given(given: str) -> tuple[Tokenizer, bytes, str]:
-    source = pathlib.Path(given)
+def _load_file(file: str) -> tuple[Tokenizer, bytes, str]:
+    source = pathlib.Path(file)
     if not source.is_file():
-        raise FileNotFoundError(f"no tokenizer file at {given!r}: give a SentencePiece .model or a tokenizer.json")
+        raise FileNotFoundError(f"no tokenizer file at {file!r}: give a SentencePiece .model or a tokenizer.json")
     names = {".model": _MODEL, ".json": _JSON}
     if source.suffix not in names:
-        raise ValueError(f"tokenizer {given!r} ends in {source.suffix!r}: give a SentencePiece .model or a tokenizer.json")
+        raise ValueError(f"tokenizer {file!r} ends in {source.suffix!r}: give a SentencePiece .model or a tokenizer.json")
     data = source.read_bytes()
     return _parse(data, names[source.suffix], source), data, names[source.suffix]
 
@@ -292,18 +292,18 @@ def _check_unicode(text: str) -> None:
 
 def _sample(documents: Iterator[str], train_bytes: int, seed: int) -> list[str]:
     """A seeded, uniform sample of lines in the corpus's order; `train_bytes` limits its size, and so the memory."""
-    rng, kept, size, read = np.random.default_rng(seed), [], 0, 0
+    rng, sample, size, bytes_read = np.random.default_rng(seed), [], 0, 0
     for ordinal, line in enumerate(_lines(documents)):
-        read += len(line.encode())
+        bytes_read += len(line.encode())
         size += len(line.encode())
-        heapq.heappush(kept, (-rng.random(), ordinal, line))
+        heapq.heappush(sample, (-rng.random(), ordinal, line))
         while size > train_bytes:
-            size -= len(heapq.heappop(kept)[2].encode())
-        if read >= _READ_FACTOR * train_bytes:
+            size -= len(heapq.heappop(sample)[2].encode())
+        if bytes_read >= _READ_FACTOR * train_bytes:
             break
-    if not kept:
+    if not sample:
         raise ValueError(f"no text to train a tokenizer on within train_bytes {train_bytes}: raise it, or check the corpus")
-    return [line for _, _, line in sorted(kept, key=lambda item: item[1])]
+    return [line for _, _, line in sorted(sample, key=lambda item: item[1])]
 
 
 def _lines(documents: Iterator[str]) -> Iterator[str]:

@@ -52,31 +52,31 @@ def prepare(
         "dtype": dtype,
     }
     if (directory / _MANIFEST).is_file():
-        return _finished(directory, identity)
+        return _require_same(directory, identity)
     directory.mkdir(parents=True, exist_ok=True)
     pack = packer.Packer(directory, identity, length=cfg.length, windows_per_shard=cfg.windows_per_shard, dtype=dtype)
     pack.restore()
     stream = iter(documents)
     head = list(itertools.islice(stream, 2))
-    choices = dict(seed=cfg.seed, holdout=cfg.holdout)
+    split_options = dict(seed=cfg.seed, holdout=cfg.holdout)
     if len(head) == 1:
-        ingest.fill_one(pack, head[0], tokenizer, length=cfg.length, **choices)
+        ingest.fill_one(pack, head[0], tokenizer, length=cfg.length, **split_options)
     else:
         rest = itertools.islice(itertools.chain(head, stream), pack.documents, None)
-        running = dict(workers=workers, progress=progress, stop=stop, costs=costs or ingest.Costs())
-        ingest.fill(pack, rest, tokenizer, **choices, **running)
+        run_options = dict(workers=workers, progress=progress, stop=stop, costs=costs or ingest.Costs())
+        ingest.fill(pack, rest, tokenizer, **split_options, **run_options)
     return _seal(pack, identity, "windows" if len(head) == 1 else "documents")
 
 
-def _finished(directory: pathlib.Path, identity: dict[str, Any]) -> dict[str, Any]:
-    found = manifest(directory)
+def _require_same(directory: pathlib.Path, identity: dict[str, Any]) -> dict[str, Any]:
+    meta = manifest(directory)
     for key, value in identity.items():
-        if found.get(key) != value:
+        if meta.get(key) != value:
             raise ValueError(
-                f"{directory} was prepared with {key} {found.get(key)}, not {value}: choose another workdir or delete it"
+                f"{directory} was prepared with {key} {meta.get(key)}, not {value}: choose another workdir or delete it"
             )
-    packer.forget(directory)
-    return found
+    packer.remove_progress(directory)
+    return meta
 
 
 def _seal(pack: packer.Packer, identity: dict[str, Any], split_by: str) -> dict[str, Any]:
@@ -87,19 +87,19 @@ def _seal(pack: packer.Packer, identity: dict[str, Any], split_by: str) -> dict[
                 f"length {cfg['length']} is longer than the {name} split of the corpus, {count} tokens: "
                 "shorten it or give more text"
             )
-    account = pack.finish()
+    splits = pack.finish()
     words = "".join(f"{word}\n" for word in sorted(pack.words)).encode()
     atomic.write(pack.directory / _LEXICON, words)
     body = identity | {
         "documents": pack.documents,
         "bytes": pack.bytes,
         "split_by": split_by,
-        "splits": account,
+        "splits": splits,
         "lexicon": {"words": len(pack.words), "full": pack.lexicon_full, "sha256": hashlib.sha256(words).hexdigest()},
     }
-    packer.sweep(pack.directory, keep={entry["name"] for part in account.values() for entry in part["shards"]})
+    packer.sweep(pack.directory, keep={entry["name"] for part in splits.values() for entry in part["shards"]})
     written = atomic.write_sealed(pack.directory / _MANIFEST, body)
-    packer.forget(pack.directory)  # last, so that a kill before it costs nothing
+    packer.remove_progress(pack.directory)  # last, so that a kill before it costs nothing
     return written
 
 
@@ -110,36 +110,36 @@ def manifest(directory: pathlib.Path) -> dict[str, Any]:
 
 def verify(directory: pathlib.Path) -> None:
     """Check every shard and the lexicon; ValueError names the first that is truncated, foreign, altered or missing."""
-    found = manifest(directory)
-    shards.check(directory, _entries(found, *packer.SPLITS), _REMEDY, digest=True)
-    _check_lexicon(directory, found)
+    meta = manifest(directory)
+    shards.check(directory, _entries(meta, *packer.SPLITS), _REMEDY, digest=True)
+    _check_lexicon(directory, meta)
 
 
-def _check_lexicon(directory: pathlib.Path, found: dict[str, Any]) -> None:
+def _check_lexicon(directory: pathlib.Path, meta: dict[str, Any]) -> None:
     lexicon_path = directory / _LEXICON
-    if not lexicon_path.is_file() or atomic.sha256(lexicon_path) != found["lexicon"]["sha256"]:
+    if not lexicon_path.is_file() or atomic.sha256(lexicon_path) != meta["lexicon"]["sha256"]:
         raise ValueError(f"{lexicon_path} is missing or altered: {_REMEDY}")
 
 
-def _entries(found: dict[str, Any], *splits: str) -> list[shards.Entry]:
+def _entries(meta: dict[str, Any], *splits: str) -> list[shards.Entry]:
     for split in splits:
-        if split not in found["splits"]:
+        if split not in meta["splits"]:
             raise ValueError(f"no split {split!r}: choose one of {', '.join(packer.SPLITS)}")
-    return [entry for split in splits for entry in found["splits"][split]["shards"]]
+    return [entry for split in splits for entry in meta["splits"][split]["shards"]]
 
 
-def _checked(directory: pathlib.Path, split: str) -> tuple[dict[str, Any], list[shards.Entry]]:
-    found = manifest(directory)
-    shards.check(directory, _entries(found, *packer.SPLITS), _REMEDY, digest=False)
-    return found, _entries(found, split)
+def _open_split(directory: pathlib.Path, split: str) -> tuple[dict[str, Any], list[shards.Entry]]:
+    meta = manifest(directory)
+    shards.check(directory, _entries(meta, *packer.SPLITS), _REMEDY, digest=False)
+    return meta, _entries(meta, split)
 
 
 def _decode(records: Sequence[bytes], *, dtype: str, length: int) -> np.ndarray:
     return np.frombuffer(b"".join(records), np.dtype(dtype).newbyteorder("<")).reshape(-1, length).astype(np.int32)
 
 
-def _decoder(found: dict[str, Any]) -> Callable[[Sequence[bytes]], np.ndarray]:
-    return functools.partial(_decode, dtype=found["dtype"], length=found["config"]["length"])
+def _decoder(meta: dict[str, Any]) -> Callable[[Sequence[bytes]], np.ndarray]:
+    return functools.partial(_decode, dtype=meta["dtype"], length=meta["config"]["length"])
 
 
 def batches(
@@ -156,31 +156,31 @@ def batches(
     get_state and set_state resume it. Errors: ValueError if the batch does not split into such parts, or if the split has
     fewer windows than a batch.
     """
-    found, entries = _checked(directory, split)
+    meta, entries = _open_split(directory, split)
     return shards.batches(
         directory,
         entries,
-        _decoder(found),
+        _decoder(meta),
         batch=batch,
         seed=seed,
         share=share,
         shuffle=shuffle,
         repeat=repeat,
-        what=f"windows in the {split} split of {directory}",
+        description=f"windows in the {split} split of {directory}",
         remedy=_REMEDY,
     )
 
 
 def heldout(directory: pathlib.Path, count: int) -> np.ndarray:
     """The first `count` held-out windows in an order set by the data's seed, int32 [count, L]."""
-    found, entries = _checked(directory, "heldout")
-    total = found["splits"]["heldout"]["windows"]
+    meta, entries = _open_split(directory, "heldout")
+    total = meta["splits"]["heldout"]["windows"]
     if count > total:
         raise ValueError(f"{count} held-out windows are asked for and {directory} has {total}: ask for fewer or raise holdout")
-    order = np.random.default_rng(found["config"]["seed"]).permutation(total)[:count]
+    order = np.random.default_rng(meta["config"]["seed"]).permutation(total)[:count]
     records = shards.Source(directory, entries, _REMEDY)
     with records:
-        return _decoder(found)([records[int(i)] for i in order])
+        return _decoder(meta)([records[int(i)] for i in order])
 
 
 def ordered(directory: pathlib.Path, split: str, seed: int) -> Callable[[Sequence[int]], np.ndarray]:
@@ -188,16 +188,16 @@ def ordered(directory: pathlib.Path, split: str, seed: int) -> Callable[[Sequenc
 
     The window of a number depends only on the split and the seed, not on the process or the batch.
     """
-    found, entries = _checked(directory, split)
-    order = np.random.default_rng(seed).permutation(found["splits"][split]["windows"])
-    records, decode = shards.Source(directory, entries, _REMEDY), _decoder(found)
+    meta, entries = _open_split(directory, split)
+    order = np.random.default_rng(seed).permutation(meta["splits"][split]["windows"])
+    records, decode = shards.Source(directory, entries, _REMEDY), _decoder(meta)
     return lambda numbers: decode([records[int(order[i % len(order)])] for i in numbers])
 
 
 def texts(directory: pathlib.Path, split: str, tokenizer: tokenizers.Tokenizer) -> Iterator[str]:
     """The text of every window of a split, in order; a document's end becomes an empty line."""
-    found, entries = _checked(directory, split)
-    decode, records = _decoder(found), shards.Source(directory, entries, _REMEDY)
+    meta, entries = _open_split(directory, split)
+    decode, records = _decoder(meta), shards.Source(directory, entries, _REMEDY)
     with records:
         for record in records:
             yield tokenizer.decode_pretty(decode([record])[0])

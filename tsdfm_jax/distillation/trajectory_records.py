@@ -34,10 +34,10 @@ def make(start, write, missing, shards, c, bar):
     If nothing was missing, `seconds` is 0 and the other two are None.
     Raises signals.Interrupted when asked to stop; by then every whole shard is written.
     """
-    busy, stop = pipeline.Busy(), signals.Asking()
+    busy, stop = pipeline.Busy(), signals.DelayedStop()
     firsts = (first for shard in missing for first in range(shard * c.shard, (shard + 1) * c.shard, c.batch))
     batches = pipeline.ahead(start, itertools.takewhile(lambda _: not stop(), firsts), busy)
-    with signals.stopping(), pipeline.Behind() as behind:
+    with signals.stopping(), pipeline.BackgroundWriter() as behind:
         for shard in missing:
             rows = []
             for row in itertools.islice(batches, c.shard // c.batch):
@@ -48,7 +48,7 @@ def make(start, write, missing, shards, c, bar):
                 raise signals.Interrupted(
                     f"trajectories: stopped at shard {shard} of {shards}; the same command goes on from there"
                 )
-            behind.call(functools.partial(write, shard, rows) if hosts.takes(shard) else lambda: None)
+            behind.call(functools.partial(write, shard, rows) if hosts.writes(shard) else lambda: None)
         behind.settle()
     seconds, made = busy.seconds(), len(missing) * c.shard
     return {"seconds": seconds, "records_per_second": made / seconds if made else None, "device_busy": busy.share()}

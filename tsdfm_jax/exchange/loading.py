@@ -21,7 +21,7 @@ def load(directory, model=None, mesh=None):
     """Load a trained model from a run, or from a directory that launch.export or launch.import_fsdfm wrote.
 
     Compiled programs are kept on disk between processes, unless JAX's own settings say where to keep them, or not to; see
-    `runtime.compile_cache.keep`.
+    `runtime.compile_cache.enable`.
 
     Args:
       directory (str | pathlib.Path): a run's work directory, or the directory of a single model.
@@ -37,7 +37,7 @@ def load(directory, model=None, mesh=None):
       ValueError: for a directory that is neither, an unknown name, a model that is unfinished or damaged, or a length that
         does not split over the mesh.
     """
-    compile_cache.keep()
+    compile_cache.enable()
     directory = pathlib.Path(directory)
     mesh = meshes.make_mesh(meshes.MeshConfig()) if mesh is None else mesh
     if model_directory.is_one(directory):

@@ -36,7 +36,7 @@ def convert(
     jumps.check(jump)
     if not 1 <= length < 2**31 or not 0 < exponent < float("inf"):
         raise ValueError(f"--length={length} and --exponent={exponent} must be above 0")
-    tok = tokenizers.given(tokenizer) if tokenizer else None
+    tok = tokenizers.from_file(tokenizer) if tokenizer else None
     state = fsdfm.read(checkpoint, dictionary)
     network = fsdfm.network(state, heads)
     path = path_of(network.vocab, tok, source, exponent)

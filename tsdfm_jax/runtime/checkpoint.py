@@ -48,12 +48,12 @@ class Checkpoints:
     @functools.cached_property
     def _manager(self):
         # Not before the first use: looking for checkpoints should not create directories.
-        sealing = ocp.AsyncOptions(post_finalization_callback=self._seal_items)
+        async_options = ocp.AsyncOptions(post_finalization_callback=self._seal_items)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self._keep,
             enable_async_checkpointing=self._asynchronous,
             cleanup_tmp_directories=True,  # what a killed process left half written
-            async_options=sealing if self._asynchronous else None,
+            async_options=async_options if self._asynchronous else None,
         )
         return ocp.CheckpointManager(self.directory, options=options, item_names=ITEMS)
 
@@ -68,9 +68,9 @@ class Checkpoints:
             "params": ocp.args.StandardSave(state.averaged),
             "meta": ocp.args.JsonSave({"caller": meta, "batches": None if batches is None else batches.get_state()}),
         }
-        what = f"checkpoint {step} in {self.directory}"
-        hosts.first(lambda: checksums.require_room(self.directory, _bytes(state) + _bytes(state.averaged), what))
-        with checksums.writing(what):
+        description = f"checkpoint {step} in {self.directory}"
+        hosts.first(lambda: checksums.require_room(self.directory, _bytes(state) + _bytes(state.averaged), description))
+        with checksums.writing(description):
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         if not self._asynchronous:
             self._seal_items()
@@ -91,12 +91,12 @@ class Checkpoints:
         Returns (state, meta). A damaged checkpoint is moved to `<directory>.damaged`, with a warning, and the one before
         is used. Raises ValueError if there is none, none is intact, or it does not fit the config.
         """
-        return self._newest_sound(lambda step: self._restore_step(step, abstract, batches), ("state", "meta"), abstract)
+        return self._read_newest(lambda step: self._restore_step(step, abstract, batches), ("state", "meta"), abstract)
 
     def restore_params(self, abstract=None, where=None):
         """Read the weights to use from the newest intact checkpoint, onto any number of devices; see `load_params`."""
         read = lambda step: _read_tree(self.directory / str(step) / MODEL, abstract, where)
-        return self._newest_sound(read, (MODEL,), abstract)
+        return self._read_newest(read, (MODEL,), abstract)
 
     def wait(self):
         """Return when everything saved is on disk."""
@@ -112,23 +112,23 @@ class Checkpoints:
 
     def _restore_step(self, step, abstract, batches):
         items = {"state": ocp.args.StandardRestore(abstract), "meta": ocp.args.JsonRestore()}
-        out = self._manager.restore(step, args=ocp.args.Composite(**items))
+        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         if batches is not None:
-            batches.set_state(out.meta["batches"])
-        return out.state, out.meta["caller"]
+            batches.set_state(restored.meta["batches"])
+        return restored.state, restored.meta["caller"]
 
-    def _newest_sound(self, read, items, abstract):
+    def _read_newest(self, read, items, abstract):
         """`read(step)` of the newest step with all items intact; the first item must fit `abstract`."""
         steps = self.steps()
         if not steps:
             raise ValueError(f"{self.directory} holds no checkpoint: run the stage that writes it first")
         damaged, reason = [], None
         for step in steps:
-            where = self.directory / str(step)
-            reason = hosts.first(lambda: next(filter(None, (checksums.damage(where / item) for item in items)), None))
+            path = self.directory / str(step)
+            reason = hosts.first(lambda: next(filter(None, (checksums.damage(path / item) for item in items)), None))
             try:
                 if reason is None:
-                    _require_fit(where / items[0], abstract)
+                    _require_fit(path / items[0], abstract)
                     result = hosts.together(lambda: read(step))
                     self._set_aside(damaged)
                     return result
@@ -136,7 +136,7 @@ class Checkpoints:
                 raise  # intact, but of another model: older ones will not fit either
             except Exception as error:  # a broken file makes Orbax and TensorStore raise errors of many kinds
                 reason = _first_line(error)
-            LOG.warning("checkpoint %s is damaged (%s); going back to the one before", where, reason)
+            LOG.warning("checkpoint %s is damaged (%s); going back to the one before", path, reason)
             damaged.append(step)
         raise ValueError(f"no checkpoint in {self.directory} can be read ({reason}): delete that directory to start anew")
 
@@ -144,13 +144,13 @@ class Checkpoints:
         """Move damaged checkpoints aside, after an older one could be read, instead of deleting them."""
         if not damaged:
             return
-        aside = self.directory.with_name(self.directory.name + ".damaged")
+        damaged_directory = self.directory.with_name(self.directory.name + ".damaged")
 
         def move():
-            aside.mkdir(exist_ok=True)
+            damaged_directory.mkdir(exist_ok=True)
             for step in damaged:
-                shutil.rmtree(aside / str(step), ignore_errors=True)
-                (self.directory / str(step)).rename(aside / str(step))
+                shutil.rmtree(damaged_directory / str(step), ignore_errors=True)
+                (self.directory / str(step)).rename(damaged_directory / str(step))
 
         hosts.first(move)
         self._manager.reload()
@@ -178,14 +178,14 @@ def save_params(directory, params, meta):
     hosts.first(lambda: (directory / META).unlink(missing_ok=True))  # written last, it marks the model as complete
     hosts.first(lambda: checksums.require_room(directory, _bytes(params), f"model {directory}"))
 
-    def vouch():
+    def seal_and_mark():
         checksums.seal(directory / MODEL)
         atomic.overwrite(directory / META, json.dumps(meta, indent=1))
 
     with checksums.writing(f"model {directory}"), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory / MODEL, params, force=True)
         checkpointer.wait_until_finished()
-        hosts.first(vouch)
+        hosts.first(seal_and_mark)
     return meta
 
 
@@ -209,7 +209,7 @@ def load_params(directory, abstract=None, where=None):
 def tree_hash(params):
     """SHA-256, in hex, over the names, types, shapes and bytes of a tree of arrays: the same on any mesh."""
     digest = hashlib.sha256()
-    for path, leaf in sorted(_named(params).items()):
+    for path, leaf in sorted(_leaves_by_name(params).items()):
         array = hosts.gather(leaf)
         digest.update(f"{path}:{array.dtype.name}:{array.shape};".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
@@ -220,7 +220,7 @@ def _bytes(tree):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _named(tree):
+def _leaves_by_name(tree):
     """{"blocks/attention/kernel": leaf}, with the same names for a dict, a dataclass, and Orbax's form of either."""
 
     def name(path):
@@ -229,7 +229,7 @@ def _named(tree):
     return {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def _stored(path):
+def _stored_shapes(path):
     """The tree of shapes and types that Orbax wrote at a path."""
     # The handler, not a checkpointer, which would warn of a missing file that only a whole checkpoint has, not an item.
     return ocp.StandardCheckpointHandler().metadata(path).tree
@@ -238,30 +238,30 @@ def _stored(path):
 def _require_fit(path, abstract):
     if abstract is None:
         return
-    stored, wanted = _named(_stored(path)), _named(abstract)
+    stored, wanted = _leaves_by_name(_stored_shapes(path)), _leaves_by_name(abstract)
     for name in [*wanted, *stored]:
-        have, want = (getattr(tree.get(name), "shape", None) for tree in (stored, wanted))
-        if have != want:
+        stored_shape, wanted_shape = (getattr(tree.get(name), "shape", None) for tree in (stored, wanted))
+        if stored_shape != wanted_shape:
             raise Misfit(
-                f"{path} has {name} of shape {have or 'none'}, but the config builds {want or 'none'}: "
+                f"{path} has {name} of shape {stored_shape or 'none'}, but the config builds {wanted_shape or 'none'}: "
                 f"use the config that it was made with, or another --workdir"
             )
 
 
-def _read_tree(path, abstract, where):
+def _read_tree(path, abstract, shardings):
     if abstract is None:
-        abstract = _stored(path)
-    if where is None:
-        first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        where = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None) or first, abstract)
-        where = jax.tree.map(lambda s: s if isinstance(s, jax.sharding.Sharding) else first, where)
-    elif isinstance(where, jax.sharding.Mesh):
-        where = mesh_lib.replicated(where)
-    if isinstance(where, jax.sharding.Sharding):
-        where = jax.tree.map(lambda _: where, abstract)
+        abstract = _stored_shapes(path)
+    if shardings is None:
+        on_first_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shardings = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None) or on_first_device, abstract)
+        shardings = jax.tree.map(lambda s: s if isinstance(s, jax.sharding.Sharding) else on_first_device, shardings)
+    elif isinstance(shardings, jax.sharding.Mesh):
+        shardings = mesh_lib.replicated(shardings)
+    if isinstance(shardings, jax.sharding.Sharding):
+        shardings = jax.tree.map(lambda _: shardings, abstract)
     place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(path, jax.tree.map(place, abstract, where))
+        return checkpointer.restore(path, jax.tree.map(place, abstract, shardings))
 
 
 def _first_line(error):

@@ -23,7 +23,7 @@ SETTINGS = {
 CPU = {"vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU architecture", "CPU variant", "CPU part", "Features"}
 
 
-def keep():
+def enable():
     """Keep what is compiled from now on in `directory()`, by JAX's persistent cache; returns the folder, or None.
 
     Changes nothing if the user has set a folder (JAX_COMPILATION_CACHE_DIR, or the same in `jax.config`) or has turned the
@@ -32,17 +32,17 @@ def keep():
     if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
         return jax.config.jax_compilation_cache_dir or None
     try:
-        where = directory()
-        where.mkdir(mode=0o700, parents=True, exist_ok=True)  # its content is run, so nobody else may write it
-        _mend(where)
+        folder = directory()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # its content is run, so nobody else may write it
+        _remove_partial(folder)
     except (OSError, RuntimeError) as error:
         LOG.warning("compiled programs are not kept (%s): set JAX_COMPILATION_CACHE_DIR to a folder that can be written", error)
         return None
-    jax.config.update("jax_compilation_cache_dir", str(where))
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     for name, value in SETTINGS.items():
         if name.upper() not in os.environ:
             jax.config.update(name, value)
-    return str(where)
+    return str(folder)
 
 
 def directory():
@@ -56,18 +56,18 @@ def machine():
 
     Machines of several kinds often share a home directory.
     """
-    told = [platform.system(), platform.machine(), platform.processor()]
+    facts = [platform.system(), platform.machine(), platform.processor()]
     file = pathlib.Path("/proc/cpuinfo")
     if file.exists():
-        first = file.read_text().split("\n\n")[0].splitlines()
-        told += [line for line in first if line.partition(":")[0].strip() in CPU]
-    return f"{platform.machine()}-{hashlib.sha256(chr(10).join(told).encode()).hexdigest()[:12]}"
+        lines = file.read_text().split("\n\n")[0].splitlines()
+        facts += [line for line in lines if line.partition(":")[0].strip() in CPU]
+    return f"{platform.machine()}-{hashlib.sha256(chr(10).join(facts).encode()).hexdigest()[:12]}"
 
 
-def _mend(where):
+def _remove_partial(folder):
     """Delete what a killed process left half written; raises OSError or RuntimeError if it cannot write or lock."""
-    with filelock.FileLock(where / LOCK, timeout=SECONDS_FOR_LOCK):
-        for entry in where.glob("*-cache"):
+    with filelock.FileLock(folder / LOCK, timeout=SECONDS_FOR_LOCK):
+        for entry in folder.glob("*-cache"):
             # JAX writes the time of use after the entry, and cannot make room in a cache with an entry that lacks it.
             if not entry.with_name(entry.name.removesuffix("-cache") + "-atime").exists():
                 entry.unlink()

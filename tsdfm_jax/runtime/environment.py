@@ -10,8 +10,8 @@ import jax
 
 def commit():
     """The commit of this code; a `+` marks uncommitted changes, None means no repository."""
-    here = pathlib.Path(__file__).parent
-    git = lambda *args: subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+    folder = pathlib.Path(__file__).parent
+    git = lambda *args: subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
     try:
         git("ls-files", "--error-unmatch", __file__)  # an installed package may lie in somebody else's repository
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")

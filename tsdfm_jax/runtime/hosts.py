@@ -15,10 +15,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 PATIENCE = 7 * 24 * 3600  # seconds to wait for process 0's own work, such as tokenising a corpus; a dead process is noticed earlier
 SECONDS_TO_LEAVE = 5
-_numbers = itertools.count()  # barrier names must be new, and the same in every process
+_barrier_numbers = itertools.count()  # barrier names must be new, and the same in every process
 
 
-class Elsewhere(RuntimeError):
+class OtherProcessFailed(RuntimeError):
     """Another process of the run failed; its own output says how."""
 
 
@@ -27,7 +27,7 @@ def is_first():
     return jax.process_index() == 0
 
 
-def takes(number):
+def writes(number):
     """Whether this process writes file `number`: the processes take turns."""
     return number % jax.process_count() == jax.process_index()
 
@@ -38,10 +38,10 @@ def start(coordinator, processes, process, heartbeat):
     A process that is silent for `heartbeat` seconds counts as dead, and JAX ends the others. Raises ValueError if the
     processes do not find each other.
     """
-    given = {"coordinator_address": coordinator or None, "num_processes": processes, "process_id": process}
-    given = {name: value for name, value in given.items() if value not in (None, -1)}
+    options = {"coordinator_address": coordinator or None, "num_processes": processes, "process_id": process}
+    options = {name: value for name, value in options.items() if value not in (None, -1)}
     try:
-        jax.distributed.initialize(**given, heartbeat_timeout_seconds=heartbeat)
+        jax.distributed.initialize(**options, heartbeat_timeout_seconds=heartbeat)
     except (ValueError, RuntimeError) as error:
         raise ValueError(
             f"--multihost: the processes did not find each other ({str(error).splitlines()[0]}): "
@@ -68,7 +68,7 @@ def wait(seconds=PATIENCE):
     if jax.process_count() > 1:
         from orbax.checkpoint import multihost as orbax_multihost  # imported late: a single process does not need it
 
-        orbax_multihost.sync_global_processes(f"tsdfm {next(_numbers)}", timeout=seconds)
+        orbax_multihost.sync_global_processes(f"tsdfm {next(_barrier_numbers)}", timeout=seconds)
 
 
 def first(call):
@@ -92,7 +92,7 @@ def first(call):
 
 
 def together(call):
-    """Run `call()` in every process; raises Elsewhere if it succeeded here and failed in another process."""
+    """Run `call()` in every process; raises OtherProcessFailed if it succeeded here and failed in another process."""
     if jax.process_count() == 1:
         return call()
     try:
@@ -101,7 +101,7 @@ def together(call):
         any_of(True)
         raise
     if any_of(False):
-        raise Elsewhere("another process of this run failed: its own output says how; the same command goes on")
+        raise OtherProcessFailed("another process of this run failed: its own output says how; the same command goes on")
     return value
 
 
@@ -112,31 +112,31 @@ def any_of(flag):
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
-def asking(flag):
-    """Begin `any_of(flag)` without waiting; `heard` of the result gives the answer.
+def start_any_of(flag):
+    """Begin `any_of(flag)` without waiting; `finish_any_of` of the result gives the answer.
 
-    `any_of` waits for all work on the devices, `heard` only for work dispatched before `asking`. Every process must call
-    both at the same points.
+    `any_of` waits for all work on the devices, `finish_any_of` only for work dispatched before `start_any_of`. Every process
+    must call both at the same points.
     """
     devices = np.array(jax.devices())
-    split = NamedSharding(jax.sharding.Mesh(devices, ("all",)), PartitionSpec("all"))
-    return spread(jax.make_array_from_callback(devices.shape, split, lambda index: np.full(1, flag)))
+    sharding = NamedSharding(jax.sharding.Mesh(devices, ("all",)), PartitionSpec("all"))
+    return start_gather(jax.make_array_from_callback(devices.shape, sharding, lambda index: np.full(1, flag)))
 
 
-def heard(asked):
-    """The answer to an `asking`: the same in each process."""
-    return bool(np.any(gather(asked)))
+def finish_any_of(flags):
+    """The answer to a `start_any_of`: the same in each process."""
+    return bool(np.any(gather(flags)))
 
 
-def spread(tree):
+def start_gather(tree):
     """Begin to copy a tree of arrays to every process and into host memory, after the work dispatched so far.
 
     `gather` of the result then does not wait for work dispatched later.
     """
-    return jax.tree.map(_begun, tree)
+    return jax.tree.map(_start_copy, tree)
 
 
-def _begun(leaf):
+def _start_copy(leaf):
     if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
         leaf = _replicate(NamedSharding(leaf.sharding.mesh, PartitionSpec()))(leaf)
     leaf.copy_to_host_async()
@@ -144,16 +144,16 @@ def _begun(leaf):
 
 
 @functools.cache
-def _replicate(everywhere):
-    return jax.jit(lambda x: x, out_shardings=everywhere)
+def _replicate(sharding):
+    return jax.jit(lambda x: x, out_shardings=sharding)
 
 
 def gather(tree):
     """A tree of arrays, however they are split over devices and processes, as numpy arrays in every process."""
-    return jax.tree.map(_whole, tree)
+    return jax.tree.map(_gather_leaf, tree)
 
 
-def _whole(leaf):
+def _gather_leaf(leaf):
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
         return np.asarray(jax.device_get(leaf))
     return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))

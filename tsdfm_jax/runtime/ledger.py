@@ -18,7 +18,7 @@ class Diverged(ValueError):
     """The loss or its gradient is not finite."""
 
 
-def _blank():
+def _empty_record():
     return {
         "seconds": 0.0,
         "seconds_to_first_step": None,
@@ -42,12 +42,12 @@ class Ledger:
     metrics: metrics_lib.Metrics
     bar: object = None
     done: int = 0
-    record: dict = dataclasses.field(default_factory=_blank)
+    record: dict = dataclasses.field(default_factory=_empty_record)
     _pending: dict | None = None  # metrics of update number `done`, still on the device
-    _called: bool = False  # whether this process has called the step before
-    _begun: float = dataclasses.field(default_factory=time.perf_counter)
+    _has_stepped: bool = False  # whether this process has called the step before
+    _started: float = dataclasses.field(default_factory=time.perf_counter)
     _compiled: metrics_lib.Compiled = dataclasses.field(default_factory=metrics_lib.compiled)  # before this run
-    _mark: float | None = None  # when the last update was settled
+    _clock_start: float | None = None  # when the last update was settled, or `restart_clock` called
 
     def resume(self, meta):
         """Continue the record of a checkpoint; raises ValueError if it is past the steps to train."""
@@ -66,27 +66,27 @@ class Ledger:
     def update(self, step, state, batch, mesh):
         """Dispatch one update, then settle the one before it, so that the device has work queued while the host waits."""
         # Tracing may transfer constants; any later implicit transfer is a bug that costs time.
-        with jax.transfer_guard("disallow") if self._called else contextlib.nullcontext():
+        with jax.transfer_guard("disallow") if self._has_stepped else contextlib.nullcontext():
             rows = mesh_lib.put_batch(mesh, batch)
             with metrics_lib.count_compilations() as compiled:
-                state, figures = step(state, rows)
-        if self._called and compiled.count:
+                state, values = step(state, rows)
+        if self._has_stepped and compiled.count:
             self.record["recompilations"] += compiled.count
             LOG.warning("%s: step %d compiled again: a shape, type or sharding changed", self.name, self.done + 1)
-        self._called = True
+        self._has_stepped = True
         self.settle()
-        self.done, self._pending = self.done + 1, figures
+        self.done, self._pending = self.done + 1, values
         return state
 
     def settle(self):
         """Wait for the newest update's metrics and record them; raises Diverged if they are not finite."""
         if self._pending is None:
             return
-        figures = {name: float(value) for name, value in jax.device_get(self._pending).items()}
+        values = {name: float(value) for name, value in jax.device_get(self._pending).items()}
         self._pending = None
-        self._tick()
-        loss, norm = figures["loss"], figures.get("grad_norm", float("nan"))
-        if not figures.pop("finite", np.isfinite(loss)):
+        self._record_time()
+        loss, norm = values["loss"], values.get("grad_norm", float("nan"))
+        if not values.pop("finite", np.isfinite(loss)):
             raise Diverged(
                 f"{self.name}: loss is {loss:g} with gradient norm {norm:g} at step {self.done}: lower the learning "
                 f"rate or lengthen the warm-up; checkpoints from before are sound"
@@ -94,7 +94,7 @@ class Ledger:
         self.record["final_loss"] = loss
         if self.done in (1, self.steps) or self.done % self.log_every == 0:
             self.record["curve"].append([self.done, loss])
-            self.metrics.scalars(self.done, figures)
+            self.metrics.scalars(self.done, values)
         if self.bar is not None:
             self.bar.advance(note=f"loss {loss:.4f}")
 
@@ -104,37 +104,37 @@ class Ledger:
         numbers = {name: float(value) for name, value in evaluate(state).items()}
         self.record["evaluations"].append([self.done, numbers])
         self.metrics.scalars(self.done, numbers)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-        LOG.info("%s step %d: %s", self.name, self.done, shown)
+        text = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        LOG.info("%s step %d: %s", self.name, self.done, text)
         self.restart_clock()
 
     def restart_clock(self):
         """Leave what happened since the last update out of the training rate."""
-        self._mark = time.perf_counter()
+        self._clock_start = time.perf_counter()
 
-    def figures(self):
+    def summary(self):
         """The stage's numbers, over all restarts.
 
         seconds (wall clock), steps, tokens_per_second (after the first call, without evaluations and saves),
         seconds_to_first_step, recompilations, final_loss, curve [[step, loss], …], evaluations [[step, {…}], …].
         """
         record = dict(self.record)
-        steady, seconds = record.pop("steady_steps"), record.pop("steady_seconds")
-        steps, seconds = (steady, seconds) if steady else (self.done, self._seconds())
+        steady_steps, seconds = record.pop("steady_steps"), record.pop("steady_seconds")
+        steps, seconds = (steady_steps, seconds) if steady_steps else (self.done, self._seconds())
         rate = self.tokens_per_step * steps / max(seconds, 1e-9)
         return {**record, "seconds": self._seconds(), "steps": self.done, "tokens_per_second": rate}
 
     def _seconds(self):
-        return self.record["seconds"] + time.perf_counter() - self._begun
+        return self.record["seconds"] + time.perf_counter() - self._started
 
-    def _tick(self):
+    def _record_time(self):
         now = time.perf_counter()
         if self.record["seconds_to_first_step"] is None:
-            self.record["seconds_to_first_step"] = now - self._begun
-        if self._mark is None:
+            self.record["seconds_to_first_step"] = now - self._started
+        if self._clock_start is None:
             compiled = metrics_lib.compiled() - self._compiled
-            LOG.info("%s: first step after %.1f s, of which %s", self.name, now - self._begun, compiled)
+            LOG.info("%s: first step after %.1f s, of which %s", self.name, now - self._started, compiled)
         else:
-            self.record["steady_seconds"] += now - self._mark
+            self.record["steady_seconds"] += now - self._clock_start
             self.record["steady_steps"] += 1
-        self._mark = now
+        self._clock_start = now

@@ -21,7 +21,7 @@ def fit(
     """Train to `steps` updates, from the newest checkpoint if there is one; returns (state, numbers).
 
     `learner` is a `state.Learner`; it creates a state only if there is no checkpoint. `batches` is a grain iterator over
-    trees of this process's numpy rows. `evaluate(state)` returns a dict of numbers. See `Ledger.figures` for the numbers.
+    trees of this process's numpy rows. `evaluate(state)` returns a dict of numbers. See `Ledger.summary` for the numbers.
     Raises `signals.Interrupted` on SIGINT or SIGTERM, after saving the state; `ledger.Diverged` if the loss or its gradient
     is not finite; ValueError if the batches end early.
     """
@@ -31,8 +31,8 @@ def fit(
     else:
         state, meta = checkpoints.restore(learner.abstract, batches)
         ledger.resume(meta)
-    first = ledger.done
-    with signals.stopping(), metrics_lib.progress(name, steps, "step", first) as ledger.bar:
+    first_step = ledger.done
+    with signals.stopping(), metrics_lib.progress(name, steps, "step", first_step) as ledger.bar:
         while ledger.done < steps:
             state = ledger.update(learner.step, state, _next(batches, name, ledger.done, steps), mesh)
             last, stop = ledger.done == steps, signals.stop_agreed(ledger.done, every=10)
@@ -45,9 +45,9 @@ def fit(
             if stop:
                 checkpoints.wait()
                 raise signals.Interrupted(f"{name}: stopped at step {ledger.done} of {steps}; the same command goes on from there")
-    if first < steps:
+    if first_step < steps:
         checkpoints.wait()
-    return state, ledger.figures()
+    return state, ledger.summary()
 
 
 def _next(batches, name, done, steps):

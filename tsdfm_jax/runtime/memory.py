@@ -13,7 +13,7 @@ import platform
 # mallopt(3): parameter -> value. One arena, because the threads' own arenas would still ask the kernel; no separate
 # mappings; nothing returned to the kernel; the heap grows by this many bytes at once.
 OPTIONS = {-8: 1, -4: 0, -1: 2**31 - 1, -2: 1 << 28}
-OWN = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")  # prefixes of the user's own settings
+USER_PREFIXES = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")  # prefixes of the user's own settings
 
 
 def keep():
@@ -22,13 +22,13 @@ def keep():
     Does nothing if JAX may have an accelerator (there the host's arrays are few and its threads many), if the user has set
     malloc options or another allocator, or if the C library is not glibc.
     """
-    if platform.libc_ver()[0] != "glibc" or any(name.startswith(OWN) for name in os.environ) or not _cpu_alone():
+    if platform.libc_ver()[0] != "glibc" or any(name.startswith(USER_PREFIXES) for name in os.environ) or not _cpu_only():
         return False
     libc = ctypes.CDLL(None)
     return all(libc.mallopt(parameter, value) for parameter, value in OPTIONS.items())
 
 
-def _cpu_alone():
+def _cpu_only():
     """Whether JAX has only a CPU, as far as that is known before JAX starts."""
     if os.environ.get("JAX_PLATFORMS"):
         return os.environ["JAX_PLATFORMS"] == "cpu"

@@ -47,13 +47,13 @@ def make_mesh(cfg, devices=None):
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = [getattr(cfg, axis) for axis in AXES]
-    wanted = " × ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes))
+    requested = " × ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes))
     if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
-        raise ValueError(f"mesh {wanted} makes no sense: use positive sizes, and -1 for at most one axis")
-    known = math.prod(size for size in sizes if size != -1)
-    if len(devices) % known or (-1 not in sizes and known != len(devices)):
-        raise ValueError(f"mesh {wanted} does not fit {len(devices)} devices: change mesh.*, or set one axis to -1")
-    sizes = tuple(len(devices) // known if size == -1 else size for size in sizes)
+        raise ValueError(f"mesh {requested} makes no sense: use positive sizes, and -1 for at most one axis")
+    product = math.prod(size for size in sizes if size != -1)
+    if len(devices) % product or (-1 not in sizes and product != len(devices)):
+        raise ValueError(f"mesh {requested} does not fit {len(devices)} devices: change mesh.*, or set one axis to -1")
+    sizes = tuple(len(devices) // product if size == -1 else size for size in sizes)
     # Auto: the compiler places what the rules leave open. (jax.make_mesh's own default is Explicit.)
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
@@ -67,14 +67,14 @@ def shardings(mesh, abstract):
 
     def place(leaf):
         spec, shape = _spec(leaf), unbox(leaf).shape
-        return NamedSharding(mesh, PartitionSpec(*(_fitting(mesh, *at) for at in zip(spec, shape))))
+        return NamedSharding(mesh, PartitionSpec(*(_axes_if_even(mesh, *axes_and_size) for axes_and_size in zip(spec, shape))))
 
     return jax.tree.map(place, abstract, is_leaf=is_box)
 
 
-def abstract(mesh, init, *given):
-    """The unboxed tree that `init(*given)` would make, as ShapeDtypeStructs that carry their shardings; nothing is run."""
-    boxed = jax.eval_shape(init, *given)
+def abstract(mesh, init, *inputs):
+    """The unboxed tree that `init(*inputs)` would make, as ShapeDtypeStructs that carry their shardings; nothing is run."""
+    boxed = jax.eval_shape(init, *inputs)
     place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
     return jax.tree.map(place, unbox(boxed), shardings(mesh, boxed))
 
@@ -103,14 +103,14 @@ def unbox(tree):
 def _spec(leaf):
     if not is_box(leaf):
         return PartitionSpec()
-    known = dict(RULES)
+    rules = dict(RULES)
     for name in leaf.names:
-        if name is not None and name not in known:
+        if name is not None and name not in rules:
             raise ValueError(f"logical axis '{name}' has no mesh axis: add a row for it to RULES in runtime/mesh.py")
     return nn.logical_to_mesh_axes(leaf.names, RULES)
 
 
-def _fitting(mesh, axes, size):
+def _axes_if_even(mesh, axes, size):
     """Keep a dimension whole if the mesh does not divide it: JAX rejects uneven shards at a jit's boundary."""
     names = (axes,) if isinstance(axes, str) else (axes or ())
     return axes if size % math.prod(mesh.shape[name] for name in names) == 0 else None
@@ -143,18 +143,18 @@ def share(mesh):
     its devices do not follow one another in the mesh. Processes feed the same parts if a mesh axis other than the batch's
     spans them.
     """
-    return merged(_held(mesh), batch_devices(mesh))
+    return merged(_own_parts(mesh), batch_devices(mesh))
 
 
-def merged(held, of):
+def merged(own_parts, part_count):
     """The same share of a batch in the largest equal parts: parts 2 and 3 of 8 are part 1 of 4."""
-    for size in range(of, 0, -1):
-        parts = sorted({part // size for part in held})
-        if of % size == 0 and len(parts) * size == len(held):
-            return tuple(parts), of // size
+    for size in range(part_count, 0, -1):
+        parts = sorted({part // size for part in own_parts})
+        if part_count % size == 0 and len(parts) * size == len(own_parts):
+            return tuple(parts), part_count // size
 
 
-def _held(mesh):
+def _own_parts(mesh):
     """The numbers of the parts (one per device along the batch) that this process's devices hold, in order."""
     return _parts(batch_sharding(mesh).devices_indices_map((batch_devices(mesh),)), jax.process_index())
 
@@ -165,12 +165,12 @@ def _parts(indices, process):
 
 def put_batch(mesh, tree):
     """Make global arrays, split over the batch, from the rows that this process holds (numpy arrays, batch first)."""
-    sharding, held, parts = batch_sharding(mesh), _held(mesh), batch_devices(mesh)
+    sharding, own_parts, part_count = batch_sharding(mesh), _own_parts(mesh), batch_devices(mesh)
 
     def put(x):
-        x, size = np.asarray(x), len(x) // len(held)
-        rows = lambda index: x[(at := held.index((index[0].start or 0) // size) * size) : at + size]
-        return jax.make_array_from_callback((size * parts, *x.shape[1:]), sharding, rows)
+        x, size = np.asarray(x), len(x) // len(own_parts)
+        rows = lambda index: x[(start := own_parts.index((index[0].start or 0) // size) * size) : start + size]
+        return jax.make_array_from_callback((size * part_count, *x.shape[1:]), sharding, rows)
 
     # The one intended transfer of a training loop; across processes JAX's guard treats it as implicit.
     with jax.transfer_guard_host_to_device("allow"):
@@ -186,7 +186,7 @@ def put_whole(mesh, tree):
 def put_rows(mesh, read, batch):
     """A global array of `batch` rows, split over the batch: `read(slice) -> numpy` is called only for this process's rows."""
     size = batch // batch_devices(mesh)
-    return put_batch(mesh, np.concatenate([read(slice(part * size, (part + 1) * size)) for part in _held(mesh)]))
+    return put_batch(mesh, np.concatenate([read(slice(part * size, (part + 1) * size)) for part in _own_parts(mesh)]))
 
 
 def require_divides(batch, mesh, key):
@@ -227,7 +227,7 @@ class Seeded:
     """A jitted function bound to its first argument, a seed; `__call__` and `lower` take the other arguments.
 
     As an argument the seed is not part of the program: programs that differ only in it are compiled once. The lowered
-    program takes it first, as `placed`.
+    program takes it first, as `seed_array`.
     """
 
     jitted: Any
@@ -235,20 +235,20 @@ class Seeded:
     seed: int
 
     @functools.cached_property
-    def placed(self):
+    def seed_array(self):
         """The seed on the mesh."""
         # Not before the first call: a mesh to compile for may have devices that this machine lacks.
         return jax.make_array_from_callback((), replicated(self.mesh), lambda _: seed_word(self.seed))
 
-    def __call__(self, *given):
-        return self.jitted(self.placed, *given)
+    def __call__(self, *inputs):
+        return self.jitted(self.seed_array, *inputs)
 
-    def lower(self, *given):
-        return self.jitted.lower(jax.ShapeDtypeStruct((), np.int32, sharding=replicated(self.mesh)), *given)
+    def lower(self, *inputs):
+        return self.jitted.lower(jax.ShapeDtypeStruct((), np.int32, sharding=replicated(self.mesh)), *inputs)
 
 
 def seeded(mesh, function, seed, *, in_shardings, donate_argnums=(), **options):
-    """`jit` of `function(seed, *given)`, bound to its seed; the options are those of `jax.jit` for `given` alone."""
+    """`jit` of `function(seed, *inputs)`, bound to its seed; the options are those of `jax.jit` for `inputs` alone."""
     places, donated = (replicated(mesh), *in_shardings), tuple(n + 1 for n in donate_argnums)
     return Seeded(jitted=jit(mesh, function, in_shardings=places, donate_argnums=donated, **options), mesh=mesh, seed=seed)
 

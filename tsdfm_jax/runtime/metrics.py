@@ -93,24 +93,24 @@ class _Progress:
 
     def __init__(self, description, total, unit, done, bar):
         self.description, self.total, self.unit, self.done, self._bar = description, total, unit, done, bar
-        self._first, self._start = done, time.monotonic()
+        self._first_done, self._start = done, time.monotonic()
         self._last_line = self._start
 
     def advance(self, n=1, note=""):
         """Count n more, and show `note` beside the count."""
         self.done += n
         now = time.monotonic()
-        rate = (self.done - self._first) / max(now - self._start, 1e-9)
+        rate = (self.done - self._first_done) / max(now - self._start, 1e-9)
         if self._bar is not None:
             bar, task = self._bar
-            bar.update(task, completed=self.done, note=note, rate=f"{_figure(rate)} {self.unit}/s")
+            bar.update(task, completed=self.done, note=note, rate=f"{_format_number(rate)} {self.unit}/s")
         if now - self._last_line >= SECONDS_BETWEEN_LINES or self.done == self.total:
             self._last_line = now
             LOG.info("%s", self._line(rate, note), extra={"file_only": self._bar is not None})
 
     def _line(self, rate, note):
-        left = _clock((self.total - self.done) / rate) if rate else "?"
-        parts = [f"{self.description} {self.done}/{self.total}", note, f"{_figure(rate)} {self.unit}/s", f"{left} left"]
+        time_left = _format_time((self.total - self.done) / rate) if rate else "?"
+        parts = [f"{self.description} {self.done}/{self.total}", note, f"{_format_number(rate)} {self.unit}/s", f"{time_left} left"]
         return "  ".join(part for part in parts if part)
 
 
@@ -139,11 +139,11 @@ def progress(description, total, unit, done=0):
         yield _Progress(description, total, unit, done, (bar, task))
 
 
-def _figure(x):
+def _format_number(x):
     return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
 
 
-def _clock(seconds):
+def _format_time(seconds):
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
@@ -202,9 +202,9 @@ def _on_event(event, **_):
         _add(0.0, 0, 1)
 
 
-def _add(*more):
+def _add(*costs):
     thread = threading.get_ident()
-    _COMPILED[thread] = Compiled(*map(sum, zip(_COMPILED.get(thread, Compiled()), more)))
+    _COMPILED[thread] = Compiled(*map(sum, zip(_COMPILED.get(thread, Compiled()), costs)))
 
 
 # JAX has no public way to remove a single listener: these stay for the life of the process.

@@ -32,16 +32,16 @@ def stopping():
     """
     global _received, _depth
     outermost = _depth == 0 and threading.current_thread() is threading.main_thread()
-    old = {}
+    old_handlers = {}
     if outermost:
         _received = None
-        old = {number: signal.signal(number, _receive) for number in HANDLED}
+        old_handlers = {number: signal.signal(number, _receive) for number in HANDLED}
     _depth += 1
     try:
         yield
     finally:
         _depth -= 1
-        for number, handler in old.items():
+        for number, handler in old_handlers.items():
             signal.signal(number, handler)
 
 
@@ -69,17 +69,17 @@ def stop_agreed(step=0, every=1):
     return step % every == 0 and hosts.any_of(stop_requested())
 
 
-class Asking:
+class DelayedStop:
     """`stop_agreed` for a loop that keeps work queued: across processes it returns the answer to the call before.
 
     So it waits only for work dispatched before that call. Every process must call it at the same points.
     """
 
     def __init__(self):
-        self._asked = None
+        self._latest = None
 
     def __call__(self):
         if jax.process_count() == 1:
             return stop_requested()
-        before, self._asked = self._asked, hosts.asking(stop_requested())
-        return before is not None and hosts.heard(before)
+        earlier, self._latest = self._latest, hosts.start_any_of(stop_requested())
+        return earlier is not None and hosts.finish_any_of(earlier)

@@ -120,19 +120,19 @@ def create(init_params, optimiser, mesh, *, ema, given=()):
     (`mesh.seed_word`), which is then not part of the program, or the weights that a student starts from; they stay valid
     for the caller.
     """
-    birth = lambda *given: _newborn(init_params(*given), optimiser, ema)
-    shardings = mesh_lib.shardings(mesh, jax.eval_shape(birth, *given))
+    init = lambda *given: _initial_state(init_params(*given), optimiser, ema)
+    shardings = mesh_lib.shardings(mesh, jax.eval_shape(init, *given))
     # A copy, because a jit returns an unchanged input as it is: the first update would donate the caller's own buffers.
-    born = jax.jit(lambda *given: mesh_lib.unbox(birth(*jax.tree.map(jnp.copy, given))), out_shardings=shardings)
-    return born(*given), shardings
+    jitted_init = jax.jit(lambda *given: mesh_lib.unbox(init(*jax.tree.map(jnp.copy, given))), out_shardings=shardings)
+    return jitted_init(*given), shardings
 
 
 def abstract(init_params, optimiser, mesh, *, ema, given=()):
     """The state that `create` would make, as ShapeDtypeStructs that carry their shardings: to restore or compile for."""
-    return mesh_lib.abstract(mesh, lambda *given: _newborn(init_params(*given), optimiser, ema), *given)
+    return mesh_lib.abstract(mesh, lambda *given: _initial_state(init_params(*given), optimiser, ema), *given)
 
 
-def _newborn(params, optimiser, ema):
+def _initial_state(params, optimiser, ema):
     """An initial state with these parameters, boxed or not: optax maps through boxes, so its moments have the same axes."""
     average = jax.tree.map(lambda p: p.astype(jnp.float32), params) if ema else None
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, ema=average, opt_state=optimiser.init(params))
@@ -162,14 +162,14 @@ class Learner:
 def learner(init_params, loss_fn, cfg, mesh, seed, *, given=(), frozen=None, pass_ema=False):
     """The Learner of a network and its loss, from `create` and `make_step` with one optimiser and a moving average."""
     optimiser = make_optimiser(cfg)
-    like = abstract(init_params, optimiser, mesh, ema=True, given=given)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+    abstract_state = abstract(init_params, optimiser, mesh, ema=True, given=given)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
     step = make_step(loss_fn, optimiser, cfg, mesh, shardings, seed, frozen, pass_ema)
     return Learner(
         create=lambda: create(init_params, optimiser, mesh, ema=True, given=given)[0],
-        abstract=like,
+        abstract=abstract_state,
         step=step,
-        lower=lambda batch: step.func.lower(frozen, like, batch),
+        lower=lambda batch: step.func.lower(frozen, abstract_state, batch),
     )
 
 
@@ -188,14 +188,14 @@ def make_step(loss_fn, optimiser, cfg, mesh, shardings, seed, frozen=None, pass_
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         extra = (() if frozen is None else (frozen,)) + ((state.ema,) if pass_ema else ())
         (loss, aux), grads = gradients(key, state.params, batch, *extra)
-        after, norm = descend(optimiser, cfg.ema, state, grads)
+        new_state, norm = descend(optimiser, cfg.ema, state, grads)
         metrics = aux | {
             "loss": loss,
             "grad_norm": norm,
             "learning_rate": rate(state.step),
             "finite": jnp.isfinite(loss) & jnp.isfinite(norm),
         }
-        return after, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), metrics)
+        return new_state, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), metrics)
 
     jitted = mesh_lib.seeded(
         mesh,
@@ -234,23 +234,23 @@ def _gradients(loss_fn, accumulate, mesh):
         loss, aux = loss_fn(key, params, batch, *extra)
         return loss.astype(jnp.float32), jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), aux)
 
-    of_one = jax.value_and_grad(scalars, argnums=1, has_aux=True)
+    gradient = jax.value_and_grad(scalars, argnums=1, has_aux=True)
     if accumulate == 1:
-        return of_one
+        return gradient
 
-    def of_all(key, params, batch, *extra):
-        micro = jax.tree.map(lambda x: _microbatches(x, accumulate, mesh), batch)
+    def mean_gradient(key, params, batch, *extra):
+        microbatches = jax.tree.map(lambda x: _microbatches(x, accumulate, mesh), batch)
 
         def add(total, item):
             index, rows = item
-            one = of_one(jax.random.fold_in(key, index), params, rows, *extra)
-            return jax.tree.map(jnp.add, total, one), None
+            terms = gradient(jax.random.fold_in(key, index), params, rows, *extra)
+            return jax.tree.map(jnp.add, total, terms), None
 
-        like = jax.eval_shape(of_one, key, params, jax.tree.map(lambda x: x[0], micro), *extra)
-        total, _ = jax.lax.scan(add, _zeros(like), (jnp.arange(accumulate), micro))
+        shapes = jax.eval_shape(gradient, key, params, jax.tree.map(lambda x: x[0], microbatches), *extra)
+        total, _ = jax.lax.scan(add, _zeros(shapes), (jnp.arange(accumulate), microbatches))
         return jax.tree.map(lambda x: x / accumulate, total)
 
-    return of_all
+    return mean_gradient
 
 
 def _microbatches(x, accumulate, mesh):

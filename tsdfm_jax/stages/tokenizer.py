@@ -20,7 +20,7 @@ def make(config, job):
     """Put the tokenizer's files into the job's directory."""
     c, source = config.tokenizer, settings.corpus_config(config)
     if c.path:
-        tokenizers.require_end_apart(tokenizers.given(c.path), c.path)
+        tokenizers.require_special_end(tokenizers.from_file(c.path), c.path)
         tokenizers.adopt(c.path, job.directory)
     else:
         job.metrics.line(f"training {c.vocab_size} tokens on {source.files or source.package}")

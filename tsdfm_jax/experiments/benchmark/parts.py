@@ -64,7 +64,9 @@ def of_reading(shape):
     rows = rng.integers(0, shape.text_vocab, (ROWS, length)).astype("uint16" if path.vocab <= 65536 else "int32")
     entry = shards.write(where / shards.name("windows", 0), (row.tobytes() for row in rows))
     decode = lambda found: np.frombuffer(b"".join(found), rows.dtype).reshape(-1, length).astype(np.int32)
-    options = dict(batch=shape.batch, seed=0, share=((0,), 1), shuffle=True, repeat=True, what="windows", remedy="run it again")
+    options = dict(
+        batch=shape.batch, seed=0, share=((0,), 1), shuffle=True, repeat=True, description="windows", remedy="run it again"
+    )
     windows = shards.batches(where, [entry], decode, **options)
     schema = trajectory_records.schema(shape.config, path, "whole", shape.config.shaping.candidates)
     fields = {name: np.zeros((ROWS // 4, *size), dtype) for name, (dtype, size) in schema.fields.items()}
