@@ -78,7 +78,7 @@ def test_a_text_is_its_seed_its_number_and_what_is_given():
 
     ask = dict(index_N=index_N, given_NL=given_NL)
     x_NL, _ = draw(0.0, seed_N, number, steps, **ask)
-    watched_NL, _ = draw(0.0, seed_N, number, steps, **ask, seen=seen)
+    watched_NL, _ = draw(0.0, seed_N, number, steps, **ask, on_state=seen)
     assert (x_NL == watched_NL).all() and (x_NL[given_NL >= 0] == given_NL[given_NL >= 0]).all()
     assert [[first for first, _ in kept[step]] for step in range(steps + 1)] == [[0, 16]] * (steps + 1)
     state_SNL = np.stack([np.concatenate([x_BL for _, x_BL in kept[step]]) for step in range(steps + 1)])
@@ -105,7 +105,7 @@ def test_it_stops_between_two_calls():
             os.kill(os.getpid(), signals.HANDLED[0])
 
     with pytest.raises(signals.Interrupted), signals.stopping():
-        draw(0.0, 0, 8, 9, seen=seen)
+        draw(0.0, 0, 8, 9, on_state=seen)
     assert heard == [0, 1, 2]
     assert draw(0.0, 0, 8, 9)[0].shape == (8, LENGTH)  # that it was stopped is over
 
@@ -167,7 +167,7 @@ def test_short_texts_take_a_short_window():
 
     lengths, seen = (80, 5, 20, 21, 40, 41), []
     found = write(
-        [request(n) for n in lengths], 2, states=True, seen=lambda places, step, x_BL: seen.append((places, step, x_BL.shape))
+        [request(n) for n in lengths], 2, states=True, on_state=lambda places, step, x_BL: seen.append((places, step, x_BL.shape))
     )
     assert [len(sample.tokens) for sample in found] == list(lengths) and all(sample.tokens[0] == 3 for sample in found)
     assert write.windows([(request(n), 0) for n in lengths]) == {80: [0, 5], 20: [1, 2], 40: [3, 4]}

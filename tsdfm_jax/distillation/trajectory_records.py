@@ -50,8 +50,8 @@ def make(start, write, missing, shards, c, bar):
                 )
             behind.call(functools.partial(write, shard, rows) if hosts.takes(shard) else lambda: None)
         behind.settle()
-    seconds, made = busy.seconds(), len(missing) * c.shard
-    return {"seconds": seconds, "records_per_second": made / seconds if made else None, "device_busy": busy.share()}
+    seconds, count = busy.seconds(), len(missing) * c.shard
+    return {"seconds": seconds, "records_per_second": count / seconds if count else None, "device_busy": busy.share()}
 
 
 def joined(rows):
