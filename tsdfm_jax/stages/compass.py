@@ -134,12 +134,12 @@ def steered_table(config, workdir, job, mesh, path, teacher, params):
                 texts.append(hosts.gather(jitted(weights, np.int32(first))))
                 bar.advance(min(c.batch, c.steered_samples - first))
             x_NL = np.concatenate(texts)[: c.steered_samples]
-            pair_metrics = judging.perplexity(pilot, x_NL, c.batch, mesh) | {
+            scores = judging.perplexity(pilot, x_NL, c.batch, mesh) | {
                 "entropy_nats": float(text_metrics.entropy_nats_N(x_NL).mean())
             }
-            rows.append({"selection": name, "steps": c.steered_steps, "samples": len(x_NL), **pair_metrics})
+            rows.append({"selection": name, "steps": c.steered_steps, "samples": len(x_NL), **scores})
             job.metrics.line(
-                f"teacher at {c.steered_steps} steps, {name}: perplexity {pair_metrics['ppl_token']:.1f}, entropy {pair_metrics['entropy_nats']:.2f} nats (pilot judge)"
+                f"teacher at {c.steered_steps} steps, {name}: perplexity {scores['ppl_token']:.1f}, entropy {scores['entropy_nats']:.2f} nats (pilot judge)"
             )
     before, after = rows[0]["ppl_token"], rows[-1]["ppl_token"]
     if after >= before and config.shaping.candidates > 1:

@@ -26,10 +26,10 @@ def run(config, workdir):
     """
     with jobs.job(config, workdir, "evaluate") as job:
         sets = text_sets.wanted(config)
-        wanted = {text_set.name(config) for text_set in sets}
+        names = {text_set.name(config) for text_set in sets}
         file_hashes = {text_set.file: text_sets.sha256(text_set.file) for text_set in sets if text_set.file}
         requested = json.loads(
-            json.dumps([sorted(wanted), sorted(file_hashes.items()), settings.listed(config.evaluate.pretrained)])
+            json.dumps([sorted(names), sorted(file_hashes.items()), settings.listed(config.evaluate.pretrained)])
         )
         if job.finished is not None and job.finished["asked"] == requested:
             return

@@ -26,7 +26,7 @@ def train(config, workdir, variant, round_number):
             initial_params = trained.student(config, workdir, mesh, variant, round_number - 1).params
         elif config.student.path:
             about, initial_params = external.read(config, "student", tok, mesh)
-            origin = {"started_from": external.figures(about)}
+            origin = {"started_from": external.record(about)}
         by_generator = config.student.evaluator == "generator"
         frozen = trained.generator(config, workdir, mesh, variant, round_number) if by_generator else teacher
         learn = student_training.learner(config, tok.vocab_size, mesh, frozen, initial_params, round_number)

@@ -40,4 +40,4 @@ def load_given(config, job, tok, mesh):
     about, params = external.read(config, "teacher", tok, mesh)
     job.metrics.line(f"taking {about}")
     meta = checkpoint.save_params(job.directory / "model", params, {"tokenizer": tok.content_hash})
-    return params, {"taken": external.figures(about), "parameters": transformer.parameters(params), "hash": meta["hash"]}
+    return params, {"taken": external.record(about), "parameters": transformer.parameters(params), "hash": meta["hash"]}
