@@ -234,7 +234,7 @@ def test_a_file_of_prompts(a_run, tmp_path, capsys):
     lines = run(a_run, prompts=str(file), states=True, batch=3, model="student_blind")
     said, beside = capsys.readouterr()
     assert re.search(r"\d texts in [\d.]+ s, of which [\d.]+ s compiling \d+ programs", beside)
-    assert "\x1b" not in said and all(line["text"].translate(stage.VISIBLE) in said for line in lines)
+    assert "\x1b" not in said and all(line["text"].translate(stage.REPLACEMENTS) in said for line in lines)
     assert [line["index"] for line in lines] == [0, 1, 0, 1, 2, 0, 1] and [line["seed"] for line in lines] == [0] * 5 + [9] * 2
     for line in lines:
         assert line["model"] == "student_blind" and line["steps"] == 3 and line["length"] == len(line["tokens"])
@@ -274,10 +274,10 @@ def test_a_terminal_shows_texts_as_they_are_refined(a_run, monkeypatch, capsys):
     coloured = capsys.readouterr().out
     said = colours.sub("", coloured)
     for step in range(4):
-        assert said.count(f"step {step}, t = {step / 3:.3f}") >= stage.SHOWN
-    assert f"text {stage.SHOWN - 1}: step" in said and f"text {stage.SHOWN}: step" not in said
+        assert said.count(f"step {step}, t = {step / 3:.3f}") >= stage.LIVE_TEXTS
+    assert f"text {stage.LIVE_TEXTS - 1}: step" in said and f"text {stage.LIVE_TEXTS}: step" not in said
     assert said.count("text 5") == 1 and "\x1b[1mThe Senate\x1b[0m" in coloured
-    assert said.index(lines[5]["text"].translate(stage.VISIBLE)) > said.index("text 5")
+    assert said.index(lines[5]["text"].translate(stage.REPLACEMENTS)) > said.index("text 5")
     run(a_run, prompt="The Senate", number=6, live=False)
     assert "step 1" not in colours.sub("", capsys.readouterr().out)
 
@@ -290,7 +290,7 @@ def test_given_characters_are_told_from_written_ones(model):
         assert [piece for piece, given in found if given] == ["The", " of", " war"]
     console = rich.console.Console(file=io.StringIO())
     stage.show(console, config().sample, model.tokenizer, [sample])
-    assert sample.text.translate(stage.VISIBLE) in console.file.getvalue()
+    assert sample.text.translate(stage.REPLACEMENTS) in console.file.getvalue()
     bad = dataclasses.replace(sample, text="\x1b[2J", tokens=model.tokenizer.encode("\x1b[2J").tolist(), given=[])
     stage.show(console, config().sample, model.tokenizer, [bad])
     assert "\ufffd[2J" in console.file.getvalue() and "\x1b" not in console.file.getvalue()

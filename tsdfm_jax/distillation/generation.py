@@ -91,11 +91,11 @@ def program(config, text_vocab, mesh, kind, variant, generator, round_number=0, 
     """
     path, config = settings.path(config, text_vocab), settings.of_round(config, round_number)
     make = KINDS[kind](config, path, generator, compasses.make(config, path), shaping_config(config, variant))
-    split = meshes.batch_sharding(mesh)
+    batch_sharding = meshes.batch_sharding(mesh)
 
     def generate_batch(seed, weights, first, x_1_BL):
         key_B = sampler.sample_keys(seed, first, batch or config.trajectories.batch)
-        return make(weights, jax.lax.with_sharding_constraint(key_B, split), x_1_BL)
+        return make(weights, jax.lax.with_sharding_constraint(key_B, batch_sharding), x_1_BL)
 
     seed = settings.student_seed(config) + 2000 + round_number
-    return meshes.seeded(mesh, generate_batch, seed, in_shardings=(None, None, split), out_shardings=split)
+    return meshes.seeded(mesh, generate_batch, seed, in_shardings=(None, None, batch_sharding), out_shardings=batch_sharding)

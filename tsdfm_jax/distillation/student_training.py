@@ -112,8 +112,8 @@ def draw_state(key, s, weights):
     prefix = jnp.cumsum(jnp.array(allowed) / sum(allowed))
     k = (jax.random.uniform(size_key, ()) >= prefix[:-1]).sum()
     h = jnp.array(settings.STEP_SIZES)[k]
-    number = jax.random.randint(place_key, (), 0, (1 / h).astype(jnp.int32))
-    return (number * h * s).astype(jnp.int32), h
+    multiple = jax.random.randint(place_key, (), 0, (1 / h).astype(jnp.int32))
+    return (multiple * h * s).astype(jnp.int32), h
 
 
 def data_loss(config, path, apply, key, params, x_1_BL):

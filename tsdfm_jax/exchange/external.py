@@ -27,11 +27,11 @@ def check(config, workdir, stages):
 def read_about(config, section):
     """The About of the model in `teacher.path` or `student.path`; raises ValueError if the config does not fit it."""
     directory = config[section].path
-    model = model_directory.read_about(directory)
-    if model.kind not in KINDS[section]:
-        raise ValueError(f"{section}.path {directory} holds a {model.kind}: give the directory of a {KINDS[section][0]}")
-    values = {f"model.{name}": getattr(model.network, name) for name in SHAPE} | {
-        f"flow.{name}": getattr(model.path, name) for name in FLOW
+    about = model_directory.read_about(directory)
+    if about.kind not in KINDS[section]:
+        raise ValueError(f"{section}.path {directory} holds a {about.kind}: give the directory of a {KINDS[section][0]}")
+    values = {f"model.{name}": getattr(about.network, name) for name in SHAPE} | {
+        f"flow.{name}": getattr(about.path, name) for name in FLOW
     }
     for key, value in values.items():
         group, name = key.split(".")
@@ -40,12 +40,12 @@ def read_about(config, section):
                 f"{section}.path {directory} has {name} {value}, but {key} is {config[group][name]}: "
                 f"set --config.{key}={value}, or take another model"
             )
-    if config.data.length > model.length:
+    if config.data.length > about.length:
         raise ValueError(
-            f"{section}.path {directory} was trained on {model.length} tokens, but data.length is {config.data.length}: "
-            f"set --config.data.length={model.length} or less"
+            f"{section}.path {directory} was trained on {about.length} tokens, but data.length is {config.data.length}: "
+            f"set --config.data.length={about.length} or less"
         )
-    return model
+    return about
 
 
 def read(config, section, tok, mesh):

@@ -114,14 +114,14 @@ def _listed(names):
     return ", ".join(sorted(names))
 
 
-def plain(name):
+def unwrapped_name(name):
     """A tensor's name without wrappers; a fuser may be a module of its own or the first of a sequence."""
     name = ".".join(part for part in str(name).split(".") if part not in WRAPPERS)
     return re.sub(r"condition_fuser\.0\.", "condition_fuser.", name)
 
 
 def _is_network(body):
-    return any(plain(name) == TABLE for name in body)
+    return any(unwrapped_name(name) == TABLE for name in body)
 
 
 def _state(file, dictionary, body):
@@ -129,15 +129,17 @@ def _state(file, dictionary, body):
 
     tensors, frequencies, original = {}, [], {}
     for name, value in body.items():
-        short = plain(name)
+        short_name = unwrapped_name(name)
         if not isinstance(value, torch.Tensor):
             raise ValueError(f"{file}: '{name}' is {type(value).__name__}, not a tensor: save the network's state_dict alone")
-        if BUFFER.search(short):
-            frequencies += [value] if short.endswith("inv_freq") else []
+        if BUFFER.search(short_name):
+            frequencies += [value] if short_name.endswith("inv_freq") else []
             continue
-        if short in tensors:
-            raise ValueError(f"{file} holds both '{original[short]}' and '{name}', which are one parameter: take one of them out")
-        tensors[short], original[short] = value, name
+        if short_name in tensors:
+            raise ValueError(
+                f"{file} holds both '{original[short_name]}' and '{name}', which are one parameter: take one of them out"
+            )
+        tensors[short_name], original[short_name] = value, name
     sizes = {tuple(value.shape) for value in frequencies}
     if len(sizes) > 1 or any(len(size) != 1 or not size[0] for size in sizes):
         raise ValueError(
@@ -242,15 +244,15 @@ def _match(state, shapes):
 def _array(state, path, name, blocks, shape):
     """One of our parameters; their tensors are read one by one, blocks stacked into one array, kernels transposed."""
 
-    def tensor(name):
+    def our_tensor(name):
         value = _numbers(state, name)
         return value.T if path.endswith("/kernel") else value
 
     if blocks is None:
-        return np.ascontiguousarray(tensor(name))
+        return np.ascontiguousarray(our_tensor(name))
     whole = np.empty(shape, np.float32)
     for block in range(blocks):
-        whole[block] = tensor(name.format(block))
+        whole[block] = our_tensor(name.format(block))
     return whole
 
 

@@ -20,15 +20,15 @@ people, or where a reader could believe that a person wrote it.
 """
 
 
-def exported(about, config, report, why=""):
-    """The card of a model of a run. `report` is the report.json of these weights, or None for the reason `why`."""
+def exported(about, config, report, reason=""):
+    """The card of a model of a run. `report` is the report.json of these weights, or None; `reason` then says why."""
     name = f"{cells.PLAIN[about.name]} of {about.origin['run']}"
     data = config.data.package if not config.data.files else config.data.files
     parts = [
         header(license="apache-2.0", datasets=[data]),
         f"# TS-DFM: {name}\n\n{describe(about)}",
         how_made(about, config, report, data),
-        measured(about, report) if report else f"## What was measured\n\n{why} No figures are given.\n",
+        measurements(about, report) if report else f"## What was measured\n\n{reason} No figures are given.\n",
         LIMITS,
         usage(about),
     ]
@@ -130,7 +130,7 @@ def _corpus(report):
     return f", {train['documents']:,} documents, {train['tokens']:,} tokens"
 
 
-def measured(about, report):
+def measurements(about, report):
     """The table of metrics of the model, its teacher and real text, means over seeds."""
     temperature = report["config"]["evaluate"]["temperature"]
     rows = [row for row in report["rows"] if row["temperature"] == temperature]

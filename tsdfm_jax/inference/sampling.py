@@ -33,14 +33,14 @@ class Sampler:
     def _compile(self, mesh, length, batch, start, advance, state_sharding):
         """Jit `start` and `advance` over the mesh; `state_sharding` is that of the state that one call passes to the next."""
         self._mesh, self._length, self._batch, self._compiled = mesh, length, batch, False
-        split, scalars = meshes.batch_sharding(mesh), meshes.replicated(mesh)
+        batch_sharding, scalars = meshes.batch_sharding(mesh), meshes.replicated(mesh)
 
         def initial_state(seed_B, index_B, given_BL, fixed_BL):
             key_B = jax.vmap(lambda seed, i: sampler.sample_keys(seed, i, 1)[0])(seed_B, index_B)
             return start(key_B, given_BL, fixed_BL)
 
-        self._initial_state = jax.jit(initial_state, in_shardings=split, out_shardings=(state_sharding, split))
-        shardings = (None, split, state_sharding, scalars, scalars, scalars, split, split)
+        self._initial_state = jax.jit(initial_state, in_shardings=batch_sharding, out_shardings=(state_sharding, batch_sharding))
+        shardings = (None, batch_sharding, state_sharding, scalars, scalars, scalars, batch_sharding, batch_sharding)
         self.advance = meshes.jit(mesh, advance, in_shardings=shardings, out_shardings=state_sharding, donate_argnums=2)
 
     def _texts(self, state, step):
@@ -108,9 +108,9 @@ class Decoder(Sampler):
             read = lambda cache, x_B: decode(params, cache, x_B)
             return decoding.advance(key_B, read, state, first, last, bos, given_BL, fixed_BL, cfg)
 
-        split = meshes.batch_sharding(mesh)
-        cache_sharding = NamedSharding(mesh, PartitionSpec(None, *split.spec))
-        state_sharding = decoding.State(split, causal.Cache(cache_sharding, cache_sharding, meshes.replicated(mesh)))
+        batch_sharding = meshes.batch_sharding(mesh)
+        cache_sharding = NamedSharding(mesh, PartitionSpec(None, *batch_sharding.spec))
+        state_sharding = decoding.State(batch_sharding, causal.Cache(cache_sharding, cache_sharding, meshes.replicated(mesh)))
         start = lambda key_B, given_BL, fixed_BL: decoding.start(key_B, shape, given_BL)
         self._compile(mesh, shape.length, batch, start, advance, state_sharding)
 
@@ -198,10 +198,10 @@ class Writer:
         A network's cost grows with its window, and few windows need few programs. A window depends on its text alone, so that
         the text does not depend on other texts, nor on the devices while their tensor axis divides SHORTEST.
         """
-        places_by_window, split = {}, self._mesh.shape["tensor"]
+        places_by_window, tensor_devices = {}, self._mesh.shape["tensor"]
         for place, (request, _) in enumerate(texts):
             window, least = self.length, max(request.length, SHORTEST)
-            while self._model != "autoregressive" and window // 2 >= least and window % (2 * split) == 0:
+            while self._model != "autoregressive" and window // 2 >= least and window % (2 * tensor_devices) == 0:
                 window //= 2
             places_by_window.setdefault(window, []).append(place)
         return places_by_window

@@ -123,9 +123,9 @@ def steered_table(config, workdir, job, mesh, path, teacher, params):
     kinds = {"blind": {"candidates": 1}, "random": {"selection": "random"}, "worst": {"selection": "worst"}, "shaped": {}}
     rows, weights = [], {"teacher": teacher.params, "compass": params}
     with metrics_lib.progress("steered", len(kinds) * c.steered_samples, "text") as bar:
-        for name, change in kinds.items():
+        for name, overrides in kinds.items():
             texts = []
-            make = functools.partial(steer, config, path, teacher.apply, build, settings.shaped(config, **change))
+            make = functools.partial(steer, config, path, teacher.apply, build, settings.shaped(config, **overrides))
             shardings = dict(in_shardings=(None, None), out_shardings=meshes.batch_sharding(mesh))
             jitted = meshes.seeded(mesh, make, config.seed + 5000, **shardings)
             for first in range(0, c.steered_samples, c.batch):
@@ -141,9 +141,11 @@ def steered_table(config, workdir, job, mesh, path, teacher, params):
             job.metrics.line(
                 f"teacher at {c.steered_steps} steps, {name}: perplexity {scores['ppl_token']:.1f}, entropy {scores['entropy_nats']:.2f} nats (pilot judge)"
             )
-    before, after = rows[0]["ppl_token"], rows[-1]["ppl_token"]
-    if after >= before and config.shaping.candidates > 1:
-        job.metrics.line(f"this compass does not lower the steered teacher's perplexity ({before:.1f} blind, {after:.1f} steered)")
+    blind_perplexity, shaped_perplexity = rows[0]["ppl_token"], rows[-1]["ppl_token"]
+    if shaped_perplexity >= blind_perplexity and config.shaping.candidates > 1:
+        job.metrics.line(
+            f"this compass does not lower the steered teacher's perplexity ({blind_perplexity:.1f} blind, {shaped_perplexity:.1f} steered)"
+        )
     return rows
 
 

@@ -67,9 +67,9 @@ class Examiner:
                     raise signals.Interrupted("evaluate: stopped; the same command goes on from there")
                 nll_N, tokens_N = judging.nll(judge, judging.rows_for(judge, texts), self._batch, self.mesh)
                 results["judges"][judge.hash] = {"nll": nll_N.tolist(), "tokens": tokens_N.tolist()}
-        last = self._judges[-1]
-        if last.hash not in results["features"]:
-            results["features"][last.hash] = self._resemblance(last, texts, text_set)
+        last_judge = self._judges[-1]
+        if last_judge.hash not in results["features"]:
+            results["features"][last_judge.hash] = self._resemblance(last_judge, texts, text_set)
         hosts.first(lambda: atomic.overwrite(self._job.directory / f"{name}.json", json.dumps(results)))
         self._job.metrics.text(text_set.steps, name, "\n\n---\n\n".join(texts.text[:4]))
         return [self._row(text_set, texts, figures, results, judge) for judge in self._judges]
@@ -117,9 +117,9 @@ class Examiner:
         row |= {"tokens_per_second": figures["tokens_per_second"], "cut": figures.get("cut", 0), **bits}
         row |= {name: value for name, value in results["texts"].items() if name not in ("entropy", "bytes")}
         row |= results["features"][self._judges[-1].hash] | {"features": self._judges[-1].name}
-        own = judge.tokenizer.content_hash == texts.tokenizer
+        own_tokenizer = judge.tokenizer.content_hash == texts.tokenizer
         row |= {"judge": judge.name, "judge_parameters": transformer.parameters(judge.params), "judge_hash": judge.hash}
-        row |= {"judge_tokenizer": "own" if own else judge.tokenizer.content_hash}
+        row |= {"judge_tokenizer": "own" if own_tokenizer else judge.tokenizer.content_hash}
         row |= {
             "judge_bos": judge.bos,
             "judge_bos_policy": judge.bos_policy,

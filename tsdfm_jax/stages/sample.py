@@ -17,11 +17,11 @@ from tsdfm_jax.runtime import hosts, metrics, signals
 from tsdfm_jax.storage import atomic
 from tsdfm_jax.workspace import trained
 
-SHOWN = 4  # texts that are shown while they are refined
+LIVE_TEXTS = 4  # texts that are shown while they are refined
 PAUSE = 0.08  # seconds between two updates of the terminal
-GIVEN = "bold"
+GIVEN_STYLE = "bold"
 # A model of byte tokens can write control characters, which a terminal would obey.
-VISIBLE = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+REPLACEMENTS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 def run(config, workdir):
@@ -91,7 +91,7 @@ def title(c, sample):
 
 def styled(tok, sample):
     """A text with its given tokens in bold."""
-    parts = ((piece.translate(VISIBLE), GIVEN if given else "") for piece, given in pieces(tok, sample))
+    parts = ((piece.translate(REPLACEMENTS), GIVEN_STYLE if given else "") for piece, given in pieces(tok, sample))
     return rich.text.Text.assemble(*parts)
 
 
@@ -134,7 +134,7 @@ class Board:
         if not hosts.is_first() or (0 < step < self._c.steps and now - self._last < PAUSE):
             return
         self._last, parts = now, []
-        for place, x_L in zip(places[:SHOWN], x_BL):
+        for place, x_L in zip(places[:LIVE_TEXTS], x_BL):
             sample = self._writer.sample(self._rows[place], x_L)
             heading = f"{title(self._c, sample)}: step {step}, t = {step / self._c.steps:.3f}"
             parts += [rich.rule.Rule(heading, align="left"), styled(self._writer.tokenizer, sample)]
