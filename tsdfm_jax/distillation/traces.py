@@ -84,7 +84,7 @@ def students(config, workdir, mesh, tok, count):
     texts, seed = [], c.seeds[0]
     for variant in networks.variants(config):
         states, params = [], trained.student(config, workdir, mesh, variant).params
-        draw(params, seed + sampling.TABLE_SEED, count, steps, seen=lambda first, step, x_BL: states.append(x_BL))
+        draw(params, seed + sampling.TABLE_SEED, count, steps, on_state=lambda first, step, x_BL: states.append(x_BL))
         common = {"model": f"student_{variant}", "seed": seed, "times": [i / steps for i in range(steps + 1)]}
         texts += [common | {"index": i, "states": [x_BL[i].tolist() for x_BL in states]} for i in range(count)]
     return texts

@@ -46,7 +46,7 @@ def generate(config, workdir, job, variant, kind, round_number):
     generator = trained.generator(config, workdir, mesh, variant, round_number)
     compass_params, compass_hash = trained.compass(config, workdir, mesh) if variant == "shaped" else (None, None)
     schema = trajectory_records.schema(
-        config, settings.path(config, tok.vocab_size), kind, generation.shaped(config, variant).candidates
+        config, settings.path(config, tok.vocab_size), kind, generation.shaping_config(config, variant).candidates
     )
     directory, shards = job.directory / variant / kind, -(-c.count // c.shard)
     sources = {"generator": generator.hash, "compass": compass_hash, "tokenizer": tok.content_hash}
