@@ -213,10 +213,10 @@ def test_the_slowest_part_is_the_one_nearest_its_limit():
     """The slowest part is the one with the highest load per process; the log line has rates, seconds and that part."""
     costs = ingest.Costs(workers=2, bytes=8_000_000, tokens=2_000_000, reading=0.9, tokenising=7.6, packing=1.0, elapsed=4.0)
     assert costs.slowest() == ("tokenising", 1.9, 2)
-    assert stage.told(costs).startswith(
+    assert stage.costs_line(costs).startswith(
         "8.0 MB in 4.0 s, 2.0 MB/s, 500,000 tokens/s; reading 0.9 s, tokenising 7.6 s in 2 processes"
     )
-    assert stage.told(costs).endswith("slowest: tokenising, 1.9 of 2")
+    assert stage.costs_line(costs).endswith("slowest: tokenising, 1.9 of 2")
     costs.packing = 3.9
     assert costs.slowest()[0] == stage.rates(costs)["slowest"]["part"] == "packing"
 

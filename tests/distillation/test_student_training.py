@@ -20,7 +20,7 @@ def test_fresh_states_are_the_paths_own(source, share):
     config = tiny.changed(**{"flow.source": source, "student.fresh": share})
     path = settings.path(config, 12)
     recorded_BL, x_1_BL, t_B = jnp.full((B, L), 5), jnp.full((B, L), 7), jnp.where(jnp.arange(B) % 2, 0.25, 0.75)
-    found_BL = np.asarray(student_training.refreshed(config, path, jax.random.key(0), recorded_BL, x_1_BL, t_B))
+    found_BL = np.asarray(student_training.with_fresh_noise(config, path, jax.random.key(0), recorded_BL, x_1_BL, t_B))
     kept_B = (found_BL == 5).all(axis=1)
     assert kept_B.mean() == pytest.approx(1.0 - share, abs=0.04)
     for t in (0.25, 0.75):

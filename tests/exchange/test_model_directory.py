@@ -53,7 +53,7 @@ def test_what_is_exported_comes_back_to_the_bit(finished, exported):
     ask = dict(prompt="The Senate", steps=2, number=2, seed=5)  # a size that the run has already compiled
     assert [s.tokens for s in own.sample(**ask)] == [s.tokens for s in back.sample(**ask)]
     assert (own.length, own.network, own.tokenizer.content_hash) == (back.length, back.network, back.tokenizer.content_hash)
-    told = model_directory.about(exported["student_shaped"])
+    told = model_directory.read_about(exported["student_shaped"])
     assert (told.kind, told.name, told.jump, told.path.source) == ("student", "student_shaped", "bridge", "uniform")
 
 
@@ -61,7 +61,7 @@ def test_the_card_says_what_the_files_say(finished, exported):
     """The card shows report.json's numbers, with rows only of the model, its teacher and real text."""
     report = json.loads((finished / "report/report.json").read_text())
     card = (exported["student_shaped"] / "README.md").read_text()
-    assert card.startswith('---\nlicense: "apache-2.0"\n') and model_directory.about(exported["student_shaped"]).hash in card
+    assert card.startswith('---\nlicense: "apache-2.0"\n') and model_directory.read_about(exported["student_shaped"]).hash in card
     kept = [row for row in report["rows"] if row["temperature"] == 1.0]
     for row in kept:
         if row["model"] in ("data", "teacher", "student_shaped"):
@@ -126,14 +126,14 @@ def test_a_run_takes_its_teacher_and_what_its_students_start_from(finished, expo
         {name: json.loads((run / name / "done.json").read_text())["figures"] for name in ("teacher", SHAPED)}
         for run in (tmp_path / "run", finished)
     )
-    teacher, start = (model_directory.about(exported[name]).hash for name in ("teacher", "student_shaped"))
+    teacher, start = (model_directory.read_about(exported[name]).hash for name in ("teacher", "student_shaped"))
     assert new["teacher"]["hash"] == new["teacher"]["taken"]["hash"] == old["teacher"]["hash"] == teacher
     assert new["teacher"]["heldout_bits_per_byte"] == pytest.approx(old["teacher"]["heldout_bits_per_byte"], rel=1e-6)
     # The same records in the same order, but other initial weights.
     assert new[SHAPED]["started_from"]["hash"] == start and new[SHAPED]["curve"][0][1] != old[SHAPED]["curve"][0][1]
     model_export.export(tmp_path / "run", tmp_path / "again", model="teacher")
     assert (
-        model_directory.about(tmp_path / "again").hash == teacher
+        model_directory.read_about(tmp_path / "again").hash == teacher
         and "It was taken from" in (tmp_path / "again/README.md").read_text()
     )
     # An external model may be gone once its stage has finished, not before.
@@ -194,7 +194,7 @@ def test_a_teacher_of_another_tokenizer_or_kind_is_refused(exported, finished, t
         with pytest.raises(ValueError, match=said):
             external.read(c, "teacher", tok, one_device())
     with pytest.raises(ValueError, match="holds a student: give the directory of a teacher"):
-        external.about(tiny.changed(**{"teacher.path": str(exported["student_shaped"])}), "teacher")
+        external.read_about(tiny.changed(**{"teacher.path": str(exported["student_shaped"])}), "teacher")
 
 
 def edit(directory, change):
@@ -290,9 +290,9 @@ def test_a_directory_is_written_whole_or_not_at_all(finished, exported, tmp_path
             with pytest.raises(OSError, match="no room to write model"):
                 model_export.export(finished, tmp_path / out, force=True)
     assert {path.name for path in tmp_path.iterdir()} == {"other", "out"}
-    assert model_directory.about(tmp_path / "out").name == "teacher"
+    assert model_directory.read_about(tmp_path / "out").name == "teacher"
     model_export.export(finished, tmp_path / "out", force=True)
-    assert model_directory.about(tmp_path / "out").name == "student_shaped" and len(list(tmp_path.iterdir())) == 2
+    assert model_directory.read_about(tmp_path / "out").name == "student_shaped" and len(list(tmp_path.iterdir())) == 2
 
 
 def test_the_command(finished, tmp_path):
@@ -305,7 +305,9 @@ def test_the_command(finished, tmp_path):
         timeout=120,
     )
     done = call("--model=teacher", f"--out={tmp_path / 'out'}", "--dtype=bfloat16")
-    assert done.returncode == 0 and model_directory.about(tmp_path / "out").hash in done.stdout and not done.stderr, done.stderr
+    assert done.returncode == 0 and model_directory.read_about(tmp_path / "out").hash in done.stdout and not done.stderr, (
+        done.stderr
+    )
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
     missing = call()
     assert missing.returncode == 2 and missing.stderr.count("\n") == 1 and "--out is missing" in missing.stderr

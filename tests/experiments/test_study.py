@@ -123,7 +123,7 @@ def test_the_models_that_are_published_here():
     models = [file.parent for file in sorted(root.glob("**/config.json"))]
     assert {"student", "student_uniform"} <= {where.name for where in models}
     for where in models:
-        told, model = model_directory.about(where), load(where)
+        told, model = model_directory.read_about(where), load(where)
         assert told.dtype == "bfloat16" and (where / "model.safetensors").stat().st_size <= 5_000_000
         assert model.hash == told.hash and f"rounded to bfloat16, content hash `{told.hash}`" in (where / "README.md").read_text()
         assert model.tokenizer.vocab_size == 4096

@@ -96,7 +96,7 @@ def test_a_text_is_its_seed_its_number_and_what_is_given(params):
     assert (x_NL[::2, :2] == (2, 0)).all() and len(np.unique(x_NL, axis=0)) > 4
     one, seen = meshes.make_mesh(meshes.MeshConfig(), jax.devices()[:1]), []
     watch = lambda first, step, x_BL: seen.append((first, step, x_BL))
-    alone, _ = decoder(3, one)(params, seed_N, 11, LENGTH, given_NL=given_NL, seen=watch)
+    alone, _ = decoder(3, one)(params, seed_N, 11, LENGTH, given_NL=given_NL, on_state=watch)
     assert (alone == x_NL).all()
     assert [(first, step, x_BL.shape) for first, step, x_BL in seen[-5:]] == [(9, step, (2, step)) for step in range(LENGTH + 1)]
     assert all((x_BL == x_NL[first : first + 3, :step]).all() for first, step, x_BL in seen)

@@ -78,7 +78,7 @@ def test_a_text_is_its_seed_its_number_and_what_is_given():
 
     ask = dict(index_N=index_N, given_NL=given_NL)
     x_NL, _ = draw(0.0, seed_N, number, steps, **ask)
-    watched_NL, _ = draw(0.0, seed_N, number, steps, **ask, seen=seen)
+    watched_NL, _ = draw(0.0, seed_N, number, steps, **ask, on_state=seen)
     assert (x_NL == watched_NL).all() and (x_NL[given_NL >= 0] == given_NL[given_NL >= 0]).all()
     assert [[first for first, _ in kept[step]] for step in range(steps + 1)] == [[0, 16]] * (steps + 1)
     state_SNL = np.stack([np.concatenate([x_BL for _, x_BL in kept[step]]) for step in range(steps + 1)])
@@ -105,7 +105,7 @@ def test_it_stops_between_two_calls():
             os.kill(os.getpid(), signals.HANDLED[0])
 
     with pytest.raises(signals.Interrupted), signals.stopping():
-        draw(0.0, 0, 8, 9, seen=seen)
+        draw(0.0, 0, 8, 9, on_state=seen)
     assert heard == [0, 1, 2]
     assert draw(0.0, 0, 8, 9)[0].shape == (8, LENGTH)  # the next call works again
 
@@ -167,7 +167,7 @@ def test_short_texts_take_a_short_window():
 
     lengths, seen = (80, 5, 20, 21, 40, 41), []
     found = write(
-        [request(n) for n in lengths], 2, states=True, seen=lambda places, step, x_BL: seen.append((places, step, x_BL.shape))
+        [request(n) for n in lengths], 2, states=True, on_state=lambda places, step, x_BL: seen.append((places, step, x_BL.shape))
     )
     assert [len(sample.tokens) for sample in found] == list(lengths) and all(sample.tokens[0] == 3 for sample in found)
     assert write.windows([(request(n), 0) for n in lengths]) == {80: [0, 5], 20: [1, 2], 40: [3, 4]}
@@ -234,7 +234,7 @@ def test_a_file_of_prompts(a_run, tmp_path, capsys):
     lines = run(a_run, prompts=str(file), states=True, batch=3, model="student_blind")
     said, beside = capsys.readouterr()
     assert re.search(r"\d texts in [\d.]+ s, of which [\d.]+ s compiling \d+ programs", beside)
-    assert "\x1b" not in said and all(line["text"].translate(stage.VISIBLE) in said for line in lines)
+    assert "\x1b" not in said and all(line["text"].translate(stage.REPLACEMENTS) in said for line in lines)
     assert [line["index"] for line in lines] == [0, 1, 0, 1, 2, 0, 1] and [line["seed"] for line in lines] == [0] * 5 + [9] * 2
     for line in lines:
         assert line["model"] == "student_blind" and line["steps"] == 3 and line["length"] == len(line["tokens"])
@@ -274,10 +274,10 @@ def test_a_terminal_shows_texts_as_they_are_refined(a_run, monkeypatch, capsys):
     coloured = capsys.readouterr().out
     said = colours.sub("", coloured)
     for step in range(4):
-        assert said.count(f"step {step}, t = {step / 3:.3f}") >= stage.SHOWN
-    assert f"text {stage.SHOWN - 1}: step" in said and f"text {stage.SHOWN}: step" not in said
+        assert said.count(f"step {step}, t = {step / 3:.3f}") >= stage.LIVE_TEXTS
+    assert f"text {stage.LIVE_TEXTS - 1}: step" in said and f"text {stage.LIVE_TEXTS}: step" not in said
     assert said.count("text 5") == 1 and "\x1b[1mThe Senate\x1b[0m" in coloured
-    assert said.index(lines[5]["text"].translate(stage.VISIBLE)) > said.index("text 5")
+    assert said.index(lines[5]["text"].translate(stage.REPLACEMENTS)) > said.index("text 5")
     run(a_run, prompt="The Senate", number=6, live=False)
     assert "step 1" not in colours.sub("", capsys.readouterr().out)
 
@@ -290,7 +290,7 @@ def test_given_characters_are_told_from_written_ones(model):
         assert [piece for piece, given in found if given] == ["The", " of", " war"]
     console = rich.console.Console(file=io.StringIO())
     stage.show(console, config().sample, model.tokenizer, [sample])
-    assert sample.text.translate(stage.VISIBLE) in console.file.getvalue()
+    assert sample.text.translate(stage.REPLACEMENTS) in console.file.getvalue()
     bad = dataclasses.replace(sample, text="\x1b[2J", tokens=model.tokenizer.encode("\x1b[2J").tolist(), given=[])
     stage.show(console, config().sample, model.tokenizer, [bad])
     assert "\ufffd[2J" in console.file.getvalue() and "\x1b" not in console.file.getvalue()

@@ -284,7 +284,7 @@ def test_the_command(networks, words, tmp_path):
     assert done.returncode == 0 and "2 blocks, width 24, 3 heads, 61 tokens, source uniform" in done.stdout, done.stderr
     left = {path.name for path in (tmp_path / "out").iterdir()}
     assert left == {"README.md", "config.json", "model.safetensors", "tokenizer.json"}
-    told, card = model_directory.about(tmp_path / "out"), (tmp_path / "out/README.md").read_text()
+    told, card = model_directory.read_about(tmp_path / "out"), (tmp_path / "out/README.md").read_text()
     assert told.hash in card and f"--checkpoint={file}" in card and "apache" not in card
     assert told.length == 64 and told.origin["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     missing = call()

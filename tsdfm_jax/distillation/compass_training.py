@@ -18,8 +18,8 @@ def pairs(config, path, teacher, params, key_B, x_1_BL, t_B, h_B):
     x_t_BL = paths.sample_xt(path_B, path, x_1_BL, t_B)
     posterior = lambda x_BL, t_B, h_B: teacher(params, x_BL, t_B, h_B)
     name = config.trajectories.chain
-    found = chain.blind_pairs(chain_B, path, config.flow.jump, name, posterior, x_t_BL, x_1_BL, t_B, h_B)
-    return *found, chain.times(name, t_B, h_B)[:, 1:]
+    blind_pairs = chain.blind_pairs(chain_B, path, config.flow.jump, name, posterior, x_t_BL, x_1_BL, t_B, h_B)
+    return *blind_pairs, chain.times(name, t_B, h_B)[:, 1:]
 
 
 def draw_pair(key, config, path, teacher, teacher_params, x_1_BL):
@@ -27,25 +27,25 @@ def draw_pair(key, config, path, teacher, teacher_params, x_1_BL):
     size_key, time_key, depth_key, chain_key = jax.random.split(key, 4)
     b = x_1_BL.shape[0]
     prefix = jnp.cumsum(jnp.array(config.compass.step_weights) / sum(config.compass.step_weights))
-    place_B = (jax.random.uniform(size_key, (b, 1)) >= prefix[None, :-1]).sum(axis=1)
-    h_B = jnp.array(settings.STEP_SIZES)[place_B]
+    size_index_B = (jax.random.uniform(size_key, (b, 1)) >= prefix[None, :-1]).sum(axis=1)
+    h_B = jnp.array(settings.STEP_SIZES)[size_index_B]
     t_B = paths.stratified_times(time_key, b) * (1.0 - h_B)
-    found = pairs(config, path, teacher, teacher_params, jax.random.split(chain_key, b), x_1_BL, t_B, h_B)
-    depth_B = jax.random.randint(depth_key, (b,), 0, found[0].shape[1])
-    at = lambda a_BS: jax.vmap(lambda a_S, i: a_S[i])(a_BS, depth_B)
-    return *(at(a) for a in found), h_B
+    all_depths = pairs(config, path, teacher, teacher_params, jax.random.split(chain_key, b), x_1_BL, t_B, h_B)
+    depth_B = jax.random.randint(depth_key, (b,), 0, all_depths[0].shape[1])
+    at_depth = lambda a_BS: jax.vmap(lambda a_S, i: a_S[i])(a_BS, depth_B)
+    return *(at_depth(a) for a in all_depths), h_B
 
 
 def nce_loss(config, path, cfg, teacher, key, params, x_1_BL, teacher_params):
-    """Generation-aware noise contrast, on sequences and on the positions that jumped (method: compass).
+    """Generation-aware noise contrast, on sequences and on the positions that jumped.
 
     Pairs of two equal texts count too: without them the optimum is more extreme than the ratio of the two distributions.
     """
     negative_BL, positive_BL, left_BL, time_B, _ = draw_pair(key, config, path, teacher, teacher_params, x_1_BL)
-    bad_B, bad_BL = energies.apply(cfg, params, negative_BL, time_B)
-    good_B, good_BL = energies.apply(cfg, params, positive_BL, time_B)
-    token = (losses.nce(good_BL, bad_BL) * left_BL).sum() / jnp.maximum(left_BL.sum(), 1)
-    sequence = losses.nce(good_B, bad_B).mean()
+    negative_energy_B, negative_score_BL = energies.apply(cfg, params, negative_BL, time_B)
+    positive_energy_B, positive_score_BL = energies.apply(cfg, params, positive_BL, time_B)
+    token = (losses.nce(positive_score_BL, negative_score_BL) * left_BL).sum() / jnp.maximum(left_BL.sum(), 1)
+    sequence = losses.nce(positive_energy_B, negative_energy_B).mean()
     return sequence + token, {"loss_sequence": sequence, "loss_token": token}
 
 
@@ -70,10 +70,10 @@ def learner(config, text_vocab, mesh, teacher):
     cfg = settings.compass_network(config, path.vocab)
 
     def init(seed, teacher):
-        born = energies.init(jax.random.key(seed), cfg, config.data.length)
-        return energies.overlay(born, teacher) if c.from_teacher else born
+        params = energies.init(jax.random.key(seed), cfg, config.data.length)
+        return energies.overlay(params, teacher) if c.from_teacher else params
 
     loss = functools.partial(LOSSES[c.kind], config, path, cfg, teacher.apply)
     seed = config.seed + 3000
-    given = dict(given=(meshes.seed_word(seed), teacher.params), frozen=teacher.params)
-    return states.learner(init, loss, settings.optimiser(c), mesh, seed, **given)
+    options = dict(given=(meshes.seed_word(seed), teacher.params), frozen=teacher.params)
+    return states.learner(init, loss, settings.optimiser(c), mesh, seed, **options)

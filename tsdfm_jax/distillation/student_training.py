@@ -11,27 +11,29 @@ from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import mesh as meshes, state as states
 
 
-def learner(config, text_vocab, mesh, teacher, born, round_number=0):
-    """The state.Learner of a student with the initial weights `born`; its batches are dicts, as stages/student.py makes them.
+def learner(config, text_vocab, mesh, teacher, initial_params, round_number=0):
+    """The state.Learner of a student that starts from `initial_params`; its batches are dicts, as stages/student.py makes them.
 
     `teacher` is the frozen network that may evaluate a chain's target: the teacher, or the generator of the round.
     """
     path = settings.path(config, text_vocab)
     cfg = settings.network(config, path.vocab, step_conditioned=True)
-    init = lambda seed, born: transformer.overlay(transformer.init(jax.random.key(seed), cfg, config.data.length), born)
+    init = lambda seed, initial_params: transformer.overlay(
+        transformer.init(jax.random.key(seed), cfg, config.data.length), initial_params
+    )
     return states.learner(
         init,
         functools.partial(loss, config, path, cfg, teacher.apply),
         settings.optimiser(config.student),
         mesh,
         settings.student_seed(config) + round_number,
-        given=(meshes.seed_word(config.seed), born),
+        given=(meshes.seed_word(config.seed), initial_params),
         frozen=teacher.params,
         pass_ema=True,
     )
 
 
-def learnt(schema):
+def learned_fields(schema):
     """Fields of a record that a student learns from: all but `energy` and `index`.
 
     Shaped and blind sets have different numbers of energies; without them both students share one program.
@@ -40,13 +42,13 @@ def learnt(schema):
 
 
 def loss(config, path, cfg, teacher, key, params, batch, teacher_params, average):
-    """(loss of the configured target, its parts if it has several), means over positions (method: student)."""
+    """(loss of the configured target, its parts if it has several), means over positions."""
     apply = functools.partial(transformer.apply, cfg)
-    semi = evaluator(config, apply, teacher, teacher_params, average)
+    evaluate = evaluator(config, apply, teacher, teacher_params, average)
     chain_key, endpoint_key, data_key = jax.random.split(key, 3)
     parts = {}
     if "chain" in batch:
-        parts["chain"] = chain_loss(config, path, apply, semi, chain_key, params, batch["chain"])
+        parts["chain"] = chain_loss(config, path, apply, evaluate, chain_key, params, batch["chain"])
     if "whole" in batch:
         parts["endpoint"] = endpoint_loss(config, path, apply, endpoint_key, params, batch["whole"])
     if "data" in batch:
@@ -63,12 +65,12 @@ def evaluator(config, apply, teacher, teacher_params, average):
     return lambda x_BL, t_B, h_B: apply(average, x_BL, t_B, h_B)
 
 
-def chain_loss(config, path, apply, semi, key, params, rows):
+def chain_loss(config, path, apply, evaluate, key, params, rows):
     """Forward KL from the target, recomputed at the recorded midpoints; the path loss where h < `student.teacher_below`."""
     x_1_BL, x_t_BL, states_BSL = (rows[name].astype(jnp.int32) for name in ("x_1", "x_t", "states"))
     t_B, h_B = rows["t"], rows["h"]
-    told = (path, config.trajectories.chain, semi, x_t_BL, states_BSL, t_B, h_B, rows.get("left"))
-    target_BLV = jax.lax.stop_gradient(chain.target_logits(*told))
+    target_args = (path, config.trajectories.chain, evaluate, x_t_BL, states_BSL, t_B, h_B, rows.get("left"))
+    target_BLV = jax.lax.stop_gradient(chain.target_logits(*target_args))
     logits_BLV = apply(params, x_t_BL, t_B, h_B, key)
     kl_BL = losses.distillation_kl(path, target_BLV, logits_BLV, x_t_BL)
     early_B = jnp.minimum(t_B, losses.LAST_TIME)
@@ -90,15 +92,15 @@ def endpoint_loss(config, path, apply, key, params, rows):
     x_t_BL = jnp.take_along_axis(states_BSL, at_B[:, None, None], axis=1)[:, 0]
     t_B, x_1_BL = at_B / s, states_BSL[:, -1]
     if config.student.fresh > 0:
-        x_t_BL = refreshed(config, path, jax.random.fold_in(key, 1), x_t_BL, x_1_BL, t_B)
+        x_t_BL = with_fresh_noise(config, path, jax.random.fold_in(key, 1), x_t_BL, x_1_BL, t_B)
     logits_BLV = apply(params, x_t_BL, t_B, h_B, dropout_key)
     return losses.PATH_LOSSES[config.student.loss](path, logits_BLV, x_1_BL, x_t_BL, t_B).mean()
 
 
-def refreshed(config, path, key, x_t_BL, x_1_BL, t_B):
+def with_fresh_noise(config, path, key, x_t_BL, x_1_BL, t_B):
     """The states x_t, of which the share `student.fresh`, text by text, is replaced by x_1 under fresh noise. [D]"""
-    coin_key, path_key = jax.random.split(key)
-    fresh_B = jax.random.uniform(coin_key, t_B.shape) < config.student.fresh
+    choice_key, path_key = jax.random.split(key)
+    fresh_B = jax.random.uniform(choice_key, t_B.shape) < config.student.fresh
     drawn_BL = paths.sample_xt(jax.random.split(path_key, t_B.shape[0]), path, x_1_BL, t_B)
     return jnp.where(fresh_B[:, None], drawn_BL, x_t_BL)
 
@@ -110,8 +112,8 @@ def draw_state(key, s, weights):
     prefix = jnp.cumsum(jnp.array(allowed) / sum(allowed))
     k = (jax.random.uniform(size_key, ()) >= prefix[:-1]).sum()
     h = jnp.array(settings.STEP_SIZES)[k]
-    number = jax.random.randint(place_key, (), 0, (1 / h).astype(jnp.int32))
-    return (number * h * s).astype(jnp.int32), h
+    multiple = jax.random.randint(place_key, (), 0, (1 / h).astype(jnp.int32))
+    return (multiple * h * s).astype(jnp.int32), h
 
 
 def data_loss(config, path, apply, key, params, x_1_BL):

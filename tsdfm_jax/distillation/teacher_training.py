@@ -26,5 +26,5 @@ def learner(config, text_vocab, mesh):
     cfg = settings.network(config, path.vocab)
     apply = lambda params, x_BL, t_B, dropout_key: transformer.apply(cfg, params, x_BL, t_B, None, dropout_key)
     loss = functools.partial(path_loss, apply, path, config.teacher.loss)
-    init, start = lambda seed: transformer.init(jax.random.key(seed), cfg, config.data.length), (meshes.seed_word(config.seed),)
-    return states.learner(init, loss, settings.optimiser(config.teacher), mesh, config.seed, given=start)
+    init, seed_args = lambda seed: transformer.init(jax.random.key(seed), cfg, config.data.length), (meshes.seed_word(config.seed),)
+    return states.learner(init, loss, settings.optimiser(config.teacher), mesh, config.seed, given=seed_args)

@@ -19,19 +19,19 @@ def make(config, workdir):
     Tokens are numbers; `vocabulary` maps each to the text to show for it.
     """
     mesh, tok, count = settings.mesh(config), trained.tokenizer(config, workdir), config.report.traces
-    found = {"schema": SCHEMA, "policy": config.shaping.policy, "selection": config.shaping.selection, "tau": config.shaping.tau}
-    found["trajectories"] = trajectories(config, workdir, mesh, tok, count)
-    found["students"] = students(config, workdir, mesh, tok, count)
-    tokens = {int(x) for x in np.unique(np.concatenate([np.ravel(x) for x in _tokens(found)]))}
-    return found | {"vocabulary": {str(x): piece for x, piece in zip(sorted(tokens), tok.pieces(sorted(tokens)))}}
+    traces = {"schema": SCHEMA, "policy": config.shaping.policy, "selection": config.shaping.selection, "tau": config.shaping.tau}
+    traces["trajectories"] = trajectories(config, workdir, mesh, tok, count)
+    traces["students"] = students(config, workdir, mesh, tok, count)
+    tokens = {int(x) for x in np.unique(np.concatenate([np.ravel(x) for x in _tokens(traces)]))}
+    return traces | {"vocabulary": {str(x): piece for x, piece in zip(sorted(tokens), tok.pieces(sorted(tokens)))}}
 
 
-def _tokens(found):
-    for one in found["trajectories"]:
-        yield one["start"]
-        for midpoint in one["midpoints"]:
+def _tokens(traces):
+    for trajectory in traces["trajectories"]:
+        yield trajectory["start"]
+        for midpoint in trajectory["midpoints"]:
             yield from (midpoint["state"], midpoint["candidates"])
-    yield from (one["states"] for one in found["students"])
+    yield from (student["states"] for student in traces["students"])
 
 
 def trajectories(config, workdir, mesh, tok, count):
@@ -42,28 +42,28 @@ def trajectories(config, workdir, mesh, tok, count):
     """
     variant, number = networks.variants(config)[0], config.rounds - 1
     generator = trained.generator(config, workdir, mesh, variant, number)
-    weights, _ = trained.compass(config, workdir, mesh) if variant == "shaped" else (None, None)
+    compass_params, _ = trained.compass(config, workdir, mesh) if variant == "shaped" else (None, None)
     batch = meshes.round_up(mesh, count)
     program = generation.program(config, tok.vocab_size, mesh, "watched", variant, generator.apply, number, batch)
-    nothing_BL = meshes.put_whole(mesh, np.zeros((batch, config.data.length), np.int32))
-    rows = hosts.gather(program({"generator": generator.params, "compass": weights}, np.int32(0), nothing_BL))
+    zeros_BL = meshes.put_whole(mesh, np.zeros((batch, config.data.length), np.int32))
+    rows = hosts.gather(program({"generator": generator.params, "compass": compass_params}, np.int32(0), zeros_BL))
     return [_trajectory(config, variant, i, jax.tree.map(lambda a: a[i], rows)) for i in range(count)]
 
 
 def _trajectory(config, variant, number, row):
-    s, looked = config.trajectories.midpoints, generation.shaped(config, variant).candidates > 1
+    s, has_candidates = config.trajectories.midpoints, generation.shaping_config(config, variant).candidates > 1
     midpoints = []
     for i in range(s):
         time = (i + 1) / s
         midpoints.append(
             {
                 "time": time,
-                "shaped": looked and shaping.is_shaped(time, config.shaping),
+                "shaped": has_candidates and shaping.is_shaped(time, config.shaping),
                 "kept": int(row["index"][i]),
                 "state": row["states"][i + 1].tolist(),
                 "candidates": row["candidates"][i].tolist(),
-                "energy": _rounded(row["energy"][i]) if looked else None,
-                "token_energy": _rounded(row["scores"][i]) if looked else None,
+                "energy": _rounded(row["energy"][i]) if has_candidates else None,
+                "token_energy": _rounded(row["scores"][i]) if has_candidates else None,
             }
         )
     return {"record": number, "start": row["states"][0].tolist(), "midpoints": midpoints}
@@ -81,10 +81,10 @@ def students(config, workdir, mesh, tok, count):
     apply = trained.network(config, tok.vocab_size, mesh, step_conditioned=True).apply
     path, cfg = settings.path(config, tok.vocab_size), settings.sampler_config(config, c)
     draw = sampling.Sampler(apply, path, mesh, config.data.length, meshes.round_up(mesh, count), cfg)
-    found, seed = [], c.seeds[0]
+    texts, seed = [], c.seeds[0]
     for variant in networks.variants(config):
         states, params = [], trained.student(config, workdir, mesh, variant).params
-        draw(params, seed + sampling.TABLE_SEED, count, steps, seen=lambda first, step, x_BL: states.append(x_BL))
-        about = {"model": f"student_{variant}", "seed": seed, "times": [i / steps for i in range(steps + 1)]}
-        found += [about | {"index": i, "states": [x_BL[i].tolist() for x_BL in states]} for i in range(count)]
-    return found
+        draw(params, seed + sampling.TABLE_SEED, count, steps, on_state=lambda first, step, x_BL: states.append(x_BL))
+        common = {"model": f"student_{variant}", "seed": seed, "times": [i / steps for i in range(steps + 1)]}
+        texts += [common | {"index": i, "states": [x_BL[i].tolist() for x_BL in states]} for i in range(count)]
+    return texts

@@ -12,16 +12,18 @@ from tsdfm_jax.runtime import hosts, pipeline, signals
 
 def schema(config, path, kind, candidates):
     """The fields of a record; S is its number of jumps."""
-    length, token = config.data.length, "uint16" if path.vocab <= 65536 else "int32"
+    length, token_type = config.data.length, "uint16" if path.vocab <= 65536 else "int32"
     s = config.trajectories.midpoints if kind == "whole" else len(chain.CHAINS[config.trajectories.chain].links)
     fields = {"energy": ("float32", (s, candidates)), "index": ("int16", (s,))}
     if kind == "whole":
-        return records.Schema(fields=fields | {"states": (token, (s + 1, length))})
+        return records.Schema(fields=fields | {"states": (token_type, (s + 1, length))})
     if chain.CHAINS[config.trajectories.chain].weights is None:
         fields |= {"left": ("bool", (s, length))}
     scalars = {"t": ("float32", ()), "h": ("float32", ())}
     return records.Schema(
-        fields=fields | scalars | {"states": (token, (s, length)), "x_1": (token, (length,)), "x_t": (token, (length,))}
+        fields=fields
+        | scalars
+        | {"states": (token_type, (s, length)), "x_1": (token_type, (length,)), "x_t": (token_type, (length,))}
     )
 
 
@@ -50,8 +52,8 @@ def make(start, write, missing, shards, c, bar):
                 )
             behind.call(functools.partial(write, shard, rows) if hosts.writes(shard) else lambda: None)
         behind.settle()
-    seconds, made = busy.seconds(), len(missing) * c.shard
-    return {"seconds": seconds, "records_per_second": made / seconds if made else None, "device_busy": busy.share()}
+    seconds, count = busy.seconds(), len(missing) * c.shard
+    return {"seconds": seconds, "records_per_second": count / seconds if count else None, "device_busy": busy.share()}
 
 
 def joined(rows):

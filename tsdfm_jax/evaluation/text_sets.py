@@ -102,10 +102,10 @@ class Maker:
         if kind not in self._samplers:
             cfg = settings.sampler_config(self._config, c, temperature=1.0)
             what = (self._mesh, self._tok, one.model, cooled(kind, network.apply))
-            self._samplers[kind] = sampling.drawer(self._config, *what, c.batch, cfg)
+            self._samplers[kind] = sampling.make_sampler(self._config, *what, c.batch, cfg)
         given = {"network": network.params, "temperature": np.float32(one.temperature)}
         seed = one.seed + sampling.TABLE_SEED
-        x_NL, seconds = self._samplers[kind](given, seed, c.samples, one.steps, advanced=bar.advance)
+        x_NL, seconds = self._samplers[kind](given, seed, c.samples, one.steps, on_step=bar.advance)
         return x_NL, {"tokens_per_second": x_NL.size / seconds}
 
     def _network(self, model):

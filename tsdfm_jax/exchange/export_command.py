@@ -28,8 +28,8 @@ def main(argv):
         command_line.only_flags(argv, example, workdir=_WORKDIR.value, out=_OUT.value)
         from tsdfm_jax.exchange import model_export  # late: help and a mistyped flag should not wait for JAX
 
-        told = model_export.export(_WORKDIR.value, _OUT.value, model=_MODEL.value, dtype=_DTYPE.value, force=_FORCE.value)
+        about = model_export.export(_WORKDIR.value, _OUT.value, model=_MODEL.value, dtype=_DTYPE.value, force=_FORCE.value)
     except (ValueError, OSError) as error:
         return fail(error)
-    print(f"{told}: {told.dtype}, content hash {told.hash}")
+    print(f"{about}: {about.dtype}, content hash {about.hash}")
     return 0

@@ -21,17 +21,17 @@ def check(config, workdir, stages):
     for section, directories in {"teacher": ["teacher"], "student": variants}.items():
         finished = all(bookkeeping.done(pathlib.Path(workdir) / directory) for directory in directories)
         if config[section].path and section in stages and not finished:
-            about(config, section)
+            read_about(config, section)
 
 
-def about(config, section):
+def read_about(config, section):
     """The About of the model in `teacher.path` or `student.path`; raises ValueError if the config does not fit it."""
     directory = config[section].path
-    told = model_directory.about(directory)
-    if told.kind not in KINDS[section]:
-        raise ValueError(f"{section}.path {directory} holds a {told.kind}: give the directory of a {KINDS[section][0]}")
-    values = {f"model.{name}": getattr(told.network, name) for name in SHAPE} | {
-        f"flow.{name}": getattr(told.path, name) for name in FLOW
+    about = model_directory.read_about(directory)
+    if about.kind not in KINDS[section]:
+        raise ValueError(f"{section}.path {directory} holds a {about.kind}: give the directory of a {KINDS[section][0]}")
+    values = {f"model.{name}": getattr(about.network, name) for name in SHAPE} | {
+        f"flow.{name}": getattr(about.path, name) for name in FLOW
     }
     for key, value in values.items():
         group, name = key.split(".")
@@ -40,12 +40,12 @@ def about(config, section):
                 f"{section}.path {directory} has {name} {value}, but {key} is {config[group][name]}: "
                 f"set --config.{key}={value}, or take another model"
             )
-    if config.data.length > told.length:
+    if config.data.length > about.length:
         raise ValueError(
-            f"{section}.path {directory} was trained on {told.length} tokens, but data.length is {config.data.length}: "
-            f"set --config.data.length={told.length} or less"
+            f"{section}.path {directory} was trained on {about.length} tokens, but data.length is {config.data.length}: "
+            f"set --config.data.length={about.length} or less"
         )
-    return told
+    return about
 
 
 def read(config, section, tok, mesh):
@@ -53,19 +53,19 @@ def read(config, section, tok, mesh):
 
     Raises ValueError, one line, for a model that does not fit, and for a damaged directory.
     """
-    told, directory = about(config, section), config[section].path
+    about, directory = read_about(config, section), config[section].path
     remedy = "take it with --config.tokenizer.path, or take another model"
-    if told.path.text_vocab != tok.vocab_size:
+    if about.path.text_vocab != tok.vocab_size:
         raise ValueError(
-            f"{section}.path {directory} has {told.path.text_vocab} tokens, but the run's tokenizer {tok.vocab_size}: {remedy}"
+            f"{section}.path {directory} has {about.path.text_vocab} tokens, but the run's tokenizer {tok.vocab_size}: {remedy}"
         )
-    if told.tokenizer not in (None, tok.content_hash):
+    if about.tokenizer not in (None, tok.content_hash):
         raise ValueError(
-            f"{section}.path {directory} was trained with tokenizer {told.tokenizer[:12]}, but the run's is {tok.content_hash[:12]}: {remedy}"
+            f"{section}.path {directory} was trained with tokenizer {about.tokenizer[:12]}, but the run's is {tok.content_hash[:12]}: {remedy}"
         )
     return model_directory.read(directory, mesh)
 
 
-def figures(told):
+def record(about):
     """What a stage records of a model that it loaded."""
-    return {"path": str(told.directory), "name": told.name, "kind": told.kind, "hash": told.hash}
+    return {"path": str(about.directory), "name": about.name, "kind": about.kind, "hash": about.hash}

@@ -70,19 +70,19 @@ def read(file, dictionary=""):
     body = _open(file)
     if not isinstance(body, dict):
         raise ValueError(f"{file} holds {type(body).__name__}, not a dictionary of tensors: save the network's state_dict")
-    found = {str(key): value for key, value in body.items() if isinstance(value, dict) and _is_network(value)}
+    networks = {str(key): value for key, value in body.items() if isinstance(value, dict) and _is_network(value)}
     if dictionary:
-        if dictionary not in found:
+        if dictionary not in networks:
             raise ValueError(
-                f"{file} has no network under '{dictionary}', but {_listed(found) or 'none at all'}: give one of these"
+                f"{file} has no network under '{dictionary}', but {_listed(networks) or 'none at all'}: give one of these"
             )
-        body = found[dictionary]
+        body = networks[dictionary]
     elif _is_network(body):
-        body = {name: value for name, value in body.items() if name not in found}
-    elif len(found) == 1:
-        ((dictionary, body),) = found.items()
-    elif found:
-        raise ValueError(f"{file} holds several networks: give --dictionary, one of {_listed(found)}")
+        body = {name: value for name, value in body.items() if name not in networks}
+    elif len(networks) == 1:
+        ((dictionary, body),) = networks.items()
+    elif networks:
+        raise ValueError(f"{file} holds several networks: give --dictionary, one of {_listed(networks)}")
     else:
         keys = ", ".join(sorted(map(str, body))[:8])
         raise ValueError(f"{file} holds no network of FS-DFM ('{TABLE}' is nowhere; it has {keys or 'nothing'}): give another file")
@@ -100,9 +100,9 @@ def _open(file):
         try:
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
         except pickle.UnpicklingError as error:
-            found = re.search(r"WeightsUnpickler error: ([^\n]*?)(?: was not|\.?\s*\n|\.?\s*$)", str(error))
+            cause = re.search(r"WeightsUnpickler error: ([^\n]*?)(?: was not|\.?\s*\n|\.?\s*$)", str(error))
             raise ValueError(
-                f"{file} holds more than tensors, or is damaged ({found[1] if found else 'it is no pickle of tensors'}): nothing but "
+                f"{file} holds more than tensors, or is damaged ({cause[1] if cause else 'it is no pickle of tensors'}): nothing but "
                 f"tensors is loaded from it; where you trust it, save the state_dict alone with torch.save"
             ) from None
         except Exception as error:  # torch raises RuntimeError, EOFError, and others for a damaged file
@@ -114,14 +114,14 @@ def _listed(names):
     return ", ".join(sorted(names))
 
 
-def plain(name):
+def unwrapped_name(name):
     """A tensor's name without wrappers; a fuser may be a module of its own or the first of a sequence."""
     name = ".".join(part for part in str(name).split(".") if part not in WRAPPERS)
     return re.sub(r"condition_fuser\.0\.", "condition_fuser.", name)
 
 
 def _is_network(body):
-    return any(plain(name) == TABLE for name in body)
+    return any(unwrapped_name(name) == TABLE for name in body)
 
 
 def _state(file, dictionary, body):
@@ -129,22 +129,24 @@ def _state(file, dictionary, body):
 
     tensors, frequencies, original = {}, [], {}
     for name, value in body.items():
-        short = plain(name)
+        short_name = unwrapped_name(name)
         if not isinstance(value, torch.Tensor):
             raise ValueError(f"{file}: '{name}' is {type(value).__name__}, not a tensor: save the network's state_dict alone")
-        if BUFFER.search(short):
-            frequencies += [value] if short.endswith("inv_freq") else []
+        if BUFFER.search(short_name):
+            frequencies += [value] if short_name.endswith("inv_freq") else []
             continue
-        if short in tensors:
-            raise ValueError(f"{file} holds both '{original[short]}' and '{name}', which are one parameter: take one of them out")
-        tensors[short], original[short] = value, name
+        if short_name in tensors:
+            raise ValueError(
+                f"{file} holds both '{original[short_name]}' and '{name}', which are one parameter: take one of them out"
+            )
+        tensors[short_name], original[short_name] = value, name
     sizes = {tuple(value.shape) for value in frequencies}
     if len(sizes) > 1 or any(len(size) != 1 or not size[0] for size in sizes):
         raise ValueError(
             f"{file}: rotary_emb.inv_freq has the shapes {sorted(sizes)}, not one of (half a head,): download it again"
         )
-    told = frequencies[0].detach().float().numpy() if frequencies else None
-    return State(file=file, dictionary=dictionary, tensors=tensors, frequencies=told)
+    rotary_array = frequencies[0].detach().float().numpy() if frequencies else None
+    return State(file=file, dictionary=dictionary, tensors=tensors, frequencies=rotary_array)
 
 
 def network(state, heads=0):
@@ -184,17 +186,19 @@ def _shape(state, name, axes):
 
 
 def _heads(state, width, heads):
-    found = state.frequencies
-    if found is None and not heads:
+    frequencies = state.frequencies
+    if frequencies is None and not heads:
         raise ValueError(f"{state.file} has no rotary_emb.inv_freq to tell the number of heads: give --heads ({HEADS_HINT})")
-    if found is not None:
-        size = 2 * len(found)
+    if frequencies is not None:
+        size = 2 * len(frequencies)
         if width % size or (heads and heads != width // size):
             raise ValueError(
-                f"{state.file}: width {width} and {len(found)} rotary frequencies make no {heads or 'whole'} heads of {size}"
+                f"{state.file}: width {width} and {len(frequencies)} rotary frequencies make no {heads or 'whole'} heads of {size}"
             )
         # bfloat16 keeps 8 bits.
-        if not np.allclose(found, attention.ROTARY_BASE ** (-np.arange(len(found)) / len(found)), rtol=1e-2, atol=0):
+        if not np.allclose(
+            frequencies, attention.ROTARY_BASE ** (-np.arange(len(frequencies)) / len(frequencies)), rtol=1e-2, atol=0
+        ):
             raise ValueError(f"{state.file}: rotary_emb.inv_freq is not of base {attention.ROTARY_BASE}, which is not implemented")
         return width // size
     if heads < 1 or width % heads or (width // heads) % 2:
@@ -207,18 +211,18 @@ def parameters(state, abstract):
 
     Raises ValueError for the first tensor that is missing, unknown, of another shape or type, or not finite.
     """
-    wanted = {path: _theirs(path) for path in abstract}
-    blocks = {path: abstract[path].shape[0] for path, name in wanted.items() if "{}" in name}
+    names = {path: _their_name(path) for path in abstract}
+    blocks = {path: abstract[path].shape[0] for path, name in names.items() if "{}" in name}
     shapes = {}
-    for path, name in wanted.items():
+    for path, name in names.items():
         shape = abstract[path].shape[path in blocks :]
         shape = shape[::-1] if path.endswith("/kernel") else shape
         shapes |= {name.format(block): shape for block in range(blocks.get(path, 1))}
     _match(state, shapes)
-    return {path: _array(state, path, name, blocks.get(path), abstract[path].shape) for path, name in wanted.items()}
+    return {path: _array(state, path, name, blocks.get(path), abstract[path].shape) for path, name in names.items()}
 
 
-def _theirs(path):
+def _their_name(path):
     """Their name of one of our parameters."""
     module, _, leaf = path.rpartition("/")
     return f"{NAMES[module]}.{'bias' if leaf == 'bias' else 'weight'}"
@@ -240,15 +244,15 @@ def _match(state, shapes):
 def _array(state, path, name, blocks, shape):
     """One of our parameters; their tensors are read one by one, blocks stacked into one array, kernels transposed."""
 
-    def one(name):
+    def our_tensor(name):
         value = _numbers(state, name)
         return value.T if path.endswith("/kernel") else value
 
     if blocks is None:
-        return np.ascontiguousarray(one(name))
+        return np.ascontiguousarray(our_tensor(name))
     whole = np.empty(shape, np.float32)
     for block in range(blocks):
-        whole[block] = one(name.format(block))
+        whole[block] = our_tensor(name.format(block))
     return whole
 
 

@@ -39,11 +39,11 @@ def main(argv):
         command = shlex.join(["python", "-m", "launch.import_fsdfm", *sys.argv[1:]])
         from tsdfm_jax.exchange import model_import  # late: help and a mistyped flag should not wait for JAX
 
-        told = model_import.convert(_CHECKPOINT.value, _OUT.value, command=command, **options)
+        about = model_import.convert(_CHECKPOINT.value, _OUT.value, command=command, **options)
     except (ValueError, OSError) as error:
         return fail(error)
-    net = told.network
+    net = about.network
     print(
-        f"{told}: {net.blocks} blocks, width {net.width}, {net.heads} heads, {told.path.text_vocab:,} tokens, source {told.path.source}"
+        f"{about}: {net.blocks} blocks, width {net.width}, {net.heads} heads, {about.path.text_vocab:,} tokens, source {about.path.source}"
     )
     return 0

@@ -14,7 +14,7 @@ from tsdfm_jax.runtime import compile_cache, mesh as meshes
 from tsdfm_jax.workspace import trained
 
 SECTIONS = ("data", "flow", "model", "student", "teacher", "tokenizer")
-FIRST = ("student_shaped", "student_blind", "autoregressive", "teacher")  # the default is the first of these that a run has
+PREFERRED = ("student_shaped", "student_blind", "autoregressive", "teacher")  # the default is the first of these that a run has
 
 
 def load(directory, model=None, mesh=None):
@@ -40,33 +40,33 @@ def load(directory, model=None, mesh=None):
     compile_cache.enable()
     directory = pathlib.Path(directory)
     mesh = meshes.make_mesh(meshes.MeshConfig()) if mesh is None else mesh
-    if model_directory.is_one(directory):
-        return _portable(directory, model, mesh)
+    if model_directory.is_model(directory):
+        return _from_model_directory(directory, model, mesh)
     if model is not None:
         settings.choose("model", model, networks.MODELS)
     config = stored_config(directory)
-    model = next(name for name in FIRST if name in networks.models(config)) if model is None else model
+    model = next(name for name in PREFERRED if name in networks.models(config)) if model is None else model
     meshes.require_positions(config.data.length, mesh, "data.length")
-    write = sampling.writer(config, directory, mesh, model)
+    writer = sampling.writer(config, directory, mesh, model)
     if model == "autoregressive":
-        cfg = settings.autoregressive(config, write.tokenizer.vocab_size)
+        cfg = settings.autoregressive(config, writer.tokenizer.vocab_size)
     else:
-        vocab = settings.path(config, write.tokenizer.vocab_size).vocab
+        vocab = settings.path(config, writer.tokenizer.vocab_size).vocab
         cfg = settings.network(config, vocab, step_conditioned=model != "teacher")
-    return model_lib.Model(f"{model} of {directory}", cfg, write.network, mesh, config.data.length, write)
+    return model_lib.Model(f"{model} of {directory}", cfg, writer.network, mesh, config.data.length, writer)
 
 
-def _portable(directory, model, mesh):
-    told = model_directory.about(directory)
-    if model not in (None, told.name, told.kind):
-        raise ValueError(f"{directory} holds {told.name}, not {model!r}: leave model out, or give another directory")
-    meshes.require_positions(told.length, mesh, f"the length of {directory}")
-    told, params = model_directory.read(directory, mesh)
-    network = trained.Network(apply=functools.partial(transformer.apply, told.network), params=params, hash=told.hash)
-    tok, flow = model_directory.tokenizer(told), {"source": told.path.source, "exponent": told.path.exponent, "jump": told.jump}
-    config = ConfigDict({"data": {"length": told.length}, "flow": flow})
-    write = None if tok is None else sampling.Writer(config, mesh, tok, network)
-    return model_lib.Model(str(told), told.network, network, mesh, told.length, write)
+def _from_model_directory(directory, model, mesh):
+    about = model_directory.read_about(directory)
+    if model not in (None, about.name, about.kind):
+        raise ValueError(f"{directory} holds {about.name}, not {model!r}: leave model out, or give another directory")
+    meshes.require_positions(about.length, mesh, f"the length of {directory}")
+    about, params = model_directory.read(directory, mesh)
+    network = trained.Network(apply=functools.partial(transformer.apply, about.network), params=params, hash=about.hash)
+    tok, flow = model_directory.tokenizer(about), {"source": about.path.source, "exponent": about.path.exponent, "jump": about.jump}
+    config = ConfigDict({"data": {"length": about.length}, "flow": flow})
+    writer = None if tok is None else sampling.Writer(config, mesh, tok, network)
+    return model_lib.Model(str(about), about.network, network, mesh, about.length, writer)
 
 
 def stored_config(directory):

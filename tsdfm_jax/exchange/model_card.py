@@ -20,15 +20,15 @@ people, or where a reader could believe that a person wrote it.
 """
 
 
-def exported(about, config, report, why=""):
-    """The card of a model of a run. `report` is the report.json of these weights, or None for the reason `why`."""
+def exported(about, config, report, reason=""):
+    """The card of a model of a run. `report` is the report.json of these weights, or None; `reason` then says why."""
     name = f"{cells.PLAIN[about.name]} of {about.origin['run']}"
     data = config.data.package if not config.data.files else config.data.files
     parts = [
         header(license="apache-2.0", datasets=[data]),
-        f"# TS-DFM: {name}\n\n{what(about)}",
-        made(about, config, report, data),
-        measured(about, report) if report else f"## What was measured\n\n{why} No figures are given.\n",
+        f"# TS-DFM: {name}\n\n{describe(about)}",
+        how_made(about, config, report, data),
+        measurements(about, report) if report else f"## What was measured\n\n{reason} No figures are given.\n",
         LIMITS,
         usage(about),
     ]
@@ -38,11 +38,11 @@ def exported(about, config, report, why=""):
 def imported(about):
     """The card of an imported model."""
     origin = about.origin
-    where = f", its dictionary `{origin['dictionary']}`" if origin["dictionary"] else ""
+    dictionary = f", its dictionary `{origin['dictionary']}`" if origin["dictionary"] else ""
     parts = [
         header(),
-        f"# FS-DFM: {about.kind}\n\n{what(about)}",
-        f"## How it was made\n\nImported from the PyTorch checkpoint `{origin['file']}`{where} (sha256 `{origin['sha256']}`)"
+        f"# FS-DFM: {about.kind}\n\n{describe(about)}",
+        f"## How it was made\n\nImported from the PyTorch checkpoint `{origin['file']}`{dictionary} (sha256 `{origin['sha256']}`)"
         + (f", by\n\n```\n{origin['command']}\n```\n" if origin["command"] else ".\n"),
         "Licence, training data and limits of the weights are those of that checkpoint: see where it was published.\n",
         f"The length of {about.length:,} tokens, the exponent {about.path.exponent:g} and the jump `{about.jump}` come from the "
@@ -61,17 +61,17 @@ def header(**more):
     return "---\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in fields.items()) + "---\n"
 
 
-def what(about):
+def describe(about):
     """The model's shape, path, weights and tokenizer, from config.json."""
     net, path = about.network, about.path
     size = transformer.parameters(transformer_shapes(net))
-    told = " It is conditioned on the step size." if about.kind == "student" else ""
+    conditioning = " It is conditioned on the step size." if about.kind == "student" else ""
     rounded = "rounded to bfloat16, " if about.dtype == "bfloat16" else ""
     tok = f"tokenizer `{about.tokenizer}` (sha256 of its file)" if about.tokenizer else "no tokenizer"
     return (
         f"A {about.kind} of discrete flow matching: {size:,} parameters, {net.blocks} blocks of width {net.width}, {net.heads} heads, "
         f"conditioning {net.cond_width}, vocabulary {path.text_vocab:,}, texts of up to {about.length:,} tokens. Source `{path.source}`, "
-        f"kappa(t) = t^{path.exponent:g}, jump `{about.jump}`.{told}\n\n"
+        f"kappa(t) = t^{path.exponent:g}, jump `{about.jump}`.{conditioning}\n\n"
         f"Weights: {rounded}content hash `{about.hash}`"
         + (" (of the rounded weights, in float32)" if rounded else "")
         + f"; {tok}.\n"
@@ -83,7 +83,7 @@ def transformer_shapes(net):
     return jax.eval_shape(lambda: transformer.init(jax.random.key(0), net, 1))
 
 
-def made(about, config, report, data):
+def how_made(about, config, report, data):
     """The corpus, command, commit, seed and training of the run."""
     origin, section = about.origin, config.teacher if about.kind == "teacher" else config.student
     if path := section.get("path", ""):
@@ -105,10 +105,12 @@ def made(about, config, report, data):
         tokens = updates * section.batch * config.data.length
         lines.append(f"- trained on {tokens:,} tokens: {updates:,} updates of {section.batch:,} windows")
     if about.kind == "student":
-        taken = config.teacher.get("path", "")
+        teacher_path = config.teacher.get("path", "")
         c, tokens = config.teacher, config.teacher.optimiser.steps * config.teacher.batch * config.data.length
         lines.append(
-            f"- its teacher: loaded from `{taken}`" if taken else f"- its teacher: {tokens:,} tokens, {c.optimiser.steps:,} updates"
+            f"- its teacher: loaded from `{teacher_path}`"
+            if teacher_path
+            else f"- its teacher: {tokens:,} tokens, {c.optimiser.steps:,} updates"
         )
         c, whole = config.trajectories, config.student.target != "chain"
         kind = f"complete ones of {c.midpoints} midpoints" if whole else f"chains `{c.chain}`"
@@ -128,7 +130,7 @@ def _corpus(report):
     return f", {train['documents']:,} documents, {train['tokens']:,} tokens"
 
 
-def measured(about, report):
+def measurements(about, report):
     """The table of metrics of the model, its teacher and real text, means over seeds."""
     temperature = report["config"]["evaluate"]["temperature"]
     rows = [row for row in report["rows"] if row["temperature"] == temperature]
@@ -139,21 +141,21 @@ def measured(about, report):
     lines.append("|---" * (3 + len(judges)) + "|")
     for model in dict.fromkeys(("data", "teacher", about.name)):
         for steps in sorted({row["steps"] for row in rows if row["model"] == model}):
-            mine = [row for row in rows if (row["model"], row["steps"]) == (model, steps)]
-            means = [_mean(row["entropy_nats"] for row in mine)]
-            means += [_mean(row["ppl_token"] for row in mine if row["judge"] == judge) for judge in judges]
+            model_rows = [row for row in rows if (row["model"], row["steps"]) == (model, steps)]
+            means = [_mean(row["entropy_nats"] for row in model_rows)]
+            means += [_mean(row["ppl_token"] for row in model_rows if row["judge"] == judge) for judge in judges]
             lines.append(
                 f"| {cells.PLAIN[model]} | {steps or '–'} | {means[0]:.2f} | "
                 + " | ".join(f"{mean:,.0f}" for mean in means[1:])
                 + " |"
             )
-    some, seeds = rows[0], len({row["seed"] for row in rows})
-    how = f"{some['samples']} texts of {some['length']} tokens per row and seed, {seeds} seed{'s' * (seeds > 1)}, temperature {temperature:g}"
+    first_row, seeds = rows[0], len({row["seed"] for row in rows})
+    sampling = f"{first_row['samples']} texts of {first_row['length']} tokens per row and seed, {seeds} seed{'s' * (seeds > 1)}, temperature {temperature:g}"
     rounded = " The figures are those of the weights before rounding." if about.dtype == "bfloat16" else ""
     bound = report["bounds"].get(about.name)
     bits = f"\nELBO of held-out text (a bound on −log p): {bound:.3f} bits per byte.\n" if bound else ""
     return (
-        f"## What was measured\n\nGenerative perplexity (`ppl_token`: {report['formulas']['ppl_token']}), {how}.{rounded} A lower "
+        f"## What was measured\n\nGenerative perplexity (`ppl_token`: {report['formulas']['ppl_token']}), {sampling}.{rounded} A lower "
         f"perplexity can mean lower diversity: compare the entropy.\n\n" + "\n".join(lines) + f"\n{bits}\nThe run's own "
         f"summary: *{report['verdict']}*\n"
     )

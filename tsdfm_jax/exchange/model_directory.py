@@ -64,7 +64,7 @@ class About:
         return f"{self.name} of {self.directory}"
 
 
-def is_one(directory):
+def is_model(directory):
     """Whether a directory holds (or should hold) a single model, not a run."""
     return (pathlib.Path(directory) / stored.SINGLE).is_file() or _format(directory) is not None
 
@@ -95,27 +95,27 @@ def write(about, params, card, *, tokenizer=None, force=False):
     """
     directory = pathlib.Path(about.directory)
     check_free(directory, force)
-    kept = {name: np.ascontiguousarray(value, jnp.dtype(about.dtype)) for name, value in params.items()}
-    size = sum(value.nbytes for value in kept.values())
+    arrays = {name: np.ascontiguousarray(value, jnp.dtype(about.dtype)) for name, value in params.items()}
+    size = sum(value.nbytes for value in arrays.values())
     checksums.require_room(directory, size, f"model {directory}")
-    about = dataclasses.replace(about, hash=checkpoint.tree_hash({n: np.asarray(v, np.float32) for n, v in kept.items()}))
+    about = dataclasses.replace(about, hash=checkpoint.tree_hash({n: np.asarray(v, np.float32) for n, v in arrays.items()}))
     draft = directory.absolute().with_name(f".{directory.absolute().name}.{os.getpid()}.tmp")
     draft.mkdir(parents=True)
     try:
         with checksums.writing(f"model {directory}"):
-            _fill(draft, about, kept, card, tokenizer)
+            _fill(draft, about, arrays, card, tokenizer)
         _replace(draft, directory)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return about
 
 
-def _fill(draft, about, kept, card, tokenizer):
+def _fill(draft, about, arrays, card, tokenizer):
     from safetensors import numpy as safetensors
 
     if tokenizer is not None:
         tokenizers.adopt(str(tokenizer), draft)
-    safetensors.save_file(kept, draft / stored.SINGLE, metadata={"format": FORMAT})
+    safetensors.save_file(arrays, draft / stored.SINGLE, metadata={"format": FORMAT})
     (draft / CARD).write_text(card(about))
     shutil.copymode(draft / CARD, draft / stored.SINGLE)  # safetensors makes its file unreadable for other users
     (draft / CONFIG).write_text(json.dumps(_body(about), indent=1) + "\n")
@@ -156,33 +156,33 @@ def _body(about):
     }
 
 
-def about(directory):
+def read_about(directory):
     """The About of a directory, from its config.json alone, without a look at weights or tokenizer.
 
     Raises ValueError, one line, if there is no such file, for an unknown format or version, and for missing or bad values.
     """
     directory = pathlib.Path(directory)
-    where = directory / CONFIG
+    file = directory / CONFIG
     if not directory.is_dir():
         raise ValueError(f"no directory {str(directory)!r}: give one that launch.export or launch.import_fsdfm wrote")
-    body = stored.read_json(where)
+    body = stored.read_json(file)
     if body.get("format") != FORMAT:
-        raise ValueError(f"{where} is not of a model: give a directory that launch.export or launch.import_fsdfm wrote")
+        raise ValueError(f"{file} is not of a model: give a directory that launch.export or launch.import_fsdfm wrote")
     if body.get("version") != VERSION:
-        raise ValueError(f"{where} is of version {body.get('version')!r}, and this code reads {VERSION}: update tsdfm_jax")
-    get = functools.partial(_get, where)
+        raise ValueError(f"{file} is of version {body.get('version')!r}, and this code reads {VERSION}: update tsdfm_jax")
+    get = functools.partial(_get, file)
     flow, weights = get(body, "flow", dict), get(body, "weights", dict)
-    kind = _choose(where, "kind", body.get("kind"), KINDS)
+    kind = _choose(file, "kind", body.get("kind"), KINDS)
     try:
         kinds = {"source": str, "exponent": float, "symbols": int}
         path = paths.Path(**{FLOW[name]: get(flow, name, kind) for name, kind in kinds.items()})
-        network = transformer.TransformerConfig(**_fields(where, get(body, "network", dict)), step_conditioned=kind == "student")
+        network = transformer.TransformerConfig(**_fields(file, get(body, "network", dict)), step_conditioned=kind == "student")
         jumps.check(get(flow, "jump", str))
     except ValueError as error:
-        raise ValueError(str(error) if str(where) in str(error) else f"{where}: {error}") from None
+        raise ValueError(str(error) if str(file) in str(error) else f"{file}: {error}") from None
     if network.vocab != path.vocab:
         raise ValueError(
-            f"{where}: vocab {network.vocab} is not the {path.vocab} of {path.text_vocab} tokens and source {path.source}: {REMEDY}"
+            f"{file}: vocab {network.vocab} is not the {path.vocab} of {path.text_vocab} tokens and source {path.source}: {REMEDY}"
         )
     return About(
         directory=directory,
@@ -193,34 +193,34 @@ def about(directory):
         path=path,
         jump=flow["jump"],
         tokenizer=None if body.get("tokenizer") is None else get(body, "tokenizer", str),
-        dtype=_choose(where, "dtype", weights.get("dtype"), DTYPES),
+        dtype=_choose(file, "dtype", weights.get("dtype"), DTYPES),
         hash=get(weights, "hash", str),
         origin=get(body, "origin", dict),
     )
 
 
-def _fields(where, network):
+def _fields(file, network):
     """The fields of a TransformerConfig; ValueError for one that is missing, unknown or of another type."""
     fields = {
         f.name: f.type for f in dataclasses.fields(transformer.TransformerConfig) if f.name not in ("step_conditioned", "attention")
     }
     if extra := sorted(set(network) - set(fields)):
-        raise ValueError(f"{where}: network has '{extra[0]}', which is not implemented: update tsdfm_jax")
-    return {name: _get(where, network, name, kind) for name, kind in fields.items()}
+        raise ValueError(f"{file}: network has '{extra[0]}', which is not implemented: update tsdfm_jax")
+    return {name: _get(file, network, name, kind) for name, kind in fields.items()}
 
 
-def _get(where, body, key, kind):
+def _get(file, body, key, kind):
     value = body.get(key)
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind or (kind is int and not 1 <= value < 2**31):
-        raise ValueError(f"{where}: {key} {value!r} is not a {kind.__name__} that makes sense: {REMEDY}")
+        raise ValueError(f"{file}: {key} {value!r} is not a {kind.__name__} that makes sense: {REMEDY}")
     return value
 
 
-def _choose(where, key, value, allowed):
+def _choose(file, key, value, allowed):
     if value not in allowed:
-        raise ValueError(f"{where}: {key} {value!r} is not one of {', '.join(allowed)}: {REMEDY}")
+        raise ValueError(f"{file}: {key} {value!r} is not one of {', '.join(allowed)}: {REMEDY}")
     return value
 
 
@@ -229,18 +229,18 @@ def read(directory, mesh):
 
     Raises ValueError, one line, for what is missing, damaged or differs from config.json.
     """
-    told = about(directory)
-    files = stored.Tensors(told.directory)
-    leaves = traverse_util.flatten_dict(abstract(told.network, mesh), sep="/")
-    _match(told, files, leaves)
+    about = read_about(directory)
+    files = stored.Tensors(about.directory)
+    leaves = traverse_util.flatten_dict(abstract(about.network, mesh), sep="/")
+    _match(about, files, leaves)
     put = lambda name, leaf: meshes.read_parts(leaf, lambda index: files.read(name, index).astype(np.float32))
     params = traverse_util.unflatten_dict({name: put(name, leaf) for name, leaf in leaves.items()}, sep="/")
-    if (found := checkpoint.tree_hash(params)) != told.hash:
+    if (digest := checkpoint.tree_hash(params)) != about.hash:
         raise ValueError(
-            f"{told.directory / stored.SINGLE} has content hash {found[:12]}, but {CONFIG} says {told.hash[:12]}: "
+            f"{about.directory / stored.SINGLE} has content hash {digest[:12]}, but {CONFIG} says {about.hash[:12]}: "
             f"it was damaged or changed, {REMEDY}"
         )
-    return told, params
+    return about, params
 
 
 def abstract(network, mesh):
@@ -248,10 +248,10 @@ def abstract(network, mesh):
     return meshes.abstract(mesh, lambda: transformer.init(jax.random.key(0), network, 1))
 
 
-def _match(told, files, leaves):
-    file, config = told.directory / stored.SINGLE, told.directory / CONFIG
+def _match(about, files, leaves):
+    file, config = about.directory / stored.SINGLE, about.directory / CONFIG
     for name in sorted(set(files.shapes) - set(leaves)):
-        raise ValueError(f"{file} holds '{name}', which a {told.kind} of {config} has not: they are not of one model, {REMEDY}")
+        raise ValueError(f"{file} holds '{name}', which a {about.kind} of {config} has not: they are not of one model, {REMEDY}")
     if missing := sorted(set(leaves) - set(files.shapes)):
         raise ValueError(f"{file} lacks '{missing[0]}' ({len(missing)} of {len(leaves)} names missing): {REMEDY}")
     for name, leaf in leaves.items():
@@ -259,17 +259,17 @@ def _match(told, files, leaves):
             raise ValueError(f"{file}: '{name}' has shape {files.shapes[name]}, but {config} says {leaf.shape}: {REMEDY}")
 
 
-def tokenizer(told):
+def tokenizer(about):
     """The tokenizer of a model, None if it has none. Raises ValueError if its file is missing, or is another tokenizer."""
-    if told.tokenizer is None:
+    if about.tokenizer is None:
         return None
     try:
-        tok = tokenizers.load(told.directory)
+        tok = tokenizers.load(about.directory)
     except FileNotFoundError:
-        raise ValueError(f"{told.directory} lacks its tokenizer.model or tokenizer.json: {REMEDY}") from None
-    if tok.content_hash != told.tokenizer or tok.vocab_size != told.path.text_vocab:
+        raise ValueError(f"{about.directory} lacks its tokenizer.model or tokenizer.json: {REMEDY}") from None
+    if tok.content_hash != about.tokenizer or tok.vocab_size != about.path.text_vocab:
         raise ValueError(
-            f"the tokenizer in {told.directory} is {tok.content_hash[:12]} of {tok.vocab_size} tokens, but {CONFIG} says "
-            f"{told.tokenizer[:12]} of {told.path.text_vocab}: {REMEDY}"
+            f"the tokenizer in {about.directory} is {tok.content_hash[:12]} of {tok.vocab_size} tokens, but {CONFIG} says "
+            f"{about.tokenizer[:12]} of {about.path.text_vocab}: {REMEDY}"
         )
     return tok

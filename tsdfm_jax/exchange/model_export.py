@@ -24,25 +24,25 @@ def export(workdir, out, *, model="student_shaped", dtype="float32", force=False
     model_directory.check_free(out, force)
     workdir = pathlib.Path(workdir)
     config = loading.stored_config(workdir)
-    one = meshes.make_mesh(meshes.MeshConfig(), jax.local_devices()[:1])
-    found = loading.load(workdir, model, one)
-    report, why = report_of(workdir, stage(config, model), found.hash)
-    told = model_directory.About(
+    mesh = meshes.make_mesh(meshes.MeshConfig(), jax.local_devices()[:1])
+    loaded = loading.load(workdir, model, mesh)
+    report, reason = report_of(workdir, stage(config, model), loaded.hash)
+    about = model_directory.About(
         directory=pathlib.Path(out),
         kind=model.split("_")[0],
         name=model,
-        network=found.network,
-        length=found.length,
-        path=settings.path(config, found.tokenizer.vocab_size),
+        network=loaded.network,
+        length=loaded.length,
+        path=settings.path(config, loaded.tokenizer.vocab_size),
         jump=config.flow.jump,
-        tokenizer=found.tokenizer.content_hash,
+        tokenizer=loaded.tokenizer.content_hash,
         dtype=dtype,
         origin=origin(workdir, config, report),
     )
-    params = {name: jax.device_get(value) for name, value in traverse_util.flatten_dict(found.params, sep="/").items()}
+    params = {name: jax.device_get(value) for name, value in traverse_util.flatten_dict(loaded.params, sep="/").items()}
     file = next((workdir / "tokenizer").glob("tokenizer.*"))
-    card = lambda told: model_card.exported(told, config, report, why)
-    return model_directory.write(told, params, card, tokenizer=file, force=force)
+    card = lambda about: model_card.exported(about, config, report, reason)
+    return model_directory.write(about, params, card, tokenizer=file, force=force)
 
 
 def stage(config, model):
@@ -70,5 +70,5 @@ def origin(workdir, config, report):
     """How the run was made, as config.json holds it; the commit comes from the report, None without one."""
     file = workdir / "command.txt"
     command = report["command"] if report else file.read_text().strip() if file.exists() else None
-    told = {"run": workdir.absolute().name, "command": command, "commit": report["commit"] if report else None}
-    return told | {"config": config.to_dict()}
+    fields = {"run": workdir.absolute().name, "command": command, "commit": report["commit"] if report else None}
+    return fields | {"config": config.to_dict()}

@@ -44,7 +44,7 @@ def convert(
     params = fsdfm.parameters(state, traverse_util.flatten_dict(shapes, sep="/"))
     file = {"file": pathlib.Path(checkpoint).name, "sha256": atomic.sha256(pathlib.Path(checkpoint))}
     kind = "student" if state.student else "teacher"
-    told = model_directory.About(
+    about = model_directory.About(
         directory=pathlib.Path(out),
         kind=kind,
         name=kind,
@@ -55,23 +55,25 @@ def convert(
         tokenizer=None if tok is None else tok.content_hash,
         origin={"imported_from": "FS-DFM", **file, "dictionary": state.dictionary, "command": command},
     )
-    return model_directory.write(told, params, model_card.imported, tokenizer=tokenizer or None, force=force)
+    return model_directory.write(about, params, model_card.imported, tokenizer=tokenizer or None, force=force)
 
 
 def path_of(vocab, tok, source, exponent):
     """The path of a network over `vocab` tokens; its source follows from the tokenizer's size (GPT-2's if None), or is `source`."""
     text_vocab = GPT2 if tok is None else tok.vocab_size
-    told = {text_vocab: "uniform", text_vocab + 1: "mask"}.get(vocab)
-    if tok is not None and told is None:
+    implied_source = {text_vocab: "uniform", text_vocab + 1: "mask"}.get(vocab)
+    if tok is not None and implied_source is None:
         raise ValueError(
             f"--tokenizer has {text_vocab:,} tokens, but the network {vocab:,}, neither as many nor one more: give its own"
         )
-    if told is None and not source:
+    if implied_source is None and not source:
         raise ValueError(
             f"the network has {vocab:,} tokens, which does not tell its source (GPT-2's {GPT2:,} would be uniform, one more mask): "
             f"give --source=uniform, or --source=mask where the last is the mask, or its --tokenizer"
         )
-    if tok is not None and source not in ("", told):
-        raise ValueError(f"--source={source} does not go with {vocab:,} tokens and a tokenizer of {text_vocab:,}: that is {told}")
-    source = source or told
+    if tok is not None and source not in ("", implied_source):
+        raise ValueError(
+            f"--source={source} does not go with {vocab:,} tokens and a tokenizer of {text_vocab:,}: that is {implied_source}"
+        )
+    source = source or implied_source
     return paths.Path(source=source, exponent=exponent, text_vocab=vocab - (source == "mask"))

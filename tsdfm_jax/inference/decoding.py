@@ -30,8 +30,8 @@ def advance(key_B, decode, state, first, last, bos, given_BL, fixed_BL, cfg):
     """
 
     def write(i, state):
-        before_B = jnp.where(i == 0, bos, jnp.take(state.x_BL, jnp.maximum(i - 1, 0), axis=1))
-        logits_BV, cache = decode(state.cache, before_B)
+        previous_B = jnp.where(i == 0, bos, jnp.take(state.x_BL, jnp.maximum(i - 1, 0), axis=1))
+        logits_BV, cache = decode(state.cache, previous_B)
         p_BV = jax.nn.softmax(sampler.sharpen(logits_BV[:, None], cfg)[:, 0], axis=-1)
         drawn_B = jax.vmap(draw.categorical)(paths.fold(key_B, i), p_BV)
         x_B = jnp.where(jnp.take(fixed_BL, i, axis=1), jnp.take(given_BL, i, axis=1), drawn_B)

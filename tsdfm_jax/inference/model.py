@@ -23,9 +23,9 @@ class Model:
       params: its weights, sharded over the mesh.
     """
 
-    def __init__(self, name, cfg, network, mesh, length, write):
-        self.name, self.network, self.length, self._write = name, cfg, length, write
-        self.tokenizer, self.hash = write and write.tokenizer, network.hash
+    def __init__(self, name, cfg, network, mesh, length, writer):
+        self.name, self.network, self.length, self._writer = name, cfg, length, writer
+        self.tokenizer, self.hash = writer and writer.tokenizer, network.hash
         self.params, self._mesh = network.params, mesh
         exact = dataclasses.replace(cfg, dtype="float32")
         self._logits = meshes.jit(mesh, functools.partial(transformer.apply, exact))
@@ -64,9 +64,9 @@ class Model:
                 raise ValueError(f"{name} {value_B.tolist()} must be {len(x_BL)} numbers from 0 to 1, one a text")
         meshes.require_positions(x_BL.shape[1], self._mesh, "L of x_BL")
         at_B = np.minimum(np.arange(meshes.round_up(self._mesh, len(x_BL))), len(x_BL) - 1)  # the last text fills up the batch
-        given = meshes.put_whole(self._mesh, [x_BL[at_B].astype(np.int32), t_B[at_B], None if h_B is None else h_B[at_B]])
+        inputs = meshes.put_whole(self._mesh, [x_BL[at_B].astype(np.int32), t_B[at_B], None if h_B is None else h_B[at_B]])
         with jax.default_matmul_precision("highest"):
-            return hosts.gather(self._logits(self.params, *given))[: len(x_BL)]
+            return hosts.gather(self._logits(self.params, *inputs))[: len(x_BL)]
 
     def sample(
         self,
@@ -112,7 +112,7 @@ class Model:
           ValueError: for a model without tokenizer, a value out of range, a text that is longer than the model's or leaves
             nothing to write, or an autoregressive model with `suffix` or `infill`.
         """
-        if self._write is None:
+        if self._writer is None:
             raise ValueError(
                 f"{self.name} has no tokenizer, so that it can neither read nor write text: import it with --tokenizer"
             )
@@ -128,5 +128,5 @@ class Model:
             number=number,
             seed=seed,
         )
-        wanted = [prompts.request(self.tokenizer, ask, self.length)]
-        return self._write(wanted, steps, temperature=temperature, top_p=top_p, batch=batch, states=states)
+        requests = [prompts.request(self.tokenizer, ask, self.length)]
+        return self._writer(requests, steps, temperature=temperature, top_p=top_p, batch=batch, states=states)

@@ -29,8 +29,8 @@ def run(config, workdir):
         if config.compass.kind != "lookahead":
             params, figures = train(config, workdir, job, mesh, teacher)
         with signals.stopping():
-            figures |= account(config, workdir, job, mesh, path, teacher, params)
-            figures["steered"] = steered(config, workdir, job, mesh, path, teacher, params)
+            figures |= evaluate_pairs(config, workdir, job, mesh, path, teacher, params)
+            figures["steered"] = steered_table(config, workdir, job, mesh, path, teacher, params)
         job.finish({"kind": config.compass.kind, **figures})
 
 
@@ -43,7 +43,7 @@ def train(config, workdir, job, mesh, teacher):
     return state.averaged, figures
 
 
-def account(config, workdir, job, mesh, path, teacher, params):
+def evaluate_pairs(config, workdir, job, mesh, path, teacher, params):
     """How well the compass tells the chain's midpoints from the data's, on held-out text, by time, step size and depth.
 
     `accuracy`: share of the pairs (same start, same positions that jump) in which the data's midpoint has the lower energy;
@@ -53,21 +53,21 @@ def account(config, workdir, job, mesh, path, teacher, params):
     c, build = config.compass, compasses.make(config, path)
     x_1_NL = windows.heldout(jobs.require(config, workdir, "data"), c.heldout)
 
-    def measure(seed, weights, place, x_1_BL, h):
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), place[0]), place[1])
+    def measure(seed, weights, indices, x_1_BL, h):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), indices[0]), indices[1])
         h_B = jnp.full(x_1_BL.shape[:1], h)
         time_key, chain_key = jax.random.split(key)
         t_B = paths.stratified_times(time_key, x_1_BL.shape[0]) * (1.0 - h_B)
-        found = compass_training.pairs(
+        pairs = compass_training.pairs(
             config, path, teacher.apply, weights["teacher"], jax.random.split(chain_key, len(x_1_BL)), x_1_BL, t_B, h_B
         )
         posterior = lambda x_BL, t_B, h_B: teacher.apply(weights["teacher"], x_BL, t_B, h_B)
         energy = jax.vmap(lambda x_BL, t_B: build(weights["compass"], posterior, h_B / 2)(x_BL, t_B)[0], in_axes=1, out_axes=1)
         prior_V = compasses.prior(config, path, posterior, h_B / 2)
-        asked = lambda x_BL, t_B: lookahead.lookahead(path, posterior, x_BL, t_B, h_B / 2, c.score, prior_V)[0]
-        ahead = jax.vmap(asked, in_axes=1, out_axes=1)
-        reference = ahead(found[0], found[3]) if c.kind == "distilled" else jnp.zeros_like(found[3])
-        return energy(found[1], found[3]), energy(found[0], found[3]), found[3], reference
+        lookahead_of = lambda x_BL, t_B: lookahead.lookahead(path, posterior, x_BL, t_B, h_B / 2, c.score, prior_V)[0]
+        all_lookaheads = jax.vmap(lookahead_of, in_axes=1, out_axes=1)
+        reference = all_lookaheads(pairs[0], pairs[3]) if c.kind == "distilled" else jnp.zeros_like(pairs[3])
+        return energy(pairs[1], pairs[3]), energy(pairs[0], pairs[3]), pairs[3], reference
 
     shardings = dict(in_shardings=(None, None, meshes.batch_sharding(mesh), None), out_shardings=meshes.batch_sharding(mesh))
     jitted, rows = meshes.seeded(mesh, measure, config.seed + 4000, **shardings), []
@@ -93,11 +93,11 @@ def summary(rows, c, job):
     ]
     by_step = [(h, rows[rows[:, 5] == h]) for h in settings.STEP_SIZES]
     by_depth = [(int(d) + 1, used[used[:, 4] == d]) for d in np.unique(used[:, 4])]
-    figures = told(used, c)
-    figures |= {"by_time": [{"time": k, **told(r, c)} for k, r in by_time if len(r)]}
+    figures = pair_metrics(used, c)
+    figures |= {"by_time": [{"time": k, **pair_metrics(r, c)} for k, r in by_time if len(r)]}
     figures |= {
-        "by_step_size": [{"h": k, **told(r, c)} for k, r in by_step],
-        "by_depth": [{"depth": k, **told(r, c)} for k, r in by_depth],
+        "by_step_size": [{"h": k, **pair_metrics(r, c)} for k, r in by_step],
+        "by_depth": [{"depth": k, **pair_metrics(r, c)} for k, r in by_depth],
     }
     job.metrics.line(f"{c.kind}: held-out accuracy {figures['accuracy']:.3f}, AUC {figures['auc']:.3f}")
     if figures["auc"] < 0.52:
@@ -105,45 +105,47 @@ def summary(rows, c, job):
     return figures
 
 
-def told(rows, c):
+def pair_metrics(rows, c):
     """Accuracy and AUC of some pairs; correlation too for a distilled compass."""
-    good, bad = rows[:, 0], rows[:, 1]
-    figures = {"pairs": len(rows), "accuracy": float((good < bad).mean() + 0.5 * (good == bad).mean())}
-    ranks = scipy.stats.rankdata(np.concatenate([bad, good]))[: len(bad)]
-    figures["auc"] = float((ranks.sum() - len(bad) * (len(bad) + 1) / 2) / (len(bad) * len(good)))
+    positive, negative = rows[:, 0], rows[:, 1]
+    figures = {"pairs": len(rows), "accuracy": float((positive < negative).mean() + 0.5 * (positive == negative).mean())}
+    ranks = scipy.stats.rankdata(np.concatenate([negative, positive]))[: len(negative)]
+    figures["auc"] = float((ranks.sum() - len(negative) * (len(negative) + 1) / 2) / (len(negative) * len(positive)))
     if c.kind == "distilled":
-        figures["correlation"] = float(np.corrcoef(bad, rows[:, 3])[0, 1])
+        figures["correlation"] = float(np.corrcoef(negative, rows[:, 3])[0, 1])
     return figures
 
 
-def steered(config, workdir, job, mesh, path, teacher, params):
+def steered_table(config, workdir, job, mesh, path, teacher, params):
     """Compare the teacher steered by the compass with blind, random-of-K and worst-of-K sampling, by the pilot judge."""
     c = config.compass
     pilot, build = judging.trained_judge(config, workdir, mesh, "pilot"), compasses.make(config, path)
     kinds = {"blind": {"candidates": 1}, "random": {"selection": "random"}, "worst": {"selection": "worst"}, "shaped": {}}
     rows, weights = [], {"teacher": teacher.params, "compass": params}
     with metrics_lib.progress("steered", len(kinds) * c.steered_samples, "text") as bar:
-        for name, change in kinds.items():
+        for name, overrides in kinds.items():
             texts = []
-            make = functools.partial(steer, config, path, teacher.apply, build, settings.shaped(config, **change))
-            places = dict(in_shardings=(None, None), out_shardings=meshes.batch_sharding(mesh))
-            jitted = meshes.seeded(mesh, make, config.seed + 5000, **places)
+            make = functools.partial(steer, config, path, teacher.apply, build, settings.shaped(config, **overrides))
+            shardings = dict(in_shardings=(None, None), out_shardings=meshes.batch_sharding(mesh))
+            jitted = meshes.seeded(mesh, make, config.seed + 5000, **shardings)
             for first in range(0, c.steered_samples, c.batch):
                 if signals.stop_agreed():
                     raise signals.Interrupted("compass: stopped; the same command goes on from there")
                 texts.append(hosts.gather(jitted(weights, np.int32(first))))
                 bar.advance(min(c.batch, c.steered_samples - first))
             x_NL = np.concatenate(texts)[: c.steered_samples]
-            told = judging.perplexity(pilot, x_NL, c.batch, mesh) | {
+            scores = judging.perplexity(pilot, x_NL, c.batch, mesh) | {
                 "entropy_nats": float(text_metrics.entropy_nats_N(x_NL).mean())
             }
-            rows.append({"selection": name, "steps": c.steered_steps, "samples": len(x_NL), **told})
+            rows.append({"selection": name, "steps": c.steered_steps, "samples": len(x_NL), **scores})
             job.metrics.line(
-                f"teacher at {c.steered_steps} steps, {name}: perplexity {told['ppl_token']:.1f}, entropy {told['entropy_nats']:.2f} nats (pilot judge)"
+                f"teacher at {c.steered_steps} steps, {name}: perplexity {scores['ppl_token']:.1f}, entropy {scores['entropy_nats']:.2f} nats (pilot judge)"
             )
-    before, after = rows[0]["ppl_token"], rows[-1]["ppl_token"]
-    if after >= before and config.shaping.candidates > 1:
-        job.metrics.line(f"this compass does not lower the steered teacher's perplexity ({before:.1f} blind, {after:.1f} steered)")
+    blind_perplexity, shaped_perplexity = rows[0]["ppl_token"], rows[-1]["ppl_token"]
+    if shaped_perplexity >= blind_perplexity and config.shaping.candidates > 1:
+        job.metrics.line(
+            f"this compass does not lower the steered teacher's perplexity ({blind_perplexity:.1f} blind, {shaped_perplexity:.1f} steered)"
+        )
     return rows
 
 

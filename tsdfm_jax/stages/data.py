@@ -12,13 +12,13 @@ def run(config, workdir):
         if job.finished is not None:
             return
         tok = trained.tokenizer(config, workdir)
-        made, costs, commits = hosts.first(lambda: prepare(config, tok, job.directory))
-        figures = {"splits": {k: {n: v for n, v in s.items() if n != "shards"} for k, s in made["splits"].items()}}
+        manifest, costs, commits = hosts.first(lambda: prepare(config, tok, job.directory))
+        figures = {"splits": {k: {n: v for n, v in s.items() if n != "shards"} for k, s in manifest["splits"].items()}}
         if commits:
             figures["commits"] = commits
         if costs.bytes:  # none if an earlier run had packed everything
             figures["costs"] = rates(costs)
-            job.metrics.line(told(costs))
+            job.metrics.line(costs_line(costs))
         job.finish(figures)
 
 
@@ -28,12 +28,12 @@ def prepare(config, tok, directory):
     size = corpus.size(source)
     with signals.stopping(), metrics.progress("data", size, "byte") as bar:
         try:
-            made = windows.prepare(
+            manifest = windows.prepare(
                 corpus.documents(source),
                 tok,
                 directory,
                 settings.windows_config(config),
-                lambda taken: bar.advance(taken - bar.done),
+                lambda processed: bar.advance(processed - bar.done),
                 signals.stop_requested,
                 fingerprint=corpus.fingerprint(source),
                 workers=pool.processes(config.data.workers, size),
@@ -41,12 +41,12 @@ def prepare(config, tok, directory):
             )
         except InterruptedError:
             raise signals.Interrupted("data: stopped; the same command goes on from there") from None
-    return made, costs, corpus.commits(source)
+    return manifest, costs, corpus.commits(source)
 
 
 def rates(costs):
     """The costs of this run, as plain JSON; those of an earlier, interrupted run are not in them."""
-    name, busy, of = costs.slowest()
+    name, busy, processes = costs.slowest()
     return {
         "workers": costs.workers,
         "bytes": costs.bytes,
@@ -54,16 +54,16 @@ def rates(costs):
         "megabytes_per_second": costs.bytes / 1e6 / costs.elapsed,
         "tokens_per_second": costs.tokens / costs.elapsed,
         "seconds": {part: getattr(costs, part) for part in ("reading", "tokenising", "packing", "elapsed")},
-        "slowest": {"part": name, "busy": busy, "processes": of},
+        "slowest": {"part": name, "busy": busy, "processes": processes},
     }
 
 
-def told(costs):
+def costs_line(costs):
     """The costs in one line."""
-    name, busy, of = costs.slowest()
+    name, busy, processes = costs.slowest()
     return (
         f"{costs.bytes / 1e6:,.1f} MB in {costs.elapsed:.1f} s, {costs.bytes / 1e6 / costs.elapsed:.1f} MB/s, "
         f"{costs.tokens / costs.elapsed:,.0f} tokens/s; reading {costs.reading:.1f} s, tokenising {costs.tokenising:.1f} s in "
         f"{costs.workers} {'process' if costs.workers == 1 else 'processes'}, packing and writing {costs.packing:.1f} s; "
-        f"slowest: {name}, {busy:.1f} of {of}"
+        f"slowest: {name}, {busy:.1f} of {processes}"
     )

@@ -26,18 +26,20 @@ def run(config, workdir):
     """
     with jobs.job(config, workdir, "evaluate") as job:
         sets = text_sets.wanted(config)
-        wanted = {one.name(config) for one in sets}
-        texts = {one.file: text_sets.sha256(one.file) for one in sets if one.file}
-        asked = json.loads(json.dumps([sorted(wanted), sorted(texts.items()), settings.comma_list(config.evaluate.pretrained)]))
-        if job.finished is not None and job.finished["asked"] == asked:
+        names = {text_set.name(config) for text_set in sets}
+        file_hashes = {text_set.file: text_sets.sha256(text_set.file) for text_set in sets if text_set.file}
+        requested = json.loads(
+            json.dumps([sorted(names), sorted(file_hashes.items()), settings.comma_list(config.evaluate.pretrained)])
+        )
+        if job.finished is not None and job.finished["asked"] == requested:
             return
-        jumps = sum(one.steps * -(-config.evaluate.samples // config.evaluate.batch) for one in sets)
+        jumps = sum(text_set.steps * -(-config.evaluate.samples // config.evaluate.batch) for text_set in sets)
         with signals.stopping(), metrics_lib.progress("evaluate", jumps, "jump") as bar:
             examine = Examiner(config, workdir, job)
-            rows = [row for one in sets for row in examine(one, bar)]
-            found = elbo.of_all(config, workdir, job)
+            rows = [row for text_set in sets for row in examine(text_set, bar)]
+            bounds = elbo.of_all(config, workdir, job)
         hosts.first(lambda: atomic.overwrite(job.directory / "rows.json", json.dumps(rows, indent=1)))
-        job.finish({"rows": len(rows), "asked": asked, "bounds": found, "formulas": FORMULAS})
+        job.finish({"rows": len(rows), "asked": requested, "bounds": bounds, "formulas": FORMULAS})
 
 
 class Examiner:
@@ -53,69 +55,75 @@ class Examiner:
         self._batch = config.evaluate.judge_batch or config.evaluate.batch
         self._references = {}
 
-    def __call__(self, one, bar):
+    def __call__(self, text_set, bar):
         """The rows of one set, one for each judge."""
-        texts, figures = self._make(one, bar)
-        name = one.name(self._config)
-        kept = self._kept(name, figures)
-        kept["texts"] = kept.get("texts") or self._text_figures(texts)
+        texts, figures = self._make(text_set, bar)
+        name = text_set.name(self._config)
+        results = self._stored_results(name, figures)
+        results["texts"] = results.get("texts") or self._text_figures(texts)
         for judge in self._judges:
-            if judge.hash not in kept["judges"]:
+            if judge.hash not in results["judges"]:
                 if signals.stop_agreed():
                     raise signals.Interrupted("evaluate: stopped; the same command goes on from there")
                 nll_N, tokens_N = judging.nll(judge, judging.rows_for(judge, texts), self._batch, self.mesh)
-                kept["judges"][judge.hash] = {"nll": nll_N.tolist(), "tokens": tokens_N.tolist()}
-        last = self._judges[-1]
-        if last.hash not in kept["features"]:
-            kept["features"][last.hash] = self._resemblance(last, texts, one)
-        hosts.first(lambda: atomic.overwrite(self._job.directory / f"{name}.json", json.dumps(kept)))
-        self._job.metrics.text(one.steps, name, "\n\n---\n\n".join(texts.text[:4]))
-        return [self._row(one, texts, figures, kept, judge) for judge in self._judges]
+                results["judges"][judge.hash] = {"nll": nll_N.tolist(), "tokens": tokens_N.tolist()}
+        last_judge = self._judges[-1]
+        if last_judge.hash not in results["features"]:
+            results["features"][last_judge.hash] = self._resemblance(last_judge, texts, text_set)
+        hosts.first(lambda: atomic.overwrite(self._job.directory / f"{name}.json", json.dumps(results)))
+        self._job.metrics.text(text_set.steps, name, "\n\n---\n\n".join(texts.text[:4]))
+        return [self._row(text_set, texts, figures, results, judge) for judge in self._judges]
 
-    def _kept(self, name, figures):
+    def _stored_results(self, name, figures):
         """The stored results of a set, or empty ones if a given file has changed since."""
         file = self._job.directory / f"{name}.json"
-        before = hosts.first(lambda: json.loads(file.read_text()) if file.exists() else {})
-        fresh = {"sha256": figures.get("sha256"), "judges": {}, "features": {}}
-        return before if before.get("sha256", "") == fresh["sha256"] else fresh
+        stored = hosts.first(lambda: json.loads(file.read_text()) if file.exists() else {})
+        empty = {"sha256": figures.get("sha256"), "judges": {}, "features": {}}
+        return stored if stored.get("sha256", "") == empty["sha256"] else empty
 
     def _text_figures(self, texts):
         """The metrics that need no judge; `entropy` is a list of each text's, for the frontiers."""
         x_NL, valid_NL = text_metrics.padded(texts.rows)
         nats_N = text_metrics.entropy_nats_N(x_NL, valid_NL)
-        found = {"entropy": nats_N.tolist(), "bytes": texts.bytes, "lexical": windows.lexical_share(texts.text, self._lexicon)}
-        found |= {f"distinct_{n}": text_metrics.distinct(x_NL, n, valid_NL) for n in (1, 2, 3)}
-        return found | {"repetition_4": float(text_metrics.repetition_N(x_NL, 4, valid_NL).mean())}
+        figures = {"entropy": nats_N.tolist(), "bytes": texts.bytes, "lexical": windows.lexical_share(texts.text, self._lexicon)}
+        figures |= {f"distinct_{n}": text_metrics.distinct(x_NL, n, valid_NL) for n in (1, 2, 3)}
+        return figures | {"repetition_4": float(text_metrics.repetition_N(x_NL, 4, valid_NL).mean())}
 
-    def _resemblance(self, judge, texts, one):
+    def _resemblance(self, judge, texts, text_set):
         """MAUVE and the Fréchet distance to held-out text that is in no row of the table, by a judge's features."""
-        mine_ND = judging.features(judge, judging.rows_for(judge, texts), self._batch, self.mesh)
-        if one.seed not in self._references:
-            held = self._make.reference(one.seed)
-            self._references[one.seed] = judging.features(judge, judging.rows_for(judge, held), self._batch, self.mesh)
-        real_ND = self._references[one.seed][: len(mine_ND)]
-        if len(mine_ND) < 2:
+        features_ND = judging.features(judge, judging.rows_for(judge, texts), self._batch, self.mesh)
+        if text_set.seed not in self._references:
+            reference = self._make.reference(text_set.seed)
+            self._references[text_set.seed] = judging.features(judge, judging.rows_for(judge, reference), self._batch, self.mesh)
+        real_ND = self._references[text_set.seed][: len(features_ND)]
+        if len(features_ND) < 2:
             return {"mauve": None, "mauve_spread": None, "frechet": None}
-        mauve, spread = text_metrics.mauve(mine_ND, real_ND, seed=0)
-        return {"mauve": mauve, "mauve_spread": spread, "frechet": text_metrics.frechet(mine_ND, real_ND)}
+        mauve, spread = text_metrics.mauve(features_ND, real_ND, seed=0)
+        return {"mauve": mauve, "mauve_spread": spread, "frechet": text_metrics.frechet(features_ND, real_ND)}
 
-    def _row(self, one, texts, figures, kept, judge):
-        c, told = self._config, kept["judges"][judge.hash]
-        nats, told_N = float(np.mean(kept["texts"]["entropy"])), (np.array(told["nll"]), np.array(told["tokens"]))
+    def _row(self, text_set, texts, figures, results, judge):
+        c, scores = self._config, results["judges"][judge.hash]
+        nats, nll_and_tokens = float(np.mean(results["texts"]["entropy"])), (np.array(scores["nll"]), np.array(scores["tokens"]))
         bits = {"entropy_nats": nats, "entropy_bits": nats / float(np.log(2))}
-        row = {"model": one.model, "source": c.flow.source, "steps": one.steps, "seed": one.seed, "temperature": one.temperature}
+        row = {
+            "model": text_set.model,
+            "source": c.flow.source,
+            "steps": text_set.steps,
+            "seed": text_set.seed,
+            "temperature": text_set.temperature,
+        }
         row |= {"top_p": c.evaluate.top_p, "jump": c.flow.jump, "dtype": c.model.dtype}
         row |= {"samples": len(texts.rows), "length": max(map(len, texts.rows)), "symbols": sum(map(len, texts.rows))}
         row |= {"tokens_per_second": figures["tokens_per_second"], "cut": figures.get("cut", 0), **bits}
-        row |= {name: value for name, value in kept["texts"].items() if name not in ("entropy", "bytes")}
-        row |= kept["features"][self._judges[-1].hash] | {"features": self._judges[-1].name}
-        own = judge.tokenizer.content_hash == texts.tokenizer
+        row |= {name: value for name, value in results["texts"].items() if name not in ("entropy", "bytes")}
+        row |= results["features"][self._judges[-1].hash] | {"features": self._judges[-1].name}
+        own_tokenizer = judge.tokenizer.content_hash == texts.tokenizer
         row |= {"judge": judge.name, "judge_parameters": transformer.parameters(judge.params), "judge_hash": judge.hash}
-        row |= {"judge_tokenizer": "own" if own else judge.tokenizer.content_hash}
+        row |= {"judge_tokenizer": "own" if own_tokenizer else judge.tokenizer.content_hash}
         row |= {
             "judge_bos": judge.bos,
             "judge_bos_policy": judge.bos_policy,
             "judge_context": judge.context,
-            **text_metrics.perplexity(*told_N),
+            **text_metrics.perplexity(*nll_and_tokens),
         }
-        return row | {"bits_per_byte": text_metrics.bits_per_byte(told_N[0], kept["texts"]["bytes"])}
+        return row | {"bits_per_byte": text_metrics.bits_per_byte(nll_and_tokens[0], results["texts"]["bytes"])}

@@ -22,30 +22,30 @@ COLUMNS = ("model", "steps", "seed", "samples", "entropy_nats", "distinct_2", "l
 def run(config, workdir):
     """Write `report/report.json`, `report/traces.json` and the page `report/index.html`, and print the tables."""
     jobs.require(config, workdir, "evaluate")
-    shown = traces.make(config, workdir) if config.report.traces and networks.variants(config) else None
-    hosts.first(lambda: write(config, workdir, shown))
+    trace_data = traces.make(config, workdir) if config.report.traces and networks.variants(config) else None
+    hosts.first(lambda: write(config, workdir, trace_data))
 
 
-def write(config, workdir, shown):
+def write(config, workdir, trace_data):
     """Write the files and print the tables, in one process alone."""
     rows = json.loads((jobs.require(config, workdir, "evaluate") / "rows.json").read_text())
-    report = gathered(config, workdir, rows)
-    where = pathlib.Path(workdir) / "report"
-    where.mkdir(exist_ok=True)
-    atomic.overwrite(where / "report.json", json.dumps(report, indent=1))
-    (where / "traces.json").unlink(missing_ok=True)
-    if shown is not None:
-        atomic.overwrite(where / "traces.json", json.dumps(shown, separators=(",", ":")))
-    page.write(where / "index.html", report, shown)
+    report = build_report(config, workdir, rows)
+    directory = pathlib.Path(workdir) / "report"
+    directory.mkdir(exist_ok=True)
+    atomic.overwrite(directory / "report.json", json.dumps(report, indent=1))
+    (directory / "traces.json").unlink(missing_ok=True)
+    if trace_data is not None:
+        atomic.overwrite(directory / "traces.json", json.dumps(trace_data, separators=(",", ":")))
+    page.write(directory / "index.html", report, trace_data)
     console = rich.console.Console(width=None if os.isatty(1) else 140)
     console.print(stage_table(report["stages"]))
     console.print(table(summary.table(config, rows)))
     with metrics_lib.Metrics(workdir, "report") as metrics:
-        metrics.line(f"the page: {where / 'index.html'}")
+        metrics.line(f"the page: {directory / 'index.html'}")
         metrics.line(report["verdict"])
 
 
-def gathered(config, workdir, rows):
+def build_report(config, workdir, rows):
     """All measurements, as report.json holds them."""
     names = ("tokenizer", "data", "judges", "teacher", "autoregressive", "compass", "evaluate")
     names = [name for name in names if networks.needs(config, name)]
@@ -65,7 +65,7 @@ def gathered(config, workdir, rows):
         "stages": {name: {**f, "share_of_time": f["seconds"] / total} for name, f in figures.items()},
         "compass": figures.get("compass"),
         "bounds": figures["evaluate"]["bounds"],
-        "bounds_exact": {name: said for name, said in elbo.EXACT.items() if name in networks.models(config)},
+        "bounds_exact": {name: statement for name, statement in elbo.EXACT.items() if name in networks.models(config)},
         "shaping": summary.midpoints(config, workdir),
         "frontiers": summary.frontiers(config, workdir, rows),
         "matched": matched,
@@ -84,7 +84,7 @@ def command(workdir):
     return file.read_text().strip() if file.exists() else None
 
 
-def _plain(value):
+def _format_value(value):
     return (
         "-"
         if value is None
@@ -111,7 +111,7 @@ def table(rows):
         grouped.setdefault((row["model"], row["steps"], row["seed"]), {})[row["judge"]] = row
     for by_judge in grouped.values():
         row = next(iter(by_judge.values()))
-        out.add_row(*(_plain(row[name]) for name in COLUMNS), *(f"{by_judge[name]['ppl_token']:.1f}" for name, _ in judges))
+        out.add_row(*(_format_value(row[name]) for name in COLUMNS), *(f"{by_judge[name]['ppl_token']:.1f}" for name, _ in judges))
     return out
 
 

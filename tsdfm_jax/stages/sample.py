@@ -17,40 +17,40 @@ from tsdfm_jax.runtime import hosts, metrics, signals
 from tsdfm_jax.storage import atomic
 from tsdfm_jax.workspace import trained
 
-SHOWN = 4  # texts that are shown while they are refined
+LIVE_TEXTS = 4  # texts that are shown while they are refined
 PAUSE = 0.08  # seconds between two updates of the terminal
-GIVEN = "bold"
+GIVEN_STYLE = "bold"
 # A model of byte tokens can write control characters, which a terminal would obey.
-VISIBLE = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+REPLACEMENTS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 def run(config, workdir):
     """Print texts and write them to `samples/sample.jsonl`; this stage runs every time."""
-    config = as_taken(config)
+    config = with_actual_steps(config)
     c, mesh = config.sample, settings.mesh(config)
-    requests = asked(config, trained.tokenizer(config, workdir))
-    write, console = sampling.writer(config, workdir, mesh, c.model), rich.console.Console()
+    requests = requests_of(config, trained.tokenizer(config, workdir))
+    writer, console = sampling.writer(config, workdir, mesh, c.model), rich.console.Console()
     # The same in every process: all of them must gather each state that is shown.
     live = hosts.first(lambda: c.live and console.is_terminal and not console.is_dumb_terminal)
-    with signals.stopping(), Board(console, write, c, sampling.rows(requests)) if live else contextlib.nullcontext() as seen:
-        options = dict(temperature=c.temperature, top_p=c.top_p, batch=c.batch, states=c.states, seen=seen)
-        begun, before = time.perf_counter(), metrics.compiled()
-        samples = write(requests, c.steps, **options)
-        took = f"{len(samples)} texts in {time.perf_counter() - begun:.1f} s, of which {metrics.compiled() - before}"
+    with signals.stopping(), Board(console, writer, c, sampling.rows(requests)) if live else contextlib.nullcontext() as board:
+        options = dict(temperature=c.temperature, top_p=c.top_p, batch=c.batch, states=c.states, on_state=board)
+        started, compiled_before = time.perf_counter(), metrics.compiled()
+        samples = writer(requests, c.steps, **options)
+        timing = f"{len(samples)} texts in {time.perf_counter() - started:.1f} s, of which {metrics.compiled() - compiled_before}"
     if hosts.is_first():
-        leave(config, workdir, samples)
-        show(console, c, write.tokenizer, samples)
-        rich.console.Console(stderr=True, highlight=False, soft_wrap=True).print(took, style="dim")  # stdout has only texts
+        write_jsonl(config, workdir, samples)
+        show(console, c, writer.tokenizer, samples)
+        rich.console.Console(stderr=True, highlight=False, soft_wrap=True).print(timing, style="dim")  # stdout has only texts
 
 
-def as_taken(config):
+def with_actual_steps(config):
     """The config with the number of steps that its model really takes, for the headings and the JSONL."""
-    found = config.copy_and_resolve_references()
-    found.sample.steps = networks.evaluations(config, config.sample.model, config.sample.steps)
-    return found
+    actual = config.copy_and_resolve_references()
+    actual.sample.steps = networks.evaluations(config, config.sample.model, config.sample.steps)
+    return actual
 
 
-def asked(config, tok):
+def requests_of(config, tok):
     """The requests of the config, from its file of prompts if it has one. Raises ValueError for what cannot be written."""
     c = config.sample
     ask = settings.fill(prompts.Ask, c)
@@ -59,7 +59,7 @@ def asked(config, tok):
     return [prompts.request(tok, ask, config.data.length)]
 
 
-def leave(config, workdir, samples):
+def write_jsonl(config, workdir, samples):
     """Write `samples/sample.jsonl`, one text in each line."""
     file = pathlib.Path(workdir) / "samples" / "sample.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def title(c, sample):
 
 def styled(tok, sample):
     """A text with its given tokens in bold."""
-    parts = ((piece.translate(VISIBLE), GIVEN if given else "") for piece, given in pieces(tok, sample))
+    parts = ((piece.translate(REPLACEMENTS), GIVEN_STYLE if given else "") for piece, given in pieces(tok, sample))
     return rich.text.Text.assemble(*parts)
 
 
@@ -101,23 +101,23 @@ def pieces(tok, sample):
     Each piece is what its tokens add to the text before them: decoded alone, they could begin with an extra space. If decoding
     more tokens changes the earlier text, the whole text is one piece and counts as not given.
     """
-    given, found, before, first = set(sample.given), [], "", 0
+    given, parts, before, first = set(sample.given), [], "", 0
     for end in range(1, len(sample.tokens) + 1):
         if end < len(sample.tokens) and (end in given) == (first in given):
             continue
         text = tok.decode_pretty(sample.tokens[:end])
         if not text.startswith(before):
             return [(sample.text, False)]
-        found.append((text[len(before) :], first in given))
+        parts.append((text[len(before) :], first in given))
         before, first = text, end
-    return found
+    return parts
 
 
 class Board:
     """Shows the first texts of a batch on the terminal while they are refined, and removes them at the end."""
 
-    def __init__(self, console, write, c, rows):
-        self._write, self._c, self._rows, self._last = write, c, rows, 0.0
+    def __init__(self, console, writer, c, rows):
+        self._writer, self._c, self._rows, self._last = writer, c, rows, 0.0
         self._live = rich.live.Live(console=console, auto_refresh=False, transient=True)
 
     def __enter__(self):
@@ -134,8 +134,8 @@ class Board:
         if not hosts.is_first() or (0 < step < self._c.steps and now - self._last < PAUSE):
             return
         self._last, parts = now, []
-        for place, x_L in zip(places[:SHOWN], x_BL):
-            sample = self._write.sample(self._rows[place], x_L)
-            at = f"{title(self._c, sample)}: step {step}, t = {step / self._c.steps:.3f}"
-            parts += [rich.rule.Rule(at, align="left"), styled(self._write.tokenizer, sample)]
+        for place, x_L in zip(places[:LIVE_TEXTS], x_BL):
+            sample = self._writer.sample(self._rows[place], x_L)
+            heading = f"{title(self._c, sample)}: step {step}, t = {step / self._c.steps:.3f}"
+            parts += [rich.rule.Rule(heading, align="left"), styled(self._writer.tokenizer, sample)]
         self._live.update(rich.console.Group(*parts), refresh=True)

@@ -21,26 +21,28 @@ def train(config, workdir, variant, round_number):
             return
         tok, mesh = trained.tokenizer(config, workdir), settings.mesh(config)
         teacher = trained.teacher(config, workdir, mesh)
-        born, start = teacher.params, {}
+        initial_params, origin = teacher.params, {}
         if round_number > 0:
-            born = trained.student(config, workdir, mesh, variant, round_number - 1).params
+            initial_params = trained.student(config, workdir, mesh, variant, round_number - 1).params
         elif config.student.path:
-            told, born = external.read(config, "student", tok, mesh)
-            start = {"started_from": external.figures(told)}
-        own = config.student.evaluator == "generator"
-        frozen = trained.generator(config, workdir, mesh, variant, round_number) if own else teacher
-        learn = student_training.learner(config, tok.vocab_size, mesh, frozen, born, round_number)
+            about, initial_params = external.read(config, "student", tok, mesh)
+            origin = {"started_from": external.record(about)}
+        by_generator = config.student.evaluator == "generator"
+        frozen = trained.generator(config, workdir, mesh, variant, round_number) if by_generator else teacher
+        learn = student_training.learner(config, tok.vocab_size, mesh, frozen, initial_params, round_number)
         rows = batches(config, workdir, variant, round_number, mesh)
         _, figures = jobs.train(config, job, config.student, learn, rows, name=f"student {variant}", mesh=mesh, tok=tok)
-        job.finish(figures | start)
+        job.finish(figures | origin)
 
 
 def batches(config, workdir, variant, round_number, mesh):
     """Batches of each kind of record that the target needs, and of data for `mixed`, as one resumable iterator."""
     root = jobs.require(config, workdir, "trajectories", f"trajectories/round_{round_number}") / variant
-    who = (config.student.batch, settings.student_seed(config) + round_number, meshes.share(mesh))
+    batch_args = (config.student.batch, settings.student_seed(config) + round_number, meshes.share(mesh))
     stores = {kind: records.open_store(root / kind) for kind in settings.TARGETS[config.student.target]}
-    parts = {kind: store.batches(*who, fields=student_training.learnt(store.schema)) for kind, store in stores.items()}
+    parts = {
+        kind: store.batches(*batch_args, fields=student_training.learned_fields(store.schema)) for kind, store in stores.items()
+    }
     if config.student.target == "mixed":
-        parts["data"] = windows.batches(jobs.require(config, workdir, "data"), "train", *who)
+        parts["data"] = windows.batches(jobs.require(config, workdir, "data"), "train", *batch_args)
     return shards.Joined(parts)

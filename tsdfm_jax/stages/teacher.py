@@ -21,7 +21,7 @@ def run(config, workdir):
         measure = elbo.heldout(apply, path, mesh, windows.heldout(data, c.heldout), c.batch)
         bits = elbo.bits_per_byte(data)
         if c.path:
-            params, figures = take(config, job, tok, mesh)
+            params, figures = load_given(config, job, tok, mesh)
             return job.finish(figures | {"heldout_bits_per_byte": bits * measure(params)})
         batches = windows.batches(data, "train", c.batch, config.seed, meshes.share(mesh))
         last = {}  # the last evaluation during training, of the finished teacher; empty if an earlier run did all updates
@@ -35,9 +35,9 @@ def run(config, workdir):
         job.finish(figures | (last or evaluate(state)))
 
 
-def take(config, job, tok, mesh):
+def load_given(config, job, tok, mesh):
     """Copy the teacher of `teacher.path` to `model`, as if it had been trained here: (params, figures)."""
-    told, params = external.read(config, "teacher", tok, mesh)
-    job.metrics.line(f"taking {told}")
+    about, params = external.read(config, "teacher", tok, mesh)
+    job.metrics.line(f"taking {about}")
     meta = checkpoint.save_params(job.directory / "model", params, {"tokenizer": tok.content_hash})
-    return params, {"taken": external.figures(told), "parameters": transformer.parameters(params), "hash": meta["hash"]}
+    return params, {"taken": external.record(about), "parameters": transformer.parameters(params), "hash": meta["hash"]}

@@ -72,7 +72,7 @@ def of_reading(shape):
     fields = {name: np.zeros((ROWS // 4, *size), dtype) for name, (dtype, size) in schema.fields.items()}
     records.write_shard(where / "records", 0, schema, fields, "")
     records.seal(where / "records", schema, seed=0, config={}, sources={}, shards=1)
-    whole = records.open_store(where / "records").batches(shape.batch, 0, fields=student_training.learnt(schema))
+    whole = records.open_store(where / "records").batches(shape.batch, 0, fields=student_training.learned_fields(schema))
 
     def read(batches):
         return lambda folder=folder: meshes.put_batch(shape.mesh, next(batches))  # keeps the folder alive

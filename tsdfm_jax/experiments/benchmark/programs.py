@@ -232,7 +232,7 @@ def records(shape):
     for kind in settings.TARGETS[shape.config.student.target]:
         schema = trajectory_records.schema(shape.config, path, kind, shape.config.shaping.candidates)
         found[kind] = {}
-        for name in student_training.learnt(schema):
+        for name in student_training.learned_fields(schema):
             dtype, size = schema.fields[name]
             values = (
                 rng.integers(0, shape.text_vocab, (shape.batch, *size))

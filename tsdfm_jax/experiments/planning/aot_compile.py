@@ -76,7 +76,9 @@ def programs(config, text_vocab, mesh, wanted=PROGRAMS):
         batch = {}
         for kind in model_flops.kinds(config):
             schema = trajectory_records.schema(config, path, kind, config.shaping.candidates)
-            batch[kind] = {name: rows(config.student.batch, *schema.fields[name][::-1]) for name in student_training.learnt(schema)}
+            batch[kind] = {
+                name: rows(config.student.batch, *schema.fields[name][::-1]) for name in student_training.learned_fields(schema)
+            }
         if config.student.target == "mixed":
             batch["data"] = rows(config.student.batch, (length,), jnp.int32)
         return student_training.learner(config, text_vocab, mesh, network, network.params).lower(batch)

@@ -145,7 +145,11 @@ def trajectory_bytes(config, text_vocab, variant):
     from tsdfm_jax.config import settings
     from tsdfm_jax.distillation import generation, trajectory_records
 
-    c, path, candidates = config.trajectories, settings.path(config, text_vocab), generation.shaped(config, variant).candidates
+    c, path, candidates = (
+        config.trajectories,
+        settings.path(config, text_vocab),
+        generation.shaping_config(config, variant).candidates,
+    )
     records = -(-c.count // c.shard) * c.shard
     size = lambda kind: trajectory_records.schema(config, path, kind, candidates).dtype.itemsize + CHECKSUM
     return config.rounds * sum(shards_bytes(records, c.shard, size(kind)) for kind in model_flops.kinds(config))

@@ -36,7 +36,7 @@ def sampled(run):
     found = {}
     for name in networks.models(config):
         network = trained.model(config, run.workdir, mesh, name)
-        draw = sampling.drawer(config, mesh, tok, name, network.apply, TEXTS, cfg)
+        draw = sampling.make_sampler(config, mesh, tok, name, network.apply, TEXTS, cfg)
         draw(network.params, 0, TEXTS, 2)  # compiles
         for _ in range(ROUNDS):
             for steps in STEPS:

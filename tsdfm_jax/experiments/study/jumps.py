@@ -46,7 +46,7 @@ def written(run, kind, judges, mesh):
     config.flow.jump = kind
     c = config.evaluate
     network, tok = trained.model(run.config, run.workdir, mesh, MODEL), trained.tokenizer(config, run.workdir)
-    draw = sampling.drawer(config, mesh, tok, MODEL, network.apply, c.batch, settings.sampler_config(config, c))
+    draw = sampling.make_sampler(config, mesh, tok, MODEL, network.apply, c.batch, settings.sampler_config(config, c))
     seed = run.seed + sampling.TABLE_SEED
     texts = {steps: draw(network.params, seed, c.samples, steps)[0] for steps in study_arms.STEPS}
     return {str(steps): study_targets.figures(judges, x_NL, mesh) for steps, x_NL in texts.items()}
