@@ -41,7 +41,7 @@ class Judge:
     hash: str = ""
 
 
-def own(name, cfg, params, tok, content_hash=""):
+def local_judge(name, cfg, params, tok, content_hash=""):
     """A judge trained here, with the document end token before every window."""
     bos = {"bos": tok.eos_id, "bos_policy": "the tokenizer's document end"}
     return Judge(name=name, cfg=cfg, params=params, tokenizer=tok, context=cfg.length, hash=content_hash, **bos)
@@ -104,8 +104,8 @@ def nll(judge, rows, batch, mesh):
     x_NL, valid_NL = _padded([row for _, row in windows], batch, most, mesh)
     start = lambda at: jitted(judge.params, meshes.put_whole(mesh, x_NL[at]))
     nll_NL = np.concatenate(list(pipeline.ahead(start, _batches(x_NL, batch))))
-    found_N = (nll_NL.astype(np.float64) * valid_NL).sum(axis=1)
-    total_N = np.bincount(owner_N, found_N[: len(windows)], minlength=len(rows))
+    window_nll_N = (nll_NL.astype(np.float64) * valid_NL).sum(axis=1)
+    total_N = np.bincount(owner_N, window_nll_N[: len(windows)], minlength=len(rows))
     return total_N, np.array([len(row) for row in rows])
 
 
@@ -145,9 +145,9 @@ def perplexity(judge, x_NL, batch, mesh):
 
 def trained_judge(config, workdir, mesh, number):
     """Load the run's trained judge `number`, which may be "pilot"."""
-    where = jobs.require(config, workdir, "judges") / str(number) / "model"
+    directory = jobs.require(config, workdir, "judges") / str(number) / "model"
     tok = trained.tokenizer(config, workdir)
     cfg = settings.judge(config, number, tok.vocab_size)
-    params, meta = checkpoint.load_params(where, meshes.abstract(mesh, lambda: causal.init(jax.random.key(0), cfg)))
-    trained.check_tokenizer(where, meta, tok)
-    return own(f"judge_{number}", cfg, params, tok, meta["hash"])
+    params, meta = checkpoint.load_params(directory, meshes.abstract(mesh, lambda: causal.init(jax.random.key(0), cfg)))
+    trained.check_tokenizer(directory, meta, tok)
+    return local_judge(f"judge_{number}", cfg, params, tok, meta["hash"])

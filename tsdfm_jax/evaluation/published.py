@@ -108,8 +108,8 @@ def network(where, c, dtype):
     try:
         return kind, kind.config(where, c, dtype)
     except ValueError as error:
-        said = str(error)
-        raise ValueError(said if said.startswith(str(where)) else f"{where}: {said}") from None
+        message = str(error)
+        raise ValueError(message if message.startswith(str(where)) else f"{where}: {message}") from None
 
 
 def _gpt2(where, c, dtype):

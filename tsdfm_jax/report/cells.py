@@ -64,11 +64,11 @@ def number(value):
 
 def mean(values):
     """Mean of the finite numbers among the values, or None if there are none."""
-    found = [v for v in values if number(v)]
-    if not found:
+    numbers = [v for v in values if number(v)]
+    if not numbers:
         return None
-    spread = statistics.stdev(found) if len(found) > 1 else None
-    return Mean(statistics.fmean(found), spread, min(found), max(found))
+    spread = statistics.stdev(numbers) if len(numbers) > 1 else None
+    return Mean(statistics.fmean(numbers), spread, min(numbers), max(numbers))
 
 
 def judges(report):

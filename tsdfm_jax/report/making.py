@@ -31,19 +31,19 @@ def duration(seconds):
 
 def stages(report):
     """Time, share of time, tokens/s and peak memory of every stage."""
-    told = report.get("stages") or {}
-    if not told:
+    stage_figures = report.get("stages") or {}
+    if not stage_figures:
         return ""
     lines = []
-    for name, f in told.items():
+    for name, f in stage_figures.items():
         seconds, share, speed, memory = (f.get(k) for k in ("seconds", "share_of_time", "tokens_per_second", "peak_memory_bytes"))
-        found = (
+        values = (
             duration(seconds) if cells.number(seconds) else "–",
             f"{share:.0%}" if cells.number(share) else "–",
             f"{speed:,.0f}" if cells.number(speed) else "–",
             f"{memory / 2**30:.1f} GiB" if cells.number(memory) else "–",
         )
-        lines.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{v}</td>" for v in found)}</tr>')
+        lines.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{v}</td>" for v in values)}</tr>')
     return folded("Stages", grid("Stages", ("stage", "time", "share of time", "tokens/s", "peak memory"), lines))
 
 
@@ -52,14 +52,14 @@ def judges(report):
     lines = []
     for name, row in cells.judges(report).items():
         size, bos = row.get("judge_parameters"), row.get("judge_bos")
-        found = (
+        values = (
             f"{size:,}" if cells.number(size) else "–",
             short(row.get("judge_tokenizer")),
             "–" if bos is None else escape(str(bos)),
             "–" if row.get("judge_context") is None else escape(str(row["judge_context"])),
             short(row.get("judge_hash")),
         )
-        lines.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{v}</td>" for v in found)}</tr>')
+        lines.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{v}</td>" for v in values)}</tr>')
     return folded("Judges", grid("Judges", ("judge", "parameters", "tokenizer", "BOS", "context", "hash"), lines)) if lines else ""
 
 

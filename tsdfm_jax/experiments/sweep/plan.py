@@ -11,7 +11,7 @@ import time
 from tsdfm_jax.experiments.sweep import hyper, jobs as sweep_jobs, runs as sweep_runs
 
 MAIN = (sys.executable, "-m", "tsdfm_jax.main")
-HANDED = "handed_out.json"
+HANDED_OUT = "handed_out.json"
 
 
 class Sweep:
@@ -62,40 +62,40 @@ class Sweep:
 
     def run(self, parallel, say):
         """Run the unfinished runs here, `parallel` at a time; returns the exit code."""
-        with alone(self.root) as lock:
+        with locked(self.root) as lock:
             if not self.ready():
-                if self.is_out(self.common, say):
+                if self.is_handed_out(self.common, say):
                     return 1
-                self._here([self.common], 1, say, lock)
+                self._run_here([self.common], 1, say, lock)
                 if not self.ready():
                     say(f"the runs wait for {', '.join(self.shared)}, which they share: mend that, and give the same command")
                     return 1
-            waiting = [run for run in self.left() if not self.is_out(run, say)]
+            waiting = [run for run in self.left() if not self.is_handed_out(run, say)]
             for run in waiting:
                 sweep_runs.link(run, self.shared, self.root / sweep_runs.COMMON)
-            failed = [name for name, code in self._here(waiting, parallel, say, lock).items() if code]
+            failed = [name for name, code in self._run_here(waiting, parallel, say, lock).items() if code]
         left = self.left()
         say(
             f"{len(self.runs) - len(left)} of {len(self.runs)} runs finished" + (f"; failed: {', '.join(failed)}" if failed else "")
         )
         return 1 if left else 0
 
-    def _here(self, runs, parallel, say, lock):
+    def _run_here(self, runs, parallel, say, lock):
         jobs = [sweep_jobs.Job(run.name, [*self.main, *run.arguments], run.workdir) for run in runs]
         return sweep_jobs.run(jobs, parallel, say, (lock,))
 
     def hand_out(self, launcher, say):
         """Give the unfinished runs to a launcher, one command after the other; returns the exit code."""
         start, failed = shlex.split(launcher), []
-        with alone(self.root):
-            if not self.ready() and not self.is_out(self.common, say):
+        with locked(self.root):
+            if not self.ready() and not self.is_handed_out(self.common, say):
                 failed += self._hand(self.common, start, say)
             if not self.ready():
                 where = self.common.workdir
                 say(f"{len(self.left())} runs wait for what they share, in {where}: give the same command when that is done")
                 return 1
             for run in self.left():
-                if not self.is_out(run, say):
+                if not self.is_handed_out(run, say):
                     sweep_runs.link(run, self.shared, self.root / sweep_runs.COMMON)
                     failed += self._hand(run, start, say)
         if failed:
@@ -107,7 +107,7 @@ class Sweep:
 
         run.workdir.mkdir(parents=True, exist_ok=True)
         command = [*start, *run.arguments]
-        note = run.workdir / HANDED
+        note = run.workdir / HANDED_OUT
         atomic.overwrite(note, json.dumps({"command": command, "at": time.strftime("%Y-%m-%d %H:%M:%S")}, indent=1))
         code = 1
         try:
@@ -117,16 +117,16 @@ class Sweep:
                 note.unlink(missing_ok=True)
         return [run.name] if code else []
 
-    def is_out(self, run, say):
+    def is_handed_out(self, run, say):
         """Whether a run was given to a launcher before and may still be running; reports it."""
-        note = run.workdir / HANDED
+        note = run.workdir / HANDED_OUT
         if note.exists():
             say(f"{run.name} was handed out and is not finished: wait for it, or delete {note} to start it again")
         return note.exists()
 
 
 @contextlib.contextmanager
-def alone(root):
+def locked(root):
     """Lock the sweep's directory; the runs inherit the lock, so that the runs of a killed sweep still hold it."""
     root.mkdir(parents=True, exist_ok=True)
     with open(root / ".lock", "w") as lock:
