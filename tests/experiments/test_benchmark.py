@@ -25,7 +25,7 @@ def test_ratios_are_of_one_round(monkeypatch):
     taken = iter([9.0, 9.0, 1.0, 4.0, 2.0, 6.0, 4.0, 20.0])  # one warm-up each, then three rounds
     monkeypatch.setattr(benchmark_clock, "seconds", lambda run: next(taken))
     bare = benchmark_clock.Program("bare", lambda: None)
-    whole = benchmark_clock.Program("whole", lambda: None, bare={"bare": 2}, tokens=3, also=lambda: {"busy": 0.5})
+    whole = benchmark_clock.Program("whole", lambda: None, bare={"bare": 2}, tokens=3, extra_metrics=lambda: {"busy": 0.5})
     rows = benchmark_clock.timed([bare, whole], 3)
     assert rows["whole"]["over_bare"] == {"median": 2.0, "min": 1.5, "max": 2.5}
     assert rows["whole"]["seconds"] == {"median": 6.0, "min": 4.0, "max": 20.0} and rows["whole"]["busy"] == 0.5

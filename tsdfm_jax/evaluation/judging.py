@@ -98,10 +98,10 @@ def nll(judge, rows, batch, mesh):
 
     A text longer than the context is scored in consecutive, independent windows, each after `bos`.
     """
-    most = _context(judge, mesh)
-    windows = [(i, row[at : at + most]) for i, row in enumerate(rows) for at in range(0, len(row), most)]
+    context = _context(judge, mesh)
+    windows = [(i, row[at : at + context]) for i, row in enumerate(rows) for at in range(0, len(row), context)]
     owner_N, jitted = np.array([i for i, _ in windows]), program(judge.cfg, judge.bos, mesh)
-    x_NL, valid_NL = _padded([row for _, row in windows], batch, most, mesh)
+    x_NL, valid_NL = _padded([row for _, row in windows], batch, context, mesh)
     start = lambda at: jitted(judge.params, meshes.put_whole(mesh, x_NL[at]))
     nll_NL = np.concatenate(list(pipeline.ahead(start, _batches(x_NL, batch))))
     window_nll_N = (nll_NL.astype(np.float64) * valid_NL).sum(axis=1)
@@ -115,8 +115,8 @@ def features(judge, rows, batch, mesh):
     The mean, not the last position as MAUVE's authors use: with 64 tokens a small judge's last state depends on the last few.
     On 48 texts it gave unigram draws 0.998, as for real text; the mean gave them 0.72 and 0.89, and real text 0.98 and above. [D]
     """
-    most, jitted = _context(judge, mesh), _pooled(judge.cfg, mesh)
-    x_NL, valid_NL = _padded([row[:most] for row in rows], batch, most, mesh)
+    context, jitted = _context(judge, mesh), _pooled(judge.cfg, mesh)
+    x_NL, valid_NL = _padded([row[:context] for row in rows], batch, context, mesh)
     start = lambda at: jitted(judge.params, *meshes.put_whole(mesh, (x_NL[at], valid_NL[at].astype(np.float32))))
     return np.concatenate(list(pipeline.ahead(start, _batches(x_NL, batch))))[: len(rows)]
 
@@ -126,12 +126,12 @@ def _context(judge, mesh):
     return judge.context // mesh.shape["tensor"] * mesh.shape["tensor"]
 
 
-def _padded(rows, batch, most, mesh):
+def _padded(rows, batch, context, mesh):
     """Rows padded at the end to one length and to whole batches: (x_NL, valid_NL). Causal attention hides the padding."""
     longest, length = max(map(len, rows)), SHORTEST * mesh.shape["tensor"]
     while length < longest:
         length *= 2
-    return text_metrics.padded(rows, -(-len(rows) // batch) * batch, min(length, most))
+    return text_metrics.padded(rows, -(-len(rows) // batch) * batch, min(length, context))
 
 
 def _batches(x_NL, batch):

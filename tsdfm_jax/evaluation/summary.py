@@ -38,10 +38,10 @@ def text_scores(config, workdir, model, steps, temperature, digest):
     for seed in config.evaluate.seeds:
         name = text_sets.Set(model, steps, seed, temperature).name(config)
         file = pathlib.Path(workdir) / "evaluate" / f"{name}.json"
-        kept = json.loads(file.read_text()) if file.exists() else {"judges": {}}
-        if (scores := kept["judges"].get(digest)) is None:
+        stored = json.loads(file.read_text()) if file.exists() else {"judges": {}}
+        if (scores := stored["judges"].get(digest)) is None:
             raise ValueError(f"{file} is not there or lacks a judge: run --stage=evaluate with this config first")
-        parts.append((kept["texts"]["entropy"], scores["nll"], scores["tokens"]))
+        parts.append((stored["texts"]["entropy"], scores["nll"], scores["tokens"]))
     entropy_N, nll_N, tokens_N = (np.concatenate([np.array(part[i]) for part in parts]) for i in range(3))
     return {"temperature": temperature, "entropy_N": entropy_N, "nll_N": nll_N, "tokens_N": tokens_N}
 
@@ -55,16 +55,16 @@ def matched(config, workdir, rows):
     c, matched_rows = config.evaluate, []
     if not settings.frontier(config) or not c.teacher_steps or not networks.needs(config, "teacher"):
         return matched_rows
-    most = max(c.teacher_steps)
+    most_steps = max(c.teacher_steps)
     for judge, digest in judges(rows).items():
-        teacher_set = text_scores(config, workdir, "teacher", most, c.temperature, digest)
+        teacher_set = text_scores(config, workdir, "teacher", most_steps, c.temperature, digest)
         entropy = float(teacher_set["entropy_N"].mean())
-        about = {"judge": judge, "entropy_nats": entropy, "entropy_of": f"teacher, {most} steps"}
+        about = {"judge": judge, "entropy_nats": entropy, "entropy_of": f"teacher, {most_steps} steps"}
         (point,) = text_metrics.frontier([teacher_set], config.report.bootstrap)
         result = {"ppl_token": point["ppl_token"], "low": point["ppl_low"], "high": point["ppl_high"], "reached": 1.0}
-        matched_rows.append(about | {"model": "teacher", "steps": most} | result)
+        matched_rows.append(about | {"model": "teacher", "steps": most_steps} | result)
         for model, steps in settings.frontier(config):
-            if (model, steps) != ("teacher", most):
+            if (model, steps) != ("teacher", most_steps):
                 sets = frontier_sets(config, workdir, model, steps, digest)
                 result = text_metrics.at_entropy(sets, entropy, config.report.bootstrap)
                 matched_rows.append(about | {"model": model, "steps": steps} | result)
@@ -87,10 +87,10 @@ def midpoints(config, workdir):
     {"candidates": K, "records": N, "midpoints": [{time, lowest, highest, mean, first, kept, first_kept}]}, each a mean
     over records; None if there is one candidate (K = 1) or there are no shaped whole trajectories.
     """
-    where = pathlib.Path(workdir) / f"trajectories/round_{config.rounds - 1}/shaped/whole"
-    if config.shaping.candidates == 1 or "shaped" not in networks.variants(config) or not where.exists():
+    directory = pathlib.Path(workdir) / f"trajectories/round_{config.rounds - 1}/shaped/whole"
+    if config.shaping.candidates == 1 or "shaped" not in networks.variants(config) or not directory.exists():
         return None
-    store = records.open_store(where)
+    store = records.open_store(directory)
     sample = [store[i] for i in range(min(len(store), RECORDS))]
     energy_NSK, index_NS = (np.stack([row[name] for row in sample]) for name in ("energy", "index"))
     kept_NS = np.take_along_axis(energy_NSK, index_NS[..., None].astype(int), axis=2)[..., 0]
@@ -110,23 +110,23 @@ def verdict(rows, matched=(), steps=8):
     at the teacher's entropy.
     """
     mean = means(rows)
-    students = [at for model, at, _ in mean if model.startswith("student_")]
+    students = [model_steps for model, model_steps, _ in mean if model.startswith("student_")]
     if students and steps not in students:
         return f"no row of a student at {steps} steps: nothing to compare"
     present = {name: entry for name, entry in compared(mean, steps).items() if (*entry[:2], next(iter(judges(rows)))) in mean}
     if not present:
         return "no row of a model: nothing to compare"
-    (first, (model, at, phrase)), *others = present.items()
+    (first, (model, model_steps, phrase)), *others = present.items()
     if not others and ("data", 0) not in {key[:2] for key in mean}:
         return f"no row beside those of {phrase}: nothing to compare"
-    ratios_to = lambda other: [mean[model, at, judge] / mean[(*other, judge)] for judge in judges(rows)]
+    ratios_to = lambda other: [mean[model, model_steps, judge] / mean[(*other, judge)] for judge in judges(rows)]
     if not others:
         return f"{phrase[0].upper()}{phrase[1:]} is at {times(ratios_to(('data', 0)))} of real held-out text's perplexity."
     comparisons = [(ratios_to(other[:2]), other[2]) for _, other in others]
     comparisons = [f"{below(ratios)} {name} under all judges ({times(ratios)})" for ratios, name in comparisons]
     answer = f"{phrase[0].upper()}{phrase[1:]} is " + " and ".join(comparisons) + "."
     ratios = at_matched_entropy(matched)
-    if not (own_ratios := ratios.get((model, at))) or not first.startswith("student_"):
+    if not (own_ratios := ratios.get((model, model_steps))) or not first.startswith("student_"):
         return answer
     answer += f" At that teacher's entropy it is {below(own_ratios)} it ({times(own_ratios)})"
     blind = ratios.get(("student_blind", steps)) if first == "student_shaped" else None
@@ -143,16 +143,16 @@ def means(rows):
 
 def compared(mean, steps):
     """{model: (model, steps, name)} of the models in the verdict, in its order."""
-    most = {}
-    for model, at, _ in mean:
-        most[model] = max(at, most.get(model, 0))
+    most_steps = {}
+    for model, model_steps, _ in mean:
+        most_steps[model] = max(model_steps, most_steps.get(model, 0))
     entries = {"student_shaped": (steps, f"the shaped student at {steps} steps"), "student_blind": (steps, "the blind student")}
-    if "student_shaped" not in most:
+    if "student_shaped" not in most_steps:
         entries["student_blind"] = (steps, f"the blind student at {steps} steps")
-    if "teacher" in most:
-        entries["teacher"] = (most["teacher"], f"the teacher at {most['teacher']} steps")
-    if "autoregressive" in most:
-        entries["autoregressive"] = (most["autoregressive"], "the autoregressive model")
+    if "teacher" in most_steps:
+        entries["teacher"] = (most_steps["teacher"], f"the teacher at {most_steps['teacher']} steps")
+    if "autoregressive" in most_steps:
+        entries["autoregressive"] = (most_steps["autoregressive"], "the autoregressive model")
     return {model: (model, *entry) for model, entry in entries.items()}
 
 
@@ -173,7 +173,7 @@ def at_matched_entropy(matched):
         if row is not teacher.get(row["judge"]):
             teacher_ppl = teacher[row["judge"]]["ppl_token"]
             by_model.setdefault((row["model"], row["steps"]), []).append(row["ppl_token"] and row["ppl_token"] / teacher_ppl)
-    return {at: None if None in ratios else ratios for at, ratios in by_model.items()}
+    return {key: None if None in ratios else ratios for key, ratios in by_model.items()}
 
 
 SCHEMA = 2

@@ -74,8 +74,8 @@ def steps_panel(axes, lines, known):
     axes.set_ylabel("perplexity")
     axes.margins(y=0.1)
     if "data" in lines:
-        at = lines["data"][0][1].value
-        axes.annotate("real text", (max(every), at), (0, -3), textcoords="offset points", ha="right", va="top", color=svg.INK)
+        real_ppl = lines["data"][0][1].value
+        axes.annotate("real text", (max(every), real_ppl), (0, -3), textcoords="offset points", ha="right", va="top", color=svg.INK)
 
 
 def against_entropy(report):
@@ -92,9 +92,9 @@ def against_entropy(report):
         shown = [p for p in points if p[0].model not in ("unigram", "data")]
         if curves or shown:
             star = next(((x, y) for c, x, y in points if c.model == "data"), None)
-            at = sorted({m["entropy_nats"] for m in report.get("matched") or [] if m["judge"] == name})
+            matched_entropies = sorted({m["entropy_nats"] for m in report.get("matched") or [] if m["judge"] == name})
             title = cells.judge_label(name, row)
-            paint = lambda axes, c=curves, p=shown, s=star, a=at: entropy_panel(axes, c, p, s, a, known)
+            paint = lambda axes, c=curves, p=shown, s=star, a=matched_entropies: entropy_panel(axes, c, p, s, a, known)
             what = f"{len(curves)} frontiers over temperature" if curves else f"{len(shown)} points of the table"
             out.append((title, svg.draw(f"entropy-{name}", paint, f"Perplexity against entropy in nats, {title}: {what}.")))
     return out
@@ -118,8 +118,8 @@ def entropy_panel(axes, curves, shown, star, matched, known):
     if star:
         axes.plot(*([v] for v in star), color=svg.INK, **STAR)
         axes.annotate("real text", star, (0, -12), textcoords="offset points", ha="center", color=svg.INK)
-    for at in matched:
-        axes.axvline(at, color=svg.SOFT, linewidth=0.9, linestyle=(0, (2, 2)))
+    for entropy in matched:
+        axes.axvline(entropy, color=svg.SOFT, linewidth=0.9, linestyle=(0, (2, 2)))
     log_axis(axes.yaxis, every)
     axes.margins(0.1)
     axes.set_xlabel("entropy, nats")
@@ -186,9 +186,9 @@ def compass(report):
     for title, (field, key) in panels.items():
         rows = [row for row in metrics.get(field) or [] if cells.number(row.get("accuracy")) or cells.number(row.get("auc"))]
         if rows:
-            named = [(fraction(row[key]) if key == "h" else str(row[key]), row) for row in rows]
-            paint = lambda axes, named=named, key=key: compass_panel(axes, named, {"h": "step size h"}.get(key, key))
-            aria_label = f"Compass {title}: " + "; ".join(f"{name}: {describe_compass(row)}" for name, row in named)
+            labelled = [(fraction(row[key]) if key == "h" else str(row[key]), row) for row in rows]
+            paint = lambda axes, labelled=labelled, key=key: compass_panel(axes, labelled, {"h": "step size h"}.get(key, key))
+            aria_label = f"Compass {title}: " + "; ".join(f"{name}: {describe_compass(row)}" for name, row in labelled)
             out.append((title, svg.draw(f"compass-{field}", paint, aria_label)))
     return out
 
@@ -204,14 +204,21 @@ def fraction(h):
     return f"1/{round(1 / h)}" if cells.number(h) and 0 < h < 1 and math.log2(h).is_integer() else f"{h:g}"
 
 
-def compass_panel(axes, named, key):
-    at = range(len(named))
+def compass_panel(axes, labelled, key):
+    positions = range(len(labelled))
     blank = lambda value: value if cells.number(value) else math.nan
     axes.axhline(0.5, color=svg.SOFT, linewidth=0.9, linestyle=(0, (2, 2)))
-    axes.plot(at, [blank(row.get("accuracy")) for _, row in named], color=svg.ACCENT, marker="o")
-    axes.plot(at, [blank(row.get("auc")) for _, row in named], color=svg.SOFT, marker="s", linestyle=(0, (4, 1.5)), markersize=3.8)
-    crowded = len(named) > 7
-    axes.set_xticks(at, [name for name, _ in named], rotation=50 if crowded else 0)
+    axes.plot(positions, [blank(row.get("accuracy")) for _, row in labelled], color=svg.ACCENT, marker="o")
+    axes.plot(
+        positions,
+        [blank(row.get("auc")) for _, row in labelled],
+        color=svg.SOFT,
+        marker="s",
+        linestyle=(0, (4, 1.5)),
+        markersize=3.8,
+    )
+    crowded = len(labelled) > 7
+    axes.set_xticks(positions, [name for name, _ in labelled], rotation=50 if crowded else 0)
     axes.set_xlabel(key)
     axes.set_ylim(0.35, 1.03)
 
@@ -240,11 +247,11 @@ def energies(report):
 
 
 def energy_panel(axes, points):
-    at = [p["time"] for p in points]
-    axes.fill_between(at, [p["lowest"] for p in points], [p["highest"] for p in points], color=svg.SOFT, alpha=0.18, linewidth=0)
-    axes.plot(at, [p["mean"] for p in points], color=svg.SOFT, linewidth=1.1, linestyle=(0, (4, 1.5)))
-    axes.plot(at, [p["first"] for p in points], color=svg.MODELS["student_blind"], **LINE_STYLES["student_blind"])
-    axes.plot(at, [p["kept"] for p in points], color=svg.MODELS["student_shaped"], **LINE_STYLES["student_shaped"])
+    times = [p["time"] for p in points]
+    axes.fill_between(times, [p["lowest"] for p in points], [p["highest"] for p in points], color=svg.SOFT, alpha=0.18, linewidth=0)
+    axes.plot(times, [p["mean"] for p in points], color=svg.SOFT, linewidth=1.1, linestyle=(0, (4, 1.5)))
+    axes.plot(times, [p["first"] for p in points], color=svg.MODELS["student_blind"], **LINE_STYLES["student_blind"])
+    axes.plot(times, [p["kept"] for p in points], color=svg.MODELS["student_shaped"], **LINE_STYLES["student_shaped"])
     axes.set_xlabel("time of the midpoint")
     axes.set_ylabel("energy")
 
@@ -252,9 +259,9 @@ def energy_panel(axes, points):
 def first_panel(axes, points, candidates):
     from matplotlib.ticker import PercentFormatter
 
-    at = [p["time"] for p in points]
-    width = 0.7 * min((b - a for a, b in zip(at, at[1:])), default=0.1)
-    axes.bar(at, [p["first_kept"] for p in points], width=width, color=svg.ACCENT, alpha=0.75)
+    times = [p["time"] for p in points]
+    width = 0.7 * min((b - a for a, b in zip(times, times[1:])), default=0.1)
+    axes.bar(times, [p["first_kept"] for p in points], width=width, color=svg.ACCENT, alpha=0.75)
     axes.axhline(1 / candidates, color=svg.INK, linewidth=0.9, linestyle=(0, (2, 2)))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("time of the midpoint")

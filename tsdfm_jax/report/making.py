@@ -82,13 +82,13 @@ def config(report):
     return folded("Config", grid("Config", ("key", "value"), lines, kind="keys"))
 
 
-def flatten(value, at=""):
+def flatten(value, prefix=""):
     """Dotted keys and their values as text."""
     for key, v in value.items():
         if isinstance(v, dict):
-            yield from flatten(v, f"{at}{key}.")
+            yield from flatten(v, f"{prefix}{key}.")
         else:
-            yield at + str(key), ", ".join(map(str, v)) if isinstance(v, (list, tuple)) else "''" if v == "" else str(v)
+            yield prefix + str(key), ", ".join(map(str, v)) if isinstance(v, (list, tuple)) else "''" if v == "" else str(v)
 
 
 def grid(name, heads, lines, kind="small"):
@@ -97,6 +97,6 @@ def grid(name, heads, lines, kind="small"):
     return sections.scroller(name, f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>')
 
 
-def folded(title, inside):
+def folded(title, content):
     """A part that is closed until the reader opens it."""
-    return f"<details><summary>{title}</summary>{inside}</details>"
+    return f"<details><summary>{title}</summary>{content}</details>"

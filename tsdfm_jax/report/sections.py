@@ -35,11 +35,11 @@ def caveat(report):
         return ""
     first = [c for c in table if c.model == models[0]]
     cell = next((c for c in first if c.steps == 8), first[-1])
-    beside = [c for c in table if c.model in models[1:] and c.steps == cell.steps] + [c for c in table if c.model == "data"]
+    others = [c for c in table if c.model in models[1:] and c.steps == cell.steps] + [c for c in table if c.model == "data"]
     seeds = "one seed" if cell.seeds == 1 else f"{cell.seeds} seeds"
     each = "each" if cell.seeds == 1 else "each seed,"
     sentence = f"Based on {seeds}: {cell.samples:,} texts of {cell.length} tokens for {each} model and number of steps."
-    known = [c for c in (cell, *beside) if "entropy_nats" in c.fields]
+    known = [c for c in (cell, *others) if "entropy_nats" in c.fields]
     if len(known) > 1 and known[0] is cell:
         entropies = ", ".join(f"{c.fields['entropy_nats'].value:.2f} nats ({cells.label(c.model)})" for c in known)
         sentence += f" Entropy at {cell.steps} step{'s' * (cell.steps != 1)}: {entropies}. Lower entropy means less diverse text, which lowers perplexity too."
@@ -123,9 +123,9 @@ def panels(drawings):
     return f'<div class="panels">{html}</div>'
 
 
-def scroller(name, inside):
+def scroller(name, content):
     """A scrolling box for content wider than a phone's screen."""
-    return f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0">{inside}</div>'
+    return f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0">{content}</div>'
 
 
 def perplexity(report):
@@ -163,9 +163,9 @@ def training(report):
     drawn = figures.losses(report)
     out = ""
     if bounds:
-        most = max(bounds.values())
+        largest = max(bounds.values())
         bars = "".join(
-            f'<div class="bar" style="--c: {svg.variable(m)}; --w: {100 * v / most:.1f}%"><dt>{escape(cells.label(m))}</dt><dd>{v:.3f}</dd></div>'
+            f'<div class="bar" style="--c: {svg.variable(m)}; --w: {100 * v / largest:.1f}%"><dt>{escape(cells.label(m))}</dt><dd>{v:.3f}</dd></div>'
             for m, v in bounds.items()
         )
         out += f"<h3>held-out ELBO, bits per byte (lower is better)</h3><dl class='bars'>{bars}</dl>"

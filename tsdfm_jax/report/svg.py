@@ -65,8 +65,8 @@ def draw(name, paint, aria_label, size=(3.7, 2.8)):
         FigureCanvasSVG(figure)
         paint(figure.add_subplot())
         out = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(out, format="svg", transparent=True, metadata=no_metadata)
     return adapt(out.getvalue(), aria_label)
 
 

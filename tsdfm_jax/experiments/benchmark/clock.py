@@ -20,7 +20,7 @@ class Program(NamedTuple):
       bare: {name of another program: number of its runs in one run of this one}; empty if it has no baseline.
       tokens: tokens that one run reads or writes.
       flops: FLOPs of its matrix products, computed from the shapes; 0 where this does not apply.
-      also: returns further metrics of the last run, {name: number}.
+      extra_metrics: returns further metrics of the last run, {name: number}.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Program(NamedTuple):
     bare: dict[str, float] = {}
     tokens: int = 0
     flops: float = 0.0
-    also: Callable[[], dict] = dict
+    extra_metrics: Callable[[], dict] = dict
 
 
 def timed(programs, rounds):
@@ -48,7 +48,7 @@ def timed(programs, rounds):
             run_seconds[program.name].append(seconds(program.run))
     for program in programs:
         row, own_seconds = rows[program.name], run_seconds[program.name]
-        row |= {"seconds": spread(own_seconds)} | program.also()
+        row |= {"seconds": spread(own_seconds)} | program.extra_metrics()
         if program.bare:
             parts = [sum(times * run_seconds[name][i] for name, times in program.bare.items()) for i in range(rounds)]
             row |= {"bare": program.bare, "over_bare": spread([a / b for a, b in zip(own_seconds, parts)])}

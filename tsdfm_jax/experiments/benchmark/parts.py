@@ -63,7 +63,7 @@ def of_reading(shape):
     path, root = settings.path(shape.config, shape.text_vocab), pathlib.Path(folder.name)
     rows = rng.integers(0, shape.text_vocab, (ROWS, length)).astype("uint16" if path.vocab <= 65536 else "int32")
     entry = shards.write(root / shards.name("windows", 0), (row.tobytes() for row in rows))
-    decode = lambda found: np.frombuffer(b"".join(found), rows.dtype).reshape(-1, length).astype(np.int32)
+    decode = lambda chunks: np.frombuffer(b"".join(chunks), rows.dtype).reshape(-1, length).astype(np.int32)
     options = dict(batch=shape.batch, seed=0, share=((0,), 1), shuffle=True, repeat=True, what="windows", remedy="run it again")
     window_batches = shards.batches(root, [entry], decode, **options)
     schema = trajectory_records.schema(shape.config, path, "whole", shape.config.shaping.candidates)
@@ -131,9 +131,14 @@ def of_stage(shape):
             start = lambda first: generate(params, np.int32(first), meshes.put_batch(shape.mesh, np.asarray(x_BL)))
             stats.update(trajectory_records.make(start, write, list(range(SHARDS)), SHARDS, c, bar))
 
-    also = lambda: {"device_busy": stats["device_busy"]}
+    extra_metrics = lambda: {"device_busy": stats["device_busy"]}
     loop = Program(
-        f"{2 * SHARDS} batches in {SHARDS} shards", run, None, {bare.name: 2 * SHARDS}, 2 * SHARDS * shape.batch_tokens, also=also
+        f"{2 * SHARDS} batches in {SHARDS} shards",
+        run,
+        None,
+        {bare.name: 2 * SHARDS},
+        2 * SHARDS * shape.batch_tokens,
+        extra_metrics=extra_metrics,
     )
     return [bare, loop]
 

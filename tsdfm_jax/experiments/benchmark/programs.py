@@ -119,10 +119,10 @@ def forward_backward(shape, name, apply, params):
         return out, pullback(out_bar)[0]
 
     arrays, jitted = inputs(shape), meshes.jit(shape.mesh, passes)
-    like = jax.eval_shape(meshes.jit(shape.mesh, apply), params, *arrays)
+    output_specs = jax.eval_shape(meshes.jit(shape.mesh, apply), params, *arrays)
     sharding = meshes.batch_sharding(shape.mesh)
-    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), like)
-    arguments = (params, filled(like, 1), *arrays)
+    output_specs = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), output_specs)
+    arguments = (params, filled(output_specs, 1), *arrays)
     run, lower = functools.partial(jitted, *arguments), functools.partial(jitted.lower, *arguments)
     return Program(f"{name} forward and backward", run, lower, tokens=shape.batch_tokens, flops=shape.flops(name, 3))
 

@@ -80,8 +80,8 @@ def read_all(arguments):
 
 
 def _file(path):
-    inside = (path / "report/report.json", path / "report.json")
-    return next((file for file in inside if file.exists()), inside[0]) if path.is_dir() else path
+    candidates = (path / "report/report.json", path / "report.json")
+    return next((file for file in candidates if file.exists()), candidates[0]) if path.is_dir() else path
 
 
 def read(file):
@@ -170,9 +170,9 @@ def check(runs, allow=()):
         differing = differences(runs[0], other)
         refused = [field for field in differing if field not in allow]
         if refused:
-            more = f", and so do {', '.join(refused[1:])}" if refused[1:] else ""
+            further = f", and so do {', '.join(refused[1:])}" if refused[1:] else ""
             remedy = f"{REMEDIES[refused[0]]}; --allow={','.join([*allow, *refused])} compares all the same"
-            raise ValueError(f"not comparable: {differing[refused[0]][0]} differs{more}: {remedy}")
+            raise ValueError(f"not comparable: {differing[refused[0]][0]} differs{further}: {remedy}")
         allowed += [lines[0] + (f" and {len(lines) - 1} more" if lines[1:] else "") for lines in differing.values()]
     return allowed
 
@@ -198,8 +198,8 @@ def table(runs):
         first = lines[0] if key in grouped[0] else {}
         for line in lines:
             for judge in judges(runs):
-                both = line.get(f"ppl_token_{judge}"), first.get(f"ppl_token_{judge}")
-                line[f"ppl_token_{judge}_ratio"] = both[0] / both[1] if all(both) and line is not first else None
+                pair = line.get(f"ppl_token_{judge}"), first.get(f"ppl_token_{judge}")
+                line[f"ppl_token_{judge}_ratio"] = pair[0] / pair[1] if all(pair) and line is not first else None
         out += lines
     return out
 
@@ -224,11 +224,11 @@ def matched(runs):
     """Rows of all reports at matched entropy, runs adjacent; `ratio` to the first run where the entropy is the same."""
     by_key = [{tuple(row[key] for key in MATCHED_AT): row for row in run.body.get("matched", [])} for run in runs]
     out = []
-    for at in dict.fromkeys(at for rows in by_key for at in rows):
-        first = by_key[0].get(at)
+    for key in dict.fromkeys(key for rows in by_key for key in rows):
+        first = by_key[0].get(key)
         for run, rows in zip(runs, by_key):
-            if row := rows.get(at):
-                both = first and row is not first and first["ppl_token"] and row["ppl_token"]
-                same = both and math.isclose(first["entropy_nats"], row["entropy_nats"], rel_tol=1e-9)
-                out.append({"run": run.name, **row, "ratio": row["ppl_token"] / first["ppl_token"] if same else None})
+            if row := rows.get(key):
+                pair = first and row is not first and first["ppl_token"] and row["ppl_token"]
+                same_entropy = pair and math.isclose(first["entropy_nats"], row["entropy_nats"], rel_tol=1e-9)
+                out.append({"run": run.name, **row, "ratio": row["ppl_token"] / first["ppl_token"] if same_entropy else None})
     return out

@@ -103,18 +103,18 @@ def remedies(config, program, devices):
     doubled = [2**n for n in range(1, 12)]
     if program.startswith("trajectories"):
         k, batch = config.shaping.chunk or config.shaping.candidates, config.trajectories.batch
-        less = [{"shaping.chunk": k // n} for n in doubled if k // n >= 1]
-        last = less[-1] if less else {}
-        less += [last | {"trajectories.batch": batch // n} for n in doubled if batch % (n * devices) == 0]
+        free_changes = [{"shaping.chunk": k // n} for n in doubled if k // n >= 1]
+        smallest_chunk = free_changes[-1] if free_changes else {}
+        free_changes += [smallest_chunk | {"trajectories.batch": batch // n} for n in doubled if batch % (n * devices) == 0]
     else:
         section, key = config[program], f"{program}.optimiser.accumulate"
         counts = [section.optimiser.accumulate * n for n in doubled]
-        less = [{key: n} for n in counts if section.batch % (n * devices) == 0]
-    more = [{"model.remat": "full"}] if config.model.remat != "full" and not program.startswith("trajectories") else []
+        free_changes = [{key: n} for n in counts if section.batch % (n * devices) == 0]
+    costly_changes = [{"model.remat": "full"}] if config.model.remat != "full" and not program.startswith("trajectories") else []
     if config.mesh.fsdp == 1:
-        more.append({"mesh.data": 1, "mesh.fsdp": -1})
-    together = functools.reduce(lambda a, b: a | b, [*more, less[-1] if less else {}], {})
-    candidates = [*less, *more, together]
+        costly_changes.append({"mesh.data": 1, "mesh.fsdp": -1})
+    together = functools.reduce(lambda a, b: a | b, [*costly_changes, free_changes[-1] if free_changes else {}], {})
+    candidates = [*free_changes, *costly_changes, together]
     return [changes for i, changes in enumerate(candidates) if changes and changes not in candidates[:i]]
 
 

@@ -86,9 +86,9 @@ def compiled_entry(config, part, chip, count):
     if part.program not in DEPENDS or chip not in chips.CHIPS:
         return None
     for key, compiled_config, entry in compiled():
-        same = entry["fits"] and key.split()[-1] == part.program
-        same = same and (entry["chip"], entry["devices"]) == (chips.CHIPS[chip].name, count)
-        if same and all(value(compiled_config, config_key) == value(config, config_key) for config_key in DEPENDS[part.program]):
+        matches = entry["fits"] and key.split()[-1] == part.program
+        matches = matches and (entry["chip"], entry["devices"]) == (chips.CHIPS[chip].name, count)
+        if matches and all(value(compiled_config, config_key) == value(config, config_key) for config_key in DEPENDS[part.program]):
             if math.isclose(entry["flops"]["model"] * count, part.flops, rel_tol=1e-3):  # the mask source has one token more
                 return entry
     return None
@@ -222,8 +222,8 @@ def state_bytes(config, params, slice_name):
     """Bytes of weights, moments and average of a network of `params` parameters on one device of a slice."""
     _, count = slice_of(slice_name)
     mesh = config.mesh.to_dict()
-    known = math.prod(n for n in mesh.values() if n != -1)
-    mesh = {axis: count // known if n == -1 else n for axis, n in mesh.items()}
+    known_devices = math.prod(n for n in mesh.values() if n != -1)
+    mesh = {axis: count // known_devices if n == -1 else n for axis, n in mesh.items()}
     return params * STATE // (mesh["fsdp"] * mesh["tensor"])
 
 

@@ -56,9 +56,9 @@ def elbo_windows(config):
 
 def judges(config, text_vocab):
     """Every judge's training, forward and backward."""
-    each = {name: judge_flops(config, text_vocab, name) for name in judge_names(config)}
+    flops_of = {name: judge_flops(config, text_vocab, name) for name in judge_names(config)}
     updates = config.judges.optimiser.steps
-    return [Part(f"judge {name}", updates, 3 * config.judges.batch * flops) for name, flops in each.items()]
+    return [Part(f"judge {name}", updates, 3 * config.judges.batch * flops) for name, flops in flops_of.items()]
 
 
 def teacher(config, text_vocab):
@@ -147,8 +147,8 @@ def evaluate(config, text_vocab):
     causal = _causal_flops(settings.autoregressive(config, text_vocab), config.data.length)
     texts = sum(text_set.model == "autoregressive" for text_set in sets)  # with the cache, a text costs one pass
     parts.append(Part("sampling, autoregressive", calls * texts, c.batch * causal))
-    judged = [judge_flops(config, text_vocab, name) for name in judge_names(config)[:-1]]
-    parts.append(Part("judging", len(sets) * calls, c.batch * (sum(judged) + judged[-1])))
+    judge_costs = [judge_flops(config, text_vocab, name) for name in judge_names(config)[:-1]]
+    parts.append(Part("judging", len(sets) * calls, c.batch * (sum(judge_costs) + judge_costs[-1])))
     parts.append(Part("students' ELBO", len(networks.variants(config)), elbo_windows(config) * forward["student"]))
     parts.append(Part("autoregressive model's likelihood", "autoregressive" in models, config.teacher.heldout * causal))
     return [part for part in parts if part.runs]

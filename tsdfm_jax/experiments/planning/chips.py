@@ -243,13 +243,13 @@ def traffic(module, run):
 
     For an array that is only sliced, or updated in place, only the slice counts.
     """
-    instruction, inside = run.instruction, module.computations[run.computation]
+    instruction, instructions = run.instruction, module.computations[run.computation]
     if instruction.opcode in NO_TRAFFIC or instruction.opcode.endswith("-done"):
         return 0
-    results, operands = hlo.arrays(instruction.shape), [hlo.arrays(inside[name].shape) for name in instruction.operands]
+    results, operands = hlo.arrays(instruction.shape), [hlo.arrays(instructions[name].shape) for name in instruction.operands]
     if instruction.opcode == "fusion":
         body = instruction.called["calls"]
-        return _written(module, body, results) + sum(_read(module, body, place, arrays) for place, arrays in enumerate(operands))
+        return _written(module, body, results) + sum(_read(module, body, number, arrays) for number, arrays in enumerate(operands))
     if instruction.opcode in PARTS:
         part = (
             results[len(operands[0]) :][:1] if instruction.opcode == "slice-start" else results
@@ -262,17 +262,17 @@ def traffic(module, run):
     return in_memory(results) + sum(in_memory(arrays) for arrays in operands)
 
 
-def _read(module, body, place, arrays):
+def _read(module, body, number, arrays):
     """Bytes that a fusion reads from one of its operands."""
     whole = in_memory(arrays)
-    parts = _parts(module, body, module.parameter(body, place)) if whole else 0
+    parts = _parts(module, body, module.parameter(body, number)) if whole else 0
     return whole if parts is None else min(parts, whole)
 
 
 def _parts(module, body, name):
     """Bytes of the slices read from a value, if only slices are read; None if it is read whole."""
-    inside, total = module.computations[body], 0
-    users = [instruction for instruction in inside.values() if name in instruction.operands]
+    instructions, total = module.computations[body], 0
+    users = [instruction for instruction in instructions.values() if name in instruction.operands]
     for user in users:
         if user.opcode in PARTS and user.operands[0] == name:
             part = hlo.size(hlo.arrays(user.shape))
@@ -287,7 +287,7 @@ def _parts(module, body, name):
         if part is None:
             return None
         total += part
-    return None if inside[name].root else total
+    return None if instructions[name].root else total
 
 
 def _only_view(module, fusion):
@@ -296,12 +296,12 @@ def _only_view(module, fusion):
 
 def _written(module, body, results):
     """Bytes that a fusion writes; for an update in place, only the update."""
-    inside, root, total = module.computations[body], module.root(body), 0
-    ends = [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
+    instructions, root, total = module.computations[body], module.root(body), 0
+    ends = [instructions[name] for name in root.operands] if root.opcode == "tuple" else [root]
     for end, array in zip(ends, results):
         while end.opcode == "bitcast":
-            end = inside[end.operands[0]]
+            end = instructions[end.operands[0]]
         if in_memory([array]):
             updated = end.opcode == "dynamic-update-slice"
-            total += hlo.size(hlo.arrays(inside[end.operands[1]].shape)) if updated else hlo.size([array])
+            total += hlo.size(hlo.arrays(instructions[end.operands[1]].shape)) if updated else hlo.size([array])
     return total

@@ -82,7 +82,9 @@ class Collective(NamedTuple):
 
 def arrays(shape):
     """(dtype, dimensions, layout) of every array of a shape, which may be a tuple's."""
-    return [(dtype, tuple(int(d.lstrip("<=")) for d in dims.split(",") if d), at) for dtype, dims, at in ARRAY.findall(shape)]
+    return [
+        (dtype, tuple(int(d.lstrip("<=")) for d in dims.split(",") if d), layout) for dtype, dims, layout in ARRAY.findall(shape)
+    ]
 
 
 def size(shape_arrays):
@@ -98,10 +100,10 @@ def _bits(dtype):
 def _balanced(text):
     """Length of the bracketed part that `text` begins with."""
     depth = 0
-    for at, letter in enumerate(text):
+    for position, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
         if depth == 0:
-            return at + 1
+            return position + 1
     raise ValueError(f"unbalanced brackets in HLO: {text[:80]}")
 
 
@@ -121,13 +123,13 @@ class Module:
     """A parsed module: `computations`, name -> {name: Instruction}, and the name of the `entry` one."""
 
     def __init__(self, text):
-        self.computations, self.entry, inside = {}, None, None
+        self.computations, self.entry, current = {}, None, None
         for line in text.splitlines():
             if head := re.match(r"(ENTRY )?%?([\w.\-]+) (?:\(.*)?\{\s*$", line):
-                inside = self.computations[head[2]] = {}
+                current = self.computations[head[2]] = {}
                 self.entry = head[2] if head[1] else self.entry
-            elif inside is not None and (instruction := _instruction(line)):
-                inside[instruction.name] = instruction
+            elif current is not None and (instruction := _instruction(line)):
+                current[instruction.name] = instruction
         if self.entry is None:
             raise ValueError("this text is no HLO module: it has no ENTRY computation")
 
@@ -135,10 +137,10 @@ class Module:
         """The root instruction, which returns a computation's value."""
         return next(i for i in self.computations[computation].values() if i.root)
 
-    def parameter(self, computation, place):
-        """Name of a computation's parameter number `place`."""
+    def parameter(self, computation, number):
+        """Name of a computation's parameter `number`."""
         instructions = self.computations[computation].values()
-        return next(i.name for i in instructions if i.opcode == "parameter" and i.arguments == str(place))
+        return next(i.name for i in instructions if i.opcode == "parameter" and i.arguments == str(number))
 
     def runs(self):
         """Every executed instruction, as a `Run`; all branches of a conditional."""
@@ -161,53 +163,53 @@ class Module:
         """How often the body of a `while` runs; None if the text does not state it."""
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
             return int(known[1])
-        around, inside = self.computations[computation], self.computations[loop.called["condition"]]
-        test, start = self.root(loop.called["condition"]), around.get(loop.operands[0])
+        outer, condition = self.computations[computation], self.computations[loop.called["condition"]]
+        test, start = self.root(loop.called["condition"]), outer.get(loop.operands[0])
         if test.opcode != "compare" or "direction=LT" not in test.rest or start is None or start.opcode != "tuple":
             return None
-        counter, bound = (inside[name] for name in test.operands)
+        counter, bound = (condition[name] for name in test.operands)
         if counter.index is None:
             return None
-        carried = lambda instruction: self._constant(start.operands[instruction.index], around)  # values that no iteration changes
-        first = carried(counter)
-        last = self._constant(bound.name, inside) if bound.index is None else carried(bound)
-        step = self._step(loop.called["body"], counter.index, carried)
+        carried_value = lambda element: self._constant(start.operands[element.index], outer)  # values that no iteration changes
+        first = carried_value(counter)
+        last = self._constant(bound.name, condition) if bound.index is None else carried_value(bound)
+        step = self._step(loop.called["body"], counter.index, carried_value)
         return None if None in (first, last, step) or step < 1 else max(-(-(last - first) // step), 0)
 
-    def _step(self, body, place, carried):
-        """The step that a loop's body adds to element `place` of its tuple; None if it does anything else to it."""
-        inside, root = self.computations[body], self.root(body)
-        after = self._origin(root.operands[place], inside) if root.opcode == "tuple" else root
-        if after.opcode != "add":
+    def _step(self, body, index, carried_value):
+        """The step that a loop's body adds to element `index` of its tuple; None if it does anything else to it."""
+        instructions, root = self.computations[body], self.root(body)
+        new_value = self._origin(root.operands[index], instructions) if root.opcode == "tuple" else root
+        if new_value.opcode != "add":
             return None
-        terms = [self._origin(name, inside) for name in after.operands]
-        others = [term for term in terms if term.index != place]
+        terms = [self._origin(name, instructions) for name in new_value.operands]
+        others = [term for term in terms if term.index != index]
         if len(others) != 1:
             return None
-        return self._constant(others[0].name, inside) if others[0].index is None else carried(others[0])
+        return self._constant(others[0].name, instructions) if others[0].index is None else carried_value(others[0])
 
-    def _origin(self, name, inside):
-        instruction = inside[name]
+    def _origin(self, name, instructions):
+        instruction = instructions[name]
         while instruction.opcode in SAME_VALUE:
-            instruction = inside[instruction.operands[0]]
+            instruction = instructions[instruction.operands[0]]
         return instruction
 
-    def _constant(self, name, inside):
-        origin = self._origin(name, inside)
+    def _constant(self, name, instructions):
+        origin = self._origin(name, instructions)
         return int(origin.arguments) if origin.opcode == "constant" and re.fullmatch(r"-?\d+", origin.arguments) else None
 
     def flops(self, run):
         """FLOPs of one run of a `dot`, a `convolution` (a TPU's matrix product) or an attention kernel, 2 a multiply-add; else 0."""
         instruction = run.instruction
         if kernel := re.match(r"splash_mha_(fwd|dq|dkv)", instruction.name):
-            inside = self.computations[run.computation]
+            instructions = self.computations[run.computation]
             # Operands of [B, H, L, d] follow two arrays that mark the masked blocks; no blocks are masked here.
-            queries, keys = (arrays(inside[name].shape)[0][1] for name in instruction.operands[2:4])
+            queries, keys = (arrays(instructions[name].shape)[0][1] for name in instruction.operands[2:4])
             return 2.0 * PRODUCTS[kernel[1]] * math.prod(queries) * keys[-2]
         if instruction.opcode not in ("dot", "convolution"):
             return 0.0
-        inside, ((_, out, _),) = self.computations[run.computation], arrays(instruction.shape)
-        left, right = (arrays(inside[name].shape)[0][1] for name in instruction.operands)
+        instructions, ((_, out, _),) = self.computations[run.computation], arrays(instruction.shape)
+        left, right = (arrays(instructions[name].shape)[0][1] for name in instruction.operands)
         if instruction.opcode == "convolution":
             return 2.0 * _convolved(out, left, right, instruction.rest)
         summed = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.rest)[1]
@@ -220,19 +222,19 @@ def _convolved(out, left, right, rest):
     sizes = [dict(zip(names, dims)) for names, dims in zip(labels.groups(), (left, right, out))]
     window = dict(re.findall(r"(\w+)=([\dx_\-]+)", (re.search(r"window=\{([^}]*)\}", rest) or [""])[0]))
     total = sizes[0]["b"] * sizes[1]["i"] * sizes[2]["f"]
-    for at, name in enumerate(sorted(set(labels[1]) - {"b", "f"})):
-        part = lambda key, default: window[key].split("x")[at] if key in window else default
-        low = int(part("pad", "0_0").split("_")[0])
+    for axis, name in enumerate(sorted(set(labels[1]) - {"b", "f"})):
+        part = lambda key, default: window[key].split("x")[axis] if key in window else default
+        low_padding = int(part("pad", "0_0").split("_")[0])
         strides = (int(part(key, "1")) for key in ("stride", "lhs_dilate", "rhs_dilate"))
-        total *= _valid(sizes[2][name], sizes[1][name], sizes[0][name], low, *strides)
+        total *= _valid(sizes[2][name], sizes[1][name], sizes[0][name], low_padding, *strides)
     return total // int((re.search(r"batch_group_count=(\d+)", rest) or [0, 1])[1])
 
 
 @functools.cache
-def _valid(out, window, of, low, stride, hole, spread):
+def _valid(out, window, input_size, low_padding, stride, input_dilation, window_dilation):
     """Number of (output, window) pairs of one dimension that read an element of the input."""
-    positions = (o * stride + w * spread - low for o in range(out) for w in range(window))
-    return sum(0 <= position <= (of - 1) * hole and position % hole == 0 for position in positions)
+    positions = (o * stride + w * window_dilation - low_padding for o in range(out) for w in range(window))
+    return sum(0 <= position <= (input_size - 1) * input_dilation and position % input_dilation == 0 for position in positions)
 
 
 def collectives(text):
@@ -255,8 +257,8 @@ def collectives(text):
 
 
 def _collective(module, run, kind):
-    instruction, inside = run.instruction, module.computations[run.computation]
-    operands = [array for name in instruction.operands for array in arrays(inside[name].shape)]
+    instruction, instructions = run.instruction, module.computations[run.computation]
+    operands = [array for name in instruction.operands for array in arrays(instructions[name].shape)]
     results = arrays(instruction.shape)
     if instruction.opcode.endswith("-start") and kind != "all-reduce":  # its shape is (operands, results, the device's own)
         results = results[len(operands) : 2 * len(operands)]

@@ -38,10 +38,10 @@ def scorers(config):
 
 
 def cells(config):
-    """{compass: [(place, K)]} of every cell: the config's own compass at every K, the others at K = KEPT."""
+    """{compass: [(midpoint, K)]} of every cell: the config's own compass at every K, the others at K = OTHER_CANDIDATES."""
     steps = range(config.compass.steered_steps)
-    by_compass = {name: [(place, OTHER_CANDIDATES) for place in (EVERYWHERE, *steps)] for name in scorers(config)}
-    by_compass["reference"] = [(EVERYWHERE, 1)] + [(place, k) for k in CANDIDATES for place in (EVERYWHERE, *steps)]
+    by_compass = {name: [(midpoint, OTHER_CANDIDATES) for midpoint in (EVERYWHERE, *steps)] for name in scorers(config)}
+    by_compass["reference"] = [(EVERYWHERE, 1)] + [(midpoint, k) for k in CANDIDATES for midpoint in (EVERYWHERE, *steps)]
     return by_compass
 
 
@@ -50,8 +50,10 @@ def measure(study, source):
     base, file = study.base(source), study.root / source / FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     rows = json.loads(file.read_text()) if file.exists() else {}
-    wanted = {name: places for name, places in cells(base.config).items() if _compass_run(study, source, name) is not None}
-    todo = [(name, *cell) for name, places in wanted.items() for cell in places if _key(name, *cell) not in rows]
+    wanted = {
+        name: compass_cells for name, compass_cells in cells(base.config).items() if _compass_run(study, source, name) is not None
+    }
+    todo = [(name, *cell) for name, compass_cells in wanted.items() for cell in compass_cells if _key(name, *cell) not in rows]
     todo.sort(key=_later)
     if not todo:
         return
@@ -60,29 +62,29 @@ def measure(study, source):
     judges = [judging.trained_judge(config, base.workdir, mesh, i) for i in ("pilot", *range(len(config.judges.widths)))]
     programs = {}
     with signals.stopping(), metrics_lib.progress(f"compass {source}", len(todo), "cell") as bar:
-        for name, place, k in todo:
+        for name, midpoint, k in todo:
             if signals.stop_agreed():
                 raise KeyboardInterrupt
             if (name, k) not in programs:
                 programs = {(name, k): _program(study, source, name, k, teacher, mesh)}
-            texts = [programs[name, k](np.int32(first), np.int32(place)) for first in _firsts(config)]
-            rows[_key(name, place, k)] = _row(name, place, k, config, np.concatenate(texts), judges, mesh)
+            texts = [programs[name, k](np.int32(first), np.int32(midpoint)) for first in _firsts(config)]
+            rows[_key(name, midpoint, k)] = _row(name, midpoint, k, config, np.concatenate(texts), judges, mesh)
             atomic.overwrite(file, json.dumps(rows, indent=1))
             bar.advance(1)
 
 
 def _later(cell):
     """Whether a cell comes last: a single pick by a compass other than the config's."""
-    name, place, _ = cell
-    return name != "reference" and place != EVERYWHERE
+    name, midpoint, _ = cell
+    return name != "reference" and midpoint != EVERYWHERE
 
 
 def _firsts(config):
     return range(0, config.compass.steered_samples, config.compass.batch)
 
 
-def _key(name, place, k):
-    return f"{name}:{place}:{k}"
+def _key(name, midpoint, k):
+    return f"{name}:{midpoint}:{k}"
 
 
 def _compass_run(study, source, name):
@@ -96,7 +98,7 @@ def _compass_run(study, source, name):
 
 
 def _program(study, source, name, k, teacher, mesh):
-    """The jitted `(first, place) -> x_BL`: the teacher's texts `first`, `first` + 1, …"""
+    """The jitted `(first, midpoint) -> x_BL`: the teacher's texts `first`, `first` + 1, …"""
     run = _compass_run(study, source, name)
     config = run.config.copy_and_resolve_references()
     config.compass.steered_steps = study.base(source).config.compass.steered_steps
@@ -111,8 +113,8 @@ def _program(study, source, name, k, teacher, mesh):
     return lambda *cell: hosts.gather(jitted(weights, *cell))
 
 
-def steered_texts(config, path, teacher, build, seed, weights, first, place, k):
-    """Final texts x_BL of the teacher, keeping the best of the first k candidates at `place` alone (or EVERYWHERE)."""
+def steered_texts(config, path, teacher, build, seed, weights, first, midpoint, k):
+    """Final texts x_BL of the teacher, keeping the best of the first k candidates at `midpoint` alone (or EVERYWHERE)."""
     steps = config.compass.steered_steps
     key_B = sampler.sample_keys(seed, first, config.compass.batch)
     source_key_B, jumps_key_B = paths.split(key_B)
@@ -131,16 +133,16 @@ def steered_texts(config, path, teacher, build, seed, weights, first, place, k):
             return jnp.take_along_axis(cand_BKL, jnp.argmin(energy_BK, axis=1)[:, None, None], axis=1)[:, 0]
 
         blind = lambda: jump.land(paths.fold(jump_key_B, 0), move)[0]
-        return jax.lax.cond((i == place) | (place == EVERYWHERE), best, blind)
+        return jax.lax.cond((i == midpoint) | (midpoint == EVERYWHERE), best, blind)
 
     return jax.lax.fori_loop(0, steps, step, paths.sample_source(source_key_B, path, config.data.length))
 
 
-def _row(name, place, k, config, x_NL, judges, mesh):
+def _row(name, midpoint, k, config, x_NL, judges, mesh):
     """A cell's row: its texts' entropy and, by each judge, their perplexity and the NLL of every text for paired differences."""
     x_NL = x_NL[: config.compass.steered_samples]
     row = {"compass": name, "candidates": k, "samples": len(x_NL), "length": x_NL.shape[1]}
-    row["arrives"] = None if place == EVERYWHERE else (place + 1) / config.compass.steered_steps
+    row["arrives"] = None if midpoint == EVERYWHERE else (midpoint + 1) / config.compass.steered_steps
     row["entropy_nats"] = float(text_metrics.entropy_nats_N(x_NL).mean())
     row["judges"] = {}
     for judge in judges:

@@ -16,13 +16,13 @@ COLOURS |= {
 }
 
 
-def write(study, directory):
+def write(summary, directory):
     """Write one SVG a figure into `directory`; returns their paths. Figures without data are left out."""
     import matplotlib
 
     directory.mkdir(parents=True, exist_ok=True)
     files = []
-    for source, results in study["sources"].items():
+    for source, results in summary["sources"].items():
         for name, draw in DRAWN.items():
             with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
                 figure = draw(results)
@@ -63,10 +63,10 @@ def against_steps(results):
     figure, axes = _axes(len(results["judges"]))
     for ax, judge in zip(axes, results["judges"]):
         for name, by_steps in arms.items():
-            steps_of = [int(steps) for steps in by_steps]
-            each = [[row["ppl_token"][judge] for row in rows] for rows in by_steps.values()]
-            ax.plot(steps_of, [sum(v) / len(v) for v in each], label=name, **_line_style(name))
-            for x, values in zip(steps_of, each):
+            step_counts = [int(steps) for steps in by_steps]
+            seed_values = [[row["ppl_token"][judge] for row in rows] for rows in by_steps.values()]
+            ax.plot(step_counts, [sum(v) / len(v) for v in seed_values], label=name, **_line_style(name))
+            for x, values in zip(step_counts, seed_values):
                 ax.scatter([x] * len(values), values, s=5, alpha=0.5, color=COLOURS[name], linewidths=0)
         real = study_read.mean(results["references"]["data"]["0"], judge)
         ax.axhline(real, color="black", lw=0.8, ls=":")
@@ -93,14 +93,14 @@ def against_entropy(results):
                     label=f"{name}, {study_read.FRONTIER} steps",
                     **_line_style(name),
                 )
-        at = lambda rows, judge=judge: (study_read.mean(rows, key="entropy_nats"), study_read.mean(rows, judge))
+        point_of = lambda rows, judge=judge: (study_read.mean(rows, key="entropy_nats"), study_read.mean(rows, judge))
         beside = {"textcoords": "offset points", "fontsize": 6}
         for name, by_steps in _others(results).items():
             for steps in sorted({str(study_read.FRONTIER), max(by_steps, key=int)} & by_steps.keys()):
-                ax.scatter(*([x] for x in at(by_steps[steps])), s=14, marker="s", color=COLOURS[name], zorder=3)
-                where, side = ((-4, 4), "right") if name == "teacher" else ((4, -1), "left")
-                ax.annotate(f"{name}, {int(steps):,} steps", at(by_steps[steps]), where, ha=side, **beside)
-        real = at(results["references"]["data"]["0"])
+                ax.scatter(*([x] for x in point_of(by_steps[steps])), s=14, marker="s", color=COLOURS[name], zorder=3)
+                offset, side = ((-4, 4), "right") if name == "teacher" else ((4, -1), "left")
+                ax.annotate(f"{name}, {int(steps):,} steps", point_of(by_steps[steps]), offset, ha=side, **beside)
+        real = point_of(results["references"]["data"]["0"])
         ax.scatter(*([x] for x in real), s=18, marker="*", color="black")
         ax.annotate("held-out text", real, (4, -9), **beside)
         ax.set(yscale="log", xlabel="entropy, nats", title=_title(results, judge))
@@ -132,9 +132,9 @@ def compass(results):
 def _line(ax, rows, judge, label):
     rows = sorted(rows, key=lambda row: row["arrives"])
     if rows:
-        middle, low, high = zip(*(row["over_blind"][judge] for row in rows))
-        off = [[m - a for m, a in zip(middle, low)], [b - m for m, b in zip(middle, high)]]
-        ax.errorbar([row["arrives"] for row in rows], middle, yerr=off, marker="o", ms=3, lw=1.1, elinewidth=0.6, label=label)
+        ratio, low, high = zip(*(row["over_blind"][judge] for row in rows))
+        errors = [[m - a for m, a in zip(ratio, low)], [b - m for m, b in zip(ratio, high)]]
+        ax.errorbar([row["arrives"] for row in rows], ratio, yerr=errors, marker="o", ms=3, lw=1.1, elinewidth=0.6, label=label)
 
 
 def ablations(results):

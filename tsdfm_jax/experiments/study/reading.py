@@ -30,8 +30,8 @@ def gather(study, before=None):
     copied from it if config and teacher are the same and the judges agree on held-out text. So a study can run in several places.
     """
     earlier = before["sources"] if before and before["config"] == json.loads(study.config.to_json()) else {}
-    done = [source for source in study_arms.SOURCES if study.base(source).finished()]
-    sources = {source: _source(study, source, earlier.get(source, {})) for source in done}
+    finished = [source for source in study_arms.SOURCES if study.base(source).finished()]
+    sources = {source: _source(study, source, earlier.get(source, {})) for source in finished}
     if not sources:
         raise ValueError(f"{study.root} has no finished base: run --part=base first")
     about = {"schema": SCHEMA, "config_file": study.file, "config": study.config.to_dict(), "given": study.given}

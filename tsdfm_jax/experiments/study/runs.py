@@ -82,23 +82,25 @@ class Study:
 
     def base(self, source):
         """The run that makes the stages that all arms of a source share, and their teacher's texts."""
-        first = study_arms.SOURCES[0]
+        first_source = study_arms.SOURCES[0]
         changes = {"models": ("teacher",), "sample.model": "teacher"}
         changes |= {"evaluate.seeds": self.seeds, "evaluate.teacher_steps": TEACHER_STEPS}
         changes["evaluate.frontier"] = "teacher:8"
-        links = {stage: self.root / first / BASE for stage in OF_TEXT} if source != first else {}
+        links = {stage: self.root / first_source / BASE for stage in OF_TEXT} if source != first_source else {}
         stages = [stage for stage in (*SHARED, "evaluate") if stage not in links]
         return self._make(f"{source}/{BASE}", None, source, 0, changes, stages, links)
 
     def autoregressive(self):
         """The run of the autoregressive model of configs/baselines, which has no source, teacher or choice of steps."""
-        first = study_arms.SOURCES[0]
-        own = self.config_of(first)
-        changes = hyper.differing(AUTOREGRESSIVE, own, autoregressive.trained(own.copy_and_resolve_references()))
+        first_source = study_arms.SOURCES[0]
+        source_config = self.config_of(first_source)
+        changes = hyper.differing(
+            AUTOREGRESSIVE, source_config, autoregressive.trained(source_config.copy_and_resolve_references())
+        )
         changes = {"models": (AUTOREGRESSIVE,), "sample.model": AUTOREGRESSIVE, **changes}
         changes |= {"evaluate.seeds": self.seeds, "evaluate.frontier": ""}
-        links = {stage: self.root / first / BASE for stage in OF_TEXT}
-        return self._make(AUTOREGRESSIVE, None, first, 0, changes, (AUTOREGRESSIVE, "evaluate"), links)
+        links = {stage: self.root / first_source / BASE for stage in OF_TEXT}
+        return self._make(AUTOREGRESSIVE, None, first_source, 0, changes, (AUTOREGRESSIVE, "evaluate"), links)
 
     def run(self, arm, source, seed):
         """The run of an arm's student with one seed."""
@@ -107,12 +109,14 @@ class Study:
         return self._make(f"{source}/{arm.name}/s{seed}", arm, source, seed, changes, STAGES, links)
 
     def _make(self, name, arm, source, seed, changes, stages, links):
-        whole = self.config_of(source)
-        with whole.unlocked():
-            whole.update_from_flattened_dict(changes)
+        full_config = self.config_of(source)
+        with full_config.unlocked():
+            full_config.update_from_flattened_dict(changes)
         workdir = self.root / name
         arguments = sweep_runs.arguments(self.file, workdir, {**self.given, **self._overrides_of(source), **changes}, stages)
-        return Run(name=name, arm=arm, source=source, seed=seed, config=whole, workdir=workdir, arguments=arguments, links=links)
+        return Run(
+            name=name, arm=arm, source=source, seed=seed, config=full_config, workdir=workdir, arguments=arguments, links=links
+        )
 
     def check(self, runs):
         """Raise ValueError, in one line, for the first run with an invalid config."""

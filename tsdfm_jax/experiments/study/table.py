@@ -68,13 +68,15 @@ def spread(values, form="{:.0f}"):
 
 def headline_table(sources):
     """Every main arm at FRONTIER steps over its teacher at most steps, by source; then further rows for comparison."""
-    steps, fewer, one_each = str(study_read.FRONTIER), str(min(study_arms.STEPS)), study_runs.AUTOREGRESSIVE
+    steps, fewest_steps, one_each = str(study_read.FRONTIER), str(min(study_arms.STEPS)), study_runs.AUTOREGRESSIVE
     names = dict.fromkeys(name for results in sources.values() for name, arm in results["arms"].items() if arm["factor"] == "main")
     arm = lambda results, name: results["arms"].get(name, {"steps": {}})
     cells_for = {name: lambda results, name=name: _over_teacher(results, arm(results, name)["steps"].get(steps)) for name in names}
     only = lambda results: next(iter(results["references"].get(one_each, {}).values()), None)
     cells_for[f"{one_each}, one step a token"] = lambda results: _over_teacher(results, only(results))
-    cells_for[f"shaped, {fewer} steps"] = lambda results: _over_teacher(results, arm(results, "shaped")["steps"].get(fewer))
+    cells_for[f"shaped, {fewest_steps} steps"] = lambda results: _over_teacher(
+        results, arm(results, "shaped")["steps"].get(fewest_steps)
+    )
     cells_for["blind, at the teacher's entropy"] = lambda results: _at_its_entropy(arm(results, "shaped"), "blind_matched", steps)
     cells_for["shaped, at the teacher's entropy"] = lambda results: _at_its_entropy(arm(results, "shaped"), "matched", steps)
     cells_of = {name: [cells(results) for results in sources.values()] for name, cells in cells_for.items()}
@@ -82,8 +84,8 @@ def headline_table(sources):
     lines = [
         [name, *(cell for cells in by_source for cell in cells or blank)] for name, by_source in cells_of.items() if any(by_source)
     ]
-    most = max(max(map(int, results["references"]["teacher"])) for results in sources.values())
-    heads = [h for source in sources for h in (f"{source}: ppl over the teacher's at {most:,}", "entropy over its", "seeds")]
+    most_steps = max(max(map(int, results["references"]["teacher"])) for results in sources.values())
+    heads = [h for source in sources for h in (f"{source}: ppl over the teacher's at {most_steps:,}", "entropy over its", "seeds")]
     return markdown([f"at {steps} steps", *heads], lines)
 
 
@@ -99,8 +101,8 @@ def _over_teacher(results, rows):
 
 def _at_its_entropy(arm, key, steps):
     """The same at the teacher's entropy, from `held`."""
-    held = arm.get("held", {}).get(steps)
-    return held and [_ratios(held[key].values()), "1", len(arm["steps"][steps])]
+    check = arm.get("held", {}).get(steps)
+    return check and [_ratios(check[key].values()), "1", len(arm["steps"][steps])]
 
 
 def _ratios(values):
@@ -117,8 +119,8 @@ def main_table(results):
         for steps, rows in by_steps.items():
             figure = lambda key, form="{:.2f}", rows=rows: spread([row.get(key) for row in rows], form)
             scores = [spread([row["ppl_token"][judge] for row in rows]) for judge in judges]
-            more = [figure("distinct_2"), figure("repetition_4", "{:.3f}"), figure("lexical"), figure("mauve")]
-            lines.append([name, steps if int(steps) else "–", *scores, figure("entropy_nats", "{:.3f}"), *more, len(rows)])
+            text_cells = [figure("distinct_2"), figure("repetition_4", "{:.3f}"), figure("lexical"), figure("mauve")]
+            lines.append([name, steps if int(steps) else "–", *scores, figure("entropy_nats", "{:.3f}"), *text_cells, len(rows)])
     heads = [f"ppl, judge of {size / 1e6:.2f}M" for size in judges.values()]
     return markdown(["", "steps", *heads, "entropy, nats", "distinct-2", "repeated 4-grams", "lexical", "MAUVE", "seeds"], lines)
 
@@ -127,25 +129,25 @@ def bars_table(results):
     """The bars, for every main arm and number of steps."""
     lines = []
     for name, arm in results["arms"].items():
-        for steps, held in arm.get("held", {}).items():
-            ratios = lambda key, held=held: _ratios(held[key].values())
+        for steps, check in arm.get("held", {}).items():
+            ratios = lambda key, check=check: _ratios(check[key].values())
             lines.append(
                 [
                     name,
                     steps,
                     ratios("of_teacher"),
-                    f"{held['entropy']:.3f}",
+                    f"{check['entropy']:.3f}",
                     ratios("of_blind"),
                     ratios("matched"),
                     ratios("blind_matched"),
-                    held["verdict"],
+                    check["verdict"],
                 ]
             )
-    most = max(map(int, results["references"].get("teacher", {"0": 0})))
+    most_steps = max(map(int, results["references"].get("teacher", {"0": 0})))
     heads = [
         "",
         "steps",
-        f"ppl over teacher's at {most:,}",
+        f"ppl over teacher's at {most_steps:,}",
         "entropy over its",
         "ppl over blind's",
         "ppl over teacher's at its entropy",
@@ -162,9 +164,9 @@ def ablation_table(results):
     lines = []
     for name, arm in arms.items():
         # Records of a target other than the end of whole trajectories have no text of their own.
-        learnt = [run["targets"] for run in arm["runs"] if run["targets"]]
-        each = [learnt, *(arm["steps"].get(str(steps), []) for steps in study_arms.STEPS)]
-        lines.append([arm["factor"], name, *(cell for rows in each for cell in score_cells(results, rows))])
+        target_rows = [run["targets"] for run in arm["runs"] if run["targets"]]
+        row_groups = [target_rows, *(arm["steps"].get(str(steps), []) for steps in study_arms.STEPS)]
+        lines.append([arm["factor"], name, *(cell for rows in row_groups for cell in score_cells(results, rows))])
     places = ["of its records", *(f"at {steps} steps" for steps in study_arms.STEPS)]
     return markdown(["factor", "arm", *(head for place in places for head in (f"ppl {place}", "entropy"))], lines)
 
@@ -201,8 +203,8 @@ def targets_table(results):
     for name, arm in results["arms"].items():
         targets = [run["targets"] for run in arm["runs"] if run["targets"]]
         if arm["factor"] == "main" and targets and "8" in arm["steps"]:
-            left = spread([row["noise_left"][len(row["noise_left"]) // 2] for row in targets], "{:.3f}")
-            lines.append([name, left, *score_cells(results, targets), *score_cells(results, arm["steps"]["8"])])
+            noise_left = spread([row["noise_left"][len(row["noise_left"]) // 2] for row in targets], "{:.3f}")
+            lines.append([name, noise_left, *score_cells(results, targets), *score_cells(results, arm["steps"]["8"])])
     heads = ["", "noise left half-way", "ppl of its trajectories' texts", "entropy", "ppl of the student at 8 steps", "entropy"]
     return markdown(heads, lines) if lines else ""
 
@@ -212,9 +214,10 @@ def jumps_table(results):
     lines = []
     for name, by_kind in results["jumps"].items():
         for kind, by_steps in by_kind.items():
-            each = [
-                (" / ".join(f"{score:.0f}" for score in at["ppl_token"].values()), at["entropy_nats"]) for at in by_steps.values()
+            score_pairs = [
+                (" / ".join(f"{score:.0f}" for score in scores_at["ppl_token"].values()), scores_at["entropy_nats"])
+                for scores_at in by_steps.values()
             ]
-            lines.append([name, kind, *(cell for scores, entropy in each for cell in (scores, f"{entropy:.3f}"))])
+            lines.append([name, kind, *(cell for scores, entropy in score_pairs for cell in (scores, f"{entropy:.3f}"))])
     heads = [head for steps in study_arms.STEPS for head in (f"ppl at {steps} steps", "entropy")]
     return markdown(["student", "jump at sampling", *heads], lines) if lines else ""

@@ -64,10 +64,10 @@ def texts(config, base, teacher, mesh):
     """Final texts of `compass.steered_samples` trajectories."""
     text_vocab, batch = trained.tokenizer(base.config, base.workdir).vocab_size, config.trajectories.batch
     program = generation.program(config, text_vocab, mesh, "whole", "shaped", teacher.apply)
-    nothing = meshes.put_whole(mesh, np.zeros((batch, config.data.length), np.int32))  # whole trajectories start from noise
+    no_data = meshes.put_whole(mesh, np.zeros((batch, config.data.length), np.int32))  # whole trajectories start from noise
     number = base.config.compass.steered_samples
     parts = [
-        hosts.gather(program({"generator": teacher.params, "compass": None}, np.int32(first), nothing)["states"])[:, -1]
+        hosts.gather(program({"generator": teacher.params, "compass": None}, np.int32(first), no_data)["states"])[:, -1]
         for first in range(0, number, batch)
     ]
     return np.concatenate(parts)[:number]

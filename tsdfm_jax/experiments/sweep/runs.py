@@ -61,18 +61,18 @@ def expand(file, config, given, hyper, root):
         overrides = {key: fitting(config, key, value) for key, value in entry.items()}
         explicit_name = getattr(entry, "name", "")
         name = check_name(file, explicit_name, runs) if explicit_name else name_of(overrides, short)
-        whole = config.copy_and_resolve_references()
-        whole.update_from_flattened_dict(overrides)
-        same_as = seen.setdefault(whole.to_json(), name)
+        full_config = config.copy_and_resolve_references()
+        full_config.update_from_flattened_dict(overrides)
+        same_as = seen.setdefault(full_config.to_json(), name)
         if len(seen) == len(runs):
             raise ValueError(f"runs '{same_as}' and '{name}' of the sweep have the same config: leave one out")
-        check(name, whole)
+        check(name, full_config)
         workdir = root / name
         runs.append(
             Run(
                 name=name,
                 overrides=overrides,
-                config=whole,
+                config=full_config,
                 workdir=workdir,
                 arguments=arguments(file, workdir, {**given, **overrides}),
                 named=bool(explicit_name),
@@ -159,8 +159,8 @@ def shared_stages(configs):
     from tsdfm_jax.config import networks
     from tsdfm_jax.workspace import jobs
 
-    named = [key for keys in jobs.KEYS.values() for key in keys] + ["evaluate", "report", "sample", "rounds", "models"]
-    unnamed_keys = lambda c: {k: v for k, v in _leaves(c) if not any(f"{k}.".startswith(f"{name}.") for name in named)}
+    stage_keys = [key for keys in jobs.KEYS.values() for key in keys] + ["evaluate", "report", "sample", "rounds", "models"]
+    unnamed_keys = lambda c: {k: v for k, v in _leaves(c) if not any(f"{k}.".startswith(f"{name}.") for name in stage_keys)}
     shared, order = [], list(jobs.KEYS)
     for stage in order:
         users = [c for c in configs if networks.needs(c, stage)]
@@ -212,19 +212,19 @@ def link(run, shared, common):
 
     run.workdir.mkdir(parents=True, exist_ok=True)
     for stage in jobs.KEYS:
-        place = run.workdir / stage
-        if place.is_symlink() and not done(run.workdir, stage, run.config):
-            place.unlink()
-        if stage in shared and networks.needs(run.config, stage) and not place.exists():
-            place.symlink_to(pathlib.Path("..") / common.name / stage)
+        link_path = run.workdir / stage
+        if link_path.is_symlink() and not done(run.workdir, stage, run.config):
+            link_path.unlink()
+        if stage in shared and networks.needs(run.config, stage) and not link_path.exists():
+            link_path.symlink_to(pathlib.Path("..") / common.name / stage)
 
 
-def _leaves(config, at=""):
+def _leaves(config, prefix=""):
     for name, value in config.items():
         if isinstance(value, ConfigDict):
-            yield from _leaves(value, f"{at}{name}.")
+            yield from _leaves(value, f"{prefix}{name}.")
         else:
-            yield f"{at}{name}", value
+            yield f"{prefix}{name}", value
 
 
 def _read(file):

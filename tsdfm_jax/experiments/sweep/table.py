@@ -50,8 +50,8 @@ def figures_of(run):
 def _place(column):
     """(model, steps) as numbers to sort by: students first, then the teacher and the rest; each by its steps."""
     models = (*STUDENTS, *WITH_HELDOUT, "data", "unigram")
-    at = next((i for i, model in enumerate(models) if column.startswith(model)), len(models))
-    return at, int(match[1]) if (match := re.match(r"[a-z_]+_(\d+)_", column)) else 0
+    rank = next((i for i, model in enumerate(models) if column.startswith(model)), len(models))
+    return rank, int(match[1]) if (match := re.match(r"[a-z_]+_(\d+)_", column)) else 0
 
 
 def write(file, runs, rows, directory):
@@ -78,13 +78,13 @@ def show(runs, rows, directory, console):
     keys = dict.fromkeys(key for run in runs for key in run.overrides)
     # Show explicit names instead of overrides, which would be too wide.
     short = {"run": "run"} if any(run.named for run in runs) else sweep_runs.short_names(keys)
-    ready = [row for row in rows if row["status"] == "finished"]
-    columns = [name for row in ready for name in row if row[name] is not None]
+    finished = [row for row in rows if row["status"] == "finished"]
+    columns = [name for row in finished for name in row if row[name] is not None]
     judges = list(dict.fromkeys(name.split("_ppl_")[1] for name in columns if "_ppl_" in name))
     shown = SHOWN | {label: model for label, model in FURTHER.items() if any(name.startswith(f"{model}_") for name in columns)}
     steps = sorted({_place(name)[1] for name in columns if name.startswith((*STUDENTS, *FURTHER)) and _place(name)[1]})
     out = rich.table.Table(
-        title=f"{len(ready)} of {len(rows)} runs finished; everything is in {directory / 'sweep.csv'}",
+        title=f"{len(finished)} of {len(rows)} runs finished; everything is in {directory / 'sweep.csv'}",
         caption=f"perplexity (ppl_token) by {' / '.join(judges)}, in order of size; entropy in nats" if judges else None,
     )
     for name in (*short.values(), "at steps"):
@@ -94,12 +94,12 @@ def show(runs, rows, directory, console):
     for name in (*(f"{label} entropy" for label in shown), "bits/byte", "seconds"):
         out.add_column(name, justify="right")
     for number in steps:
-        for row in ready:
+        for row in finished:
             if "run" not in short or any(row.get(f"{model}_{number}_entropy_nats") is not None for model in shown.values()):
                 out.add_row(*line(row, short, number, judges, shown))
         out.add_section()
     console.print(out)
-    if len(ready) < len(rows):
+    if len(finished) < len(rows):
         names = ", ".join(row["run"] for row in rows if row["status"] == "unfinished")
         console.print(f"unfinished: {names}", markup=False, highlight=False, soft_wrap=True)
 
