@@ -182,7 +182,7 @@ def test_run_says_what_does_not_fit_and_what_makes_it_fit(monkeypatch, tmp_path,
     assert [(outcome.used, way) for _, outcome, way in said] == [(32.0, {}), (32.0, {}), (8.0, {"teacher.optimiser.accumulate": 4})]
     for _, outcome, way in said[1:]:
         aot_compile.show("tiny", outcome, way)
-        aot_compile.note(tmp_path / "aot.json", "tiny", aot_compile.entry(outcome, way))
+        aot_compile.write_entry(tmp_path / "aot.json", "tiny", aot_compile.entry(outcome, way))
     printed, kept = capsys.readouterr().out, json.loads((tmp_path / "aot.json").read_text())["tiny"]
     assert "tiny: does not fit, it needs 32.00 GiB of 15.75\n" in printed
     assert kept["fits"] is False and kept["fits_with"] == "--config.teacher.optimiser.accumulate=4"
@@ -240,7 +240,7 @@ def test_a_tpu_program():
     said, config = [], changed(model__width=128, teacher__optimiser__accumulate=2)
     aot_compile.run(config, "v5e:2x2", 384, ("teacher",), False, lambda *what: said.append(what))
     ((name, outcome, way),) = said
-    found = outcome.found
+    found = outcome.record
     assert (name, way, outcome.fits, found["devices"], found["loops_known"]) == ("teacher", {}, True, 4, True)
     assert found["flops"]["program"] == pytest.approx(found["flops"]["model"], rel=0.01)
     assert 0.7 < found["flops"]["program, loops once"] / found["xla"]["flops"] <= 1  # XLA's count includes elementwise work

@@ -25,7 +25,7 @@ def test_ratios_are_of_one_round(monkeypatch):
     taken = iter([9.0, 9.0, 1.0, 4.0, 2.0, 6.0, 4.0, 20.0])  # one warm-up each, then three rounds
     monkeypatch.setattr(benchmark_clock, "seconds", lambda run: next(taken))
     bare = benchmark_clock.Program("bare", lambda: None)
-    whole = benchmark_clock.Program("whole", lambda: None, bare={"bare": 2}, tokens=3, also=lambda: {"busy": 0.5})
+    whole = benchmark_clock.Program("whole", lambda: None, bare={"bare": 2}, tokens=3, extra_metrics=lambda: {"busy": 0.5})
     rows = benchmark_clock.timed([bare, whole], 3)
     assert rows["whole"]["over_bare"] == {"median": 2.0, "min": 1.5, "max": 2.5}
     assert rows["whole"]["seconds"] == {"median": 6.0, "min": 4.0, "max": 20.0} and rows["whole"]["busy"] == 0.5
@@ -41,7 +41,7 @@ def test_products_are_counted_as_often_as_loops_run():
     """The table's FLOPs count a loop's body as often as it runs; XLA counts it once."""
     looped = lambda x, w: jax.lax.fori_loop(0, 5, lambda _, x: x @ w, x)
     compiled = jax.jit(looped).lower(jnp.ones((4, 8)), jnp.ones((8, 8))).compile()
-    assert benchmark_clock.multiplied(compiled) == 5 * 2 * 4 * 8 * 8
+    assert benchmark_clock.matmul_flops(compiled) == 5 * 2 * 4 * 8 * 8
 
 
 @pytest.mark.parametrize("longest, done", [(1e6, 1024), (1e-9, 64)])

@@ -24,7 +24,7 @@ from tsdfm_jax.workspace import jobs
 def test_every_arm_can_run_and_is_another(tmp_path):
     """Every arm is a valid config, no two arms of a source are equal, and all factors are present."""
     made = studying.study(tmp_path, **{"trajectories.count": 512, "compass.blocks": 2})
-    arms = [*study_arms.main_arms(made.of("mask")), *study_arms.ablations(made.of("mask"))]
+    arms = [*study_arms.main_arms(made.config_of("mask")), *study_arms.ablations(made.config_of("mask"))]
     runs = [made.base("mask")] + [made.run(arm, "mask", 1) for arm in arms]
     made.check(runs)
     assert len({run.config.to_json() for run in runs}) == len(runs) == len({run.workdir for run in runs})
@@ -36,12 +36,12 @@ def test_every_arm_can_run_and_is_another(tmp_path):
 def test_a_source_has_a_shaping_of_its_own_unless_it_is_given():
     """Each source has its own shaping, which is on the runs' command lines; a value from the user overrides it."""
     made, entropy = studying.study(), {"compass.score": "entropy"}
-    assert made.of("uniform").compass == made.config.compass and made.of("mask").compass.score == "nll"
-    shaped = next(arm for arm in study_arms.main_arms(made.of("mask")) if arm.name == "shaped")
+    assert made.config_of("uniform").compass == made.config.compass and made.config_of("mask").compass.score == "nll"
+    shaped = next(arm for arm in study_arms.main_arms(made.config_of("mask")) if arm.name == "shaped")
     run = made.run(shaped, "mask", 0)
     assert run.config.compass.score == "nll" and "--config.compass.score=nll" in run.arguments
     given = dataclasses.replace(studying.study(**entropy), given=entropy)
-    assert given.of("mask").compass.score == "entropy" and given.of("mask").shaping.coins == "shared"
+    assert given.config_of("mask").compass.score == "entropy" and given.config_of("mask").shaping.coins == "shared"
     assert "--config.compass.score=entropy" in given.run(shaped, "mask", 0).arguments
 
 
@@ -50,7 +50,7 @@ def test_other_works_students_are_those_of_their_configs(name):
     """A baseline's arm has the training settings of its file in configs/baselines."""
     own = importlib.import_module(f"configs.baselines.{name}").get_config("sotu")
     made = study_runs.Study(file="configs/sotu.py", config=sotu.get_config(), given={}, root=pathlib.Path("runs"), seeds=(0,))
-    arm = next(arm for arm in study_arms.main_arms(made.of("uniform")) if arm.name == name)
+    arm = next(arm for arm in study_arms.main_arms(made.config_of("uniform")) if arm.name == name)
     c = made.run(arm, "uniform", 0).config
     assert all(c[section] == own[section] for section in ("flow", "shaping", "student", "teacher", "rounds"))
     assert c.trajectories.chain == own.trajectories.chain
@@ -95,7 +95,7 @@ def test_a_walk_that_picks_nowhere_is_blind_and_one_that_picks_everywhere_is_sha
     table_VV = jax.random.normal(jax.random.key(3), (path.vocab, path.vocab))
     teacher = lambda params, x_BL, t_B, h_B: table_VV[jnp.roll(x_BL, 1, axis=1)]
     build, weights = compasses.make(config, path), {"teacher": None, "compass": None}
-    picked = lambda place, k: study_compass.picked(config, path, teacher, build, jnp.uint32(5), weights, 0, place, k)
+    picked = lambda place, k: study_compass.steered_texts(config, path, teacher, build, jnp.uint32(5), weights, 0, place, k)
     source_B, jumps_B = paths.split(sampler.sample_keys(jnp.uint32(5), 0, 4))
     posterior = lambda x_BL, t_B, h_B: teacher(None, x_BL, t_B, h_B)
     energy, x_0_BL = build(None, posterior, jnp.full(4, 1 / 3)), paths.sample_source(source_B, path, config.data.length)

@@ -121,7 +121,7 @@ def test_a_run_is_finished_whatever_its_compass_told_of_itself(read):
 def test_the_compass_by_itself(read, tmp_path, monkeypatch):
     """There is one cell per compass, place and K; an untrained compass has none; existing cells are not made again."""
     monkeypatch.setattr(study_compass, "CANDIDATES", (2,))
-    monkeypatch.setattr(study_compass, "KEPT", 2)
+    monkeypatch.setattr(study_compass, "OTHER_CANDIDATES", 2)
     arms = {arm.name: arm for arm in study_arms.ablations(read.config)}
     chosen = {name: arms[name] for name in ("reference", "distilled", "prior=1")}
     monkeypatch.setattr(study_compass, "scorers", lambda config: chosen)
@@ -185,7 +185,7 @@ def test_the_autoregressive_model_stands_beside_the_teacher(read, finished, tmp_
     file = run.workdir / "evaluate/rows.json"
     texts = [row for row in json.loads(file.read_text()) if (row["model"], row["steps"]) == ("teacher", 4)]
     file.write_text(json.dumps([row | {"model": "autoregressive", "steps": 8} for row in texts]))
-    found = study_read.gathered(read)
+    found = study_read.gather(read)
     told = found["sources"]["uniform"]
     by_judge = {row["judge"]: row["ppl_token"] for row in texts if row["temperature"] == 1.0}
     assert told["references"]["autoregressive"]["8"][0]["ppl_token"] == by_judge
@@ -195,9 +195,9 @@ def test_the_autoregressive_model_stands_beside_the_teacher(read, finished, tmp_
 
     file.write_text(json.dumps([row | {"judge_hash": "another", "model": "autoregressive"} for row in texts]))
     with pytest.raises(ValueError, match="other judges"):
-        study_read.gathered(read)
+        study_read.gather(read)
     shutil.rmtree(run.workdir)
-    kept = study_read.gathered(read, json.loads(json.dumps(found)))
+    kept = study_read.gather(read, json.loads(json.dumps(found)))
     assert kept["sources"]["uniform"]["references"] == told["references"]
 
 

@@ -22,6 +22,6 @@ def train(config, workdir, job, section, cfg, seed, name, directory):
     learner = states.learner(init, loss, settings.optimiser(section), mesh, seed, given=start)
     batches = windows.batches(data, "train", section.batch, seed, meshes.share(mesh))
     state, figures = jobs.train(config, job, section, learner, batches, name=name, mesh=mesh, tok=tok, directory=directory)
-    heldout = judging.perplexity(judging.own("", cfg, state.averaged, tok), heldout_NL, section.batch, mesh)["ppl_token"]
+    heldout = judging.perplexity(judging.local_judge("", cfg, state.averaged, tok), heldout_NL, section.batch, mesh)["ppl_token"]
     job.metrics.line(f"{name}: {figures['parameters']:,} parameters, held-out perplexity {heldout:.1f}")
     return figures | {"heldout_perplexity": heldout}

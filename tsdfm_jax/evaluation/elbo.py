@@ -17,7 +17,7 @@ from tsdfm_jax.workspace import jobs, trained
 
 ROUNDS = 16  # stratified times per held-out window
 EXACT = {"autoregressive": "-log p itself, not a bound: it multiplies the tokens' own probabilities"}
-MEASURED = ("teacher", "autoregressive")  # measured by their own stages
+MEASURED_BY_STAGES = ("teacher", "autoregressive")  # measured by their own stages
 FINEST = settings.STEP_SIZES[-1]  # step size given to a student: the ELBO is that of the continuous-time process
 
 
@@ -33,9 +33,9 @@ def heldout(posterior, path, mesh, x_1_NL, batch):
 
     jitted = meshes.jit(mesh, of_batch, out_shardings=meshes.replicated(mesh))
     parts = [x_1_NL[i : i + batch] for i in range(0, len(x_1_NL) - batch + 1, batch)]
-    put = [meshes.put_whole(mesh, part) for part in parts]
+    batches = [meshes.put_whole(mesh, part) for part in parts]
     return lambda params: float(
-        np.mean([jitted(params, x, np.int32(r * len(put) + i)) for r in range(ROUNDS) for i, x in enumerate(put)])
+        np.mean([jitted(params, x, np.int32(r * len(batches) + i)) for r in range(ROUNDS) for i, x in enumerate(batches)])
     )
 
 
@@ -50,21 +50,21 @@ def bits_per_byte(data):
     return split["tokens"] / split["bytes"] / np.log(2)
 
 
-def of_all(config, workdir, job):
+def bits_per_byte_of_models(config, workdir, job):
     """{model: bits per byte} for each of the config's models, kept in `bounds.json`; the models in `EXACT` have exact -log p."""
     file, mesh, data = job.directory / "bounds.json", settings.mesh(config), jobs.require(config, workdir, "data")
-    found = hosts.first(lambda: json.loads(file.read_text()) if file.exists() else {})
-    for name in (name for name in MEASURED if networks.needs(config, name)):
-        found[name] = bookkeeping.require(jobs.require(config, workdir, name), name)["heldout_bits_per_byte"]
+    bits = hosts.first(lambda: json.loads(file.read_text()) if file.exists() else {})
+    for name in (name for name in MEASURED_BY_STAGES if networks.needs(config, name)):
+        bits[name] = bookkeeping.require(jobs.require(config, workdir, name), name)["heldout_bits_per_byte"]
     text_vocab, c = trained.tokenizer(config, workdir).vocab_size, config.teacher
     network = trained.network(config, text_vocab, mesh, step_conditioned=True)
     measure = None
     for variant in networks.variants(config):
-        if (name := f"student_{variant}") not in found:
+        if (name := f"student_{variant}") not in bits:
             if signals.stop_agreed():
                 raise signals.Interrupted("evaluate: stopped; the same command goes on from there")
             held_NL = windows.heldout(data, c.heldout)
             measure = measure or heldout(finest(network.apply), settings.path(config, text_vocab), mesh, held_NL, c.batch)
-            found[name] = bits_per_byte(data) * measure(trained.student(config, workdir, mesh, variant).params)
-            hosts.first(lambda: atomic.overwrite(file, json.dumps(found, indent=1)))
-    return {name: found[name] for name in networks.models(config)}
+            bits[name] = bits_per_byte(data) * measure(trained.student(config, workdir, mesh, variant).params)
+            hosts.first(lambda: atomic.overwrite(file, json.dumps(bits, indent=1)))
+    return {name: bits[name] for name in networks.models(config)}

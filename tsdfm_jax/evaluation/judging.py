@@ -41,7 +41,7 @@ class Judge:
     hash: str = ""
 
 
-def own(name, cfg, params, tok, content_hash=""):
+def local_judge(name, cfg, params, tok, content_hash=""):
     """A judge trained here, with the document end token before every window."""
     bos = {"bos": tok.eos_id, "bos_policy": "the tokenizer's document end"}
     return Judge(name=name, cfg=cfg, params=params, tokenizer=tok, context=cfg.length, hash=content_hash, **bos)
@@ -98,14 +98,14 @@ def nll(judge, rows, batch, mesh):
 
     A text longer than the context is scored in consecutive, independent windows, each after `bos`.
     """
-    most = _context(judge, mesh)
-    windows = [(i, row[at : at + most]) for i, row in enumerate(rows) for at in range(0, len(row), most)]
+    context = _context(judge, mesh)
+    windows = [(i, row[at : at + context]) for i, row in enumerate(rows) for at in range(0, len(row), context)]
     owner_N, jitted = np.array([i for i, _ in windows]), program(judge.cfg, judge.bos, mesh)
-    x_NL, valid_NL = _padded([row for _, row in windows], batch, most, mesh)
+    x_NL, valid_NL = _padded([row for _, row in windows], batch, context, mesh)
     start = lambda at: jitted(judge.params, meshes.put_whole(mesh, x_NL[at]))
     nll_NL = np.concatenate(list(pipeline.ahead(start, _batches(x_NL, batch))))
-    found_N = (nll_NL.astype(np.float64) * valid_NL).sum(axis=1)
-    total_N = np.bincount(owner_N, found_N[: len(windows)], minlength=len(rows))
+    window_nll_N = (nll_NL.astype(np.float64) * valid_NL).sum(axis=1)
+    total_N = np.bincount(owner_N, window_nll_N[: len(windows)], minlength=len(rows))
     return total_N, np.array([len(row) for row in rows])
 
 
@@ -115,8 +115,8 @@ def features(judge, rows, batch, mesh):
     The mean, not the last position as MAUVE's authors use: with 64 tokens a small judge's last state depends on the last few.
     On 48 texts it gave unigram draws 0.998, as for real text; the mean gave them 0.72 and 0.89, and real text 0.98 and above. [D]
     """
-    most, jitted = _context(judge, mesh), _pooled(judge.cfg, mesh)
-    x_NL, valid_NL = _padded([row[:most] for row in rows], batch, most, mesh)
+    context, jitted = _context(judge, mesh), _pooled(judge.cfg, mesh)
+    x_NL, valid_NL = _padded([row[:context] for row in rows], batch, context, mesh)
     start = lambda at: jitted(judge.params, *meshes.put_whole(mesh, (x_NL[at], valid_NL[at].astype(np.float32))))
     return np.concatenate(list(pipeline.ahead(start, _batches(x_NL, batch))))[: len(rows)]
 
@@ -126,12 +126,12 @@ def _context(judge, mesh):
     return judge.context // mesh.shape["tensor"] * mesh.shape["tensor"]
 
 
-def _padded(rows, batch, most, mesh):
+def _padded(rows, batch, context, mesh):
     """Rows padded at the end to one length and to whole batches: (x_NL, valid_NL). Causal attention hides the padding."""
     longest, length = max(map(len, rows)), SHORTEST * mesh.shape["tensor"]
     while length < longest:
         length *= 2
-    return text_metrics.padded(rows, -(-len(rows) // batch) * batch, min(length, most))
+    return text_metrics.padded(rows, -(-len(rows) // batch) * batch, min(length, context))
 
 
 def _batches(x_NL, batch):
@@ -145,9 +145,9 @@ def perplexity(judge, x_NL, batch, mesh):
 
 def trained_judge(config, workdir, mesh, number):
     """Load the run's trained judge `number`, which may be "pilot"."""
-    where = jobs.require(config, workdir, "judges") / str(number) / "model"
+    directory = jobs.require(config, workdir, "judges") / str(number) / "model"
     tok = trained.tokenizer(config, workdir)
     cfg = settings.judge(config, number, tok.vocab_size)
-    params, meta = checkpoint.load_params(where, meshes.abstract(mesh, lambda: causal.init(jax.random.key(0), cfg)))
-    trained.check_tokenizer(where, meta, tok)
-    return own(f"judge_{number}", cfg, params, tok, meta["hash"])
+    params, meta = checkpoint.load_params(directory, meshes.abstract(mesh, lambda: causal.init(jax.random.key(0), cfg)))
+    trained.check_tokenizer(directory, meta, tok)
+    return local_judge(f"judge_{number}", cfg, params, tok, meta["hash"])

@@ -55,10 +55,10 @@ def find(name):
     directory = pathlib.Path(name)
     if directory.is_dir():
         return directory
-    held = f"{CONFIG}, {stored.SINGLE} and {TOKENIZER}"
+    needed_files = f"{CONFIG}, {stored.SINGLE} and {TOKENIZER}"
     if not HUB_NAME.fullmatch(str(name)):
-        raise ValueError(f"no directory {str(name)!r}: give one that holds {held}, or a name on the Hugging Face hub")
-    remedy = f"download its {held} and give their directory"
+        raise ValueError(f"no directory {str(name)!r}: give one that holds {needed_files}, or a name on the Hugging Face hub")
+    remedy = f"download its {needed_files} and give their directory"
     try:
         import huggingface_hub  # late: optional
     except ImportError:
@@ -83,14 +83,14 @@ def parameters(kind, cfg, directory, files, mesh):
         stacked = "{}" in source.name
         shape = source.shape(leaves[path].shape[stacked:])
         wanted |= {source.name.format(block): shape for block in range(cfg.blocks if stacked else 1)}
-    found = _match(kind, directory, files, wanted)
-    params = {path: _put(files, found, sources[path], leaf, cfg) for path, leaf in leaves.items()}
+    stored_names = _match(kind, directory, files, wanted)
+    params = {path: _put(files, stored_names, sources[path], leaf, cfg) for path, leaf in leaves.items()}
     return traverse_util.unflatten_dict(params, sep="/")
 
 
 def _match(kind, directory, files, wanted):
     """{wanted name: name in the files}; ValueError unless the names and shapes match exactly."""
-    found, config = {}, directory / CONFIG
+    stored_names, config = {}, directory / CONFIG
     for name in sorted(files.shapes):
         plain = name.removeprefix(kind.prefix)
         if published.IGNORED.search(plain):
@@ -100,18 +100,18 @@ def _match(kind, directory, files, wanted):
             continue
         if plain not in wanted:
             raise ValueError(f"{files.path[name]} holds '{name}', which a model of {config} has not: they are not of one model")
-        if plain in found:
-            raise ValueError(f"{files.path[name]} holds both '{found[plain]}' and '{name}': download it again")
+        if plain in stored_names:
+            raise ValueError(f"{files.path[name]} holds both '{stored_names[plain]}' and '{name}': download it again")
         if files.shapes[name] != wanted[plain]:
             raise ValueError(
                 f"{files.path[name]}: '{name}' has shape {files.shapes[name]}, but {config} says {wanted[plain]}: "
                 f"they are not of one model"
             )
-        found[plain] = name
-    if missing := [name for name in wanted if name not in found]:
+        stored_names[plain] = name
+    if missing := [name for name in wanted if name not in stored_names]:
         listed = files.files[0] if len(files.files) == 1 else directory / stored.INDEX
         raise ValueError(f"{listed} lacks '{missing[0]}' ({len(missing)} of {len(wanted)} names missing): download it again")
-    return found
+    return stored_names
 
 
 def _check_copy(kind, directory, files, name):
@@ -127,15 +127,15 @@ def _check_copy(kind, directory, files, name):
         raise ValueError(f"{files.path[name]}: '{name}' is not '{table}', but {directory / CONFIG} says tied: download it again")
 
 
-def _put(files, found, source, leaf, cfg):
+def _put(files, stored_names, source, leaf, cfg):
     """One array in its sharding, from one tensor, or from one tensor a block."""
     dtype = jnp.dtype(cfg.dtype)
 
     def part(index):
         if "{}" not in source.name:
-            return source.read(files, found[source.name], index, leaf.shape).astype(dtype)
+            return source.read(files, stored_names[source.name], index, leaf.shape).astype(dtype)
         blocks = range(cfg.blocks)[index[0]]
-        rows = (source.read(files, found[source.name.format(block)], index[1:], leaf.shape[1:]) for block in blocks)
+        rows = (source.read(files, stored_names[source.name.format(block)], index[1:], leaf.shape[1:]) for block in blocks)
         whole = np.empty([at.stop - at.start for at in index], dtype)
         for row, value in enumerate(rows):
             whole[row] = value

@@ -78,7 +78,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One model_type: `config(where, c, dtype)` gives the network's config, `source(path)` where a parameter comes from."""
+    """One model_type: `config(file, c, dtype)` gives the network's config, `source(path)` where a parameter comes from."""
 
     config: Callable
     prefix: str  # optional prefix of the names
@@ -96,114 +96,114 @@ class Kind:
         return Source(name=name, transposed=leaf == "kernel" and not self.joined, third=third)
 
 
-def network(where, c, dtype):
-    """(Kind, static config) of a model from its config.json `c`; `where` names the file in errors.
+def network(file, c, dtype):
+    """(Kind, static config) of a model from its config.json `c`; `file` is its path, for errors.
 
     Raises ValueError, in one line, for another architecture, for a missing or invalid size, and for any value that would
     change the results in a way that is not implemented.
     """
     if c.get("model_type") not in KINDS:
-        raise ValueError(f"{where}: model_type {c.get('model_type')!r} is not one of {', '.join(KINDS)}: take a model of these")
+        raise ValueError(f"{file}: model_type {c.get('model_type')!r} is not one of {', '.join(KINDS)}: take a model of these")
     kind = KINDS[c["model_type"]]
     try:
-        return kind, kind.config(where, c, dtype)
+        return kind, kind.config(file, c, dtype)
     except ValueError as error:
-        said = str(error)
-        raise ValueError(said if said.startswith(str(where)) else f"{where}: {said}") from None
+        message = str(error)
+        raise ValueError(message if message.startswith(str(file)) else f"{file}: {message}") from None
 
 
-def _gpt2(where, c, dtype):
-    _accept(where, c, GPT2)
-    width, heads = _size(where, c, "n_embd"), _size(where, c, "n_head")
+def _gpt2(file, c, dtype):
+    _accept(file, c, GPT2)
+    width, heads = _size(file, c, "n_embd"), _size(file, c, "n_head")
     if width % heads:
-        raise ValueError(f"{where}: n_embd {width} is no multiple of n_head {heads}: download it again")
+        raise ValueError(f"{file}: n_embd {width} is no multiple of n_head {heads}: download it again")
     return causal.CausalConfig(
-        vocab=_size(where, c, "vocab_size"),
-        length=_size(where, c, "n_positions"),
-        blocks=_size(where, c, "n_layer"),
+        vocab=_size(file, c, "vocab_size"),
+        length=_size(file, c, "n_positions"),
+        blocks=_size(file, c, "n_layer"),
         width=width,
         heads=heads,
-        mlp_width=_size(where, c, "n_inner", 4 * width),
-        epsilon=_number(where, c, "layer_norm_epsilon", 1e-5),
+        mlp_width=_size(file, c, "n_inner", 4 * width),
+        epsilon=_number(file, c, "layer_norm_epsilon", 1e-5),
         dtype=dtype,
     )
 
 
-def _llama(where, c, dtype):
-    _accept(where, c, LLAMA)
-    width, heads = _size(where, c, "hidden_size"), _size(where, c, "num_attention_heads")
-    length, mistral = _size(where, c, "max_position_embeddings"), c["model_type"] == "mistral"
-    window = _size(where, c, "sliding_window", length) if "sliding_window" in c or not mistral else MISTRAL_WINDOW
+def _llama(file, c, dtype):
+    _accept(file, c, LLAMA)
+    width, heads = _size(file, c, "hidden_size"), _size(file, c, "num_attention_heads")
+    length, mistral = _size(file, c, "max_position_embeddings"), c["model_type"] == "mistral"
+    window = _size(file, c, "sliding_window", length) if "sliding_window" in c or not mistral else MISTRAL_WINDOW
     if window < length:
         raise ValueError(
-            f"{where}: sliding_window {window} is not implemented below the context of {length}: take a model without one"
+            f"{file}: sliding_window {window} is not implemented below the context of {length}: take a model without one"
         )
     if "head_dim" not in c and width % heads:
-        raise ValueError(f"{where}: hidden_size {width} is no multiple of num_attention_heads {heads}: download it again")
+        raise ValueError(f"{file}: hidden_size {width} is no multiple of num_attention_heads {heads}: download it again")
     return llama.LlamaConfig(
-        vocab=_size(where, c, "vocab_size"),
+        vocab=_size(file, c, "vocab_size"),
         length=length,
-        blocks=_size(where, c, "num_hidden_layers"),
+        blocks=_size(file, c, "num_hidden_layers"),
         width=width,
         heads=heads,
-        kv_heads=_size(where, c, "num_key_value_heads", MISTRAL_KV_HEADS if mistral else heads),
-        head_size=_size(where, c, "head_dim", width // heads),
-        mlp_width=_size(where, c, "intermediate_size"),
-        tied=_flag(where, c, "tie_word_embeddings"),
-        attention_bias=_flag(where, c, "attention_bias"),
-        mlp_bias=_flag(where, c, "mlp_bias"),
-        epsilon=_number(where, c, "rms_norm_eps", 1e-6),
-        **_rotary(where, c, length),
+        kv_heads=_size(file, c, "num_key_value_heads", MISTRAL_KV_HEADS if mistral else heads),
+        head_size=_size(file, c, "head_dim", width // heads),
+        mlp_width=_size(file, c, "intermediate_size"),
+        tied=_flag(file, c, "tie_word_embeddings"),
+        attention_bias=_flag(file, c, "attention_bias"),
+        mlp_bias=_flag(file, c, "mlp_bias"),
+        epsilon=_number(file, c, "rms_norm_eps", 1e-6),
+        **_rotary(file, c, length),
         dtype=dtype,
     )
 
 
-def _rotary(where, c, length):
+def _rotary(file, c, length):
     """Rotary base and scaling: from `rope_parameters`, or in older files from `rope_theta` and `rope_scaling`."""
     rope = c.get("rope_scaling") or c.get("rope_parameters") or {}
     if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
-        raise ValueError(f"{where}: rope_parameters {rope!r} differ by layer or are no object, which is not implemented")
-    _accept(where, rope, {"partial_rotary_factor": LLAMA["partial_rotary_factor"]})
-    theta = _number(where, rope if "rope_theta" in rope else c, "rope_theta", 10_000.0)
+        raise ValueError(f"{file}: rope_parameters {rope!r} differ by layer or are no object, which is not implemented")
+    _accept(file, rope, {"partial_rotary_factor": LLAMA["partial_rotary_factor"]})
+    theta = _number(file, rope if "rope_theta" in rope else c, "rope_theta", 10_000.0)
     name = rope.get("rope_type", rope.get("type", "default"))
     if name not in ("default", "llama3"):
-        raise ValueError(f"{where}: rope_type {name!r} of rope_scaling is not implemented: take a model with default or llama3")
+        raise ValueError(f"{file}: rope_type {name!r} of rope_scaling is not implemented: take a model with default or llama3")
     if name == "default":
         return dict(rope_theta=theta)
     original = c if "original_max_position_embeddings" in c else rope
     scaling = llama.Llama3Scaling(
-        factor=_number(where, rope, "factor"),
-        low=_number(where, rope, "low_freq_factor"),
-        high=_number(where, rope, "high_freq_factor"),
-        original=_size(where, original, "original_max_position_embeddings", length),
+        factor=_number(file, rope, "factor"),
+        low=_number(file, rope, "low_freq_factor"),
+        high=_number(file, rope, "high_freq_factor"),
+        original=_size(file, original, "original_max_position_embeddings", length),
     )
     return dict(rope_theta=theta, rope_scaling=scaling)
 
 
-def _accept(where, c, accepted):
+def _accept(file, c, accepted):
     for key, values in accepted.items():
         if key in c and c[key] not in values:
-            raise ValueError(f"{where}: {key} {c[key]!r} is not implemented: take a model with {key} {values[0]!r}")
+            raise ValueError(f"{file}: {key} {c[key]!r} is not implemented: take a model with {key} {values[0]!r}")
 
 
-def _size(where, c, key, default=None):
+def _size(file, c, key, default=None):
     if c.get(key) is None and default is not None:
         return default
     if type(c.get(key)) is not int or c[key] < 1:
-        raise ValueError(f"{where}: {key} {c.get(key)!r} must be a whole number, at least 1: download it again")
+        raise ValueError(f"{file}: {key} {c.get(key)!r} must be a whole number, at least 1: download it again")
     return c[key]
 
 
-def _number(where, c, key, default=None):
+def _number(file, c, key, default=None):
     value = c.get(key, default)
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < float("inf"):
-        raise ValueError(f"{where}: {key} {value!r} must be a number above 0: download it again")
+        raise ValueError(f"{file}: {key} {value!r} must be a number above 0: download it again")
     return float(value)
 
 
-def _flag(where, c, key):
+def _flag(file, c, key):
     if type(value := c.get(key, False)) is not bool:
-        raise ValueError(f"{where}: {key} {value!r} must be true or false: download it again")
+        raise ValueError(f"{file}: {key} {value!r} must be true or false: download it again")
     return value
 
 

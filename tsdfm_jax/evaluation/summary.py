@@ -18,30 +18,30 @@ def frontiers(config, workdir, rows):
 
     A list of {model, steps, judge, points}; see text_metrics.frontier for the points. Texts of all seeds are pooled.
     """
-    found = []
+    curves = []
     for model, steps in settings.frontier(config):
         for judge, digest in judges(rows).items():
-            points = text_metrics.frontier(swept(config, workdir, model, steps, digest), config.report.bootstrap)
-            found.append({"model": model, "steps": steps, "judge": judge, "points": points})
-    return found
+            points = text_metrics.frontier(frontier_sets(config, workdir, model, steps, digest), config.report.bootstrap)
+            curves.append({"model": model, "steps": steps, "judge": judge, "points": points})
+    return curves
 
 
-def swept(config, workdir, model, steps, digest):
+def frontier_sets(config, workdir, model, steps, digest):
     """The sets for text_metrics.frontier: every text's metrics under one judge, at each temperature."""
     temperatures = sorted({config.evaluate.temperature, *config.evaluate.frontier_temperatures})
-    return [gathered(config, workdir, model, steps, at, digest) for at in temperatures]
+    return [text_scores(config, workdir, model, steps, temperature, digest) for temperature in temperatures]
 
 
-def gathered(config, workdir, model, steps, temperature, digest):
+def text_scores(config, workdir, model, steps, temperature, digest):
     """{temperature, entropy_N, nll_N, tokens_N} of the texts of all seeds, from the files of stage `evaluate`."""
     parts = []
     for seed in config.evaluate.seeds:
         name = text_sets.Set(model, steps, seed, temperature).name(config)
         file = pathlib.Path(workdir) / "evaluate" / f"{name}.json"
-        kept = json.loads(file.read_text()) if file.exists() else {"judges": {}}
-        if (told := kept["judges"].get(digest)) is None:
+        stored = json.loads(file.read_text()) if file.exists() else {"judges": {}}
+        if (scores := stored["judges"].get(digest)) is None:
             raise ValueError(f"{file} is not there or lacks a judge: run --stage=evaluate with this config first")
-        parts.append((kept["texts"]["entropy"], told["nll"], told["tokens"]))
+        parts.append((stored["texts"]["entropy"], scores["nll"], scores["tokens"]))
     entropy_N, nll_N, tokens_N = (np.concatenate([np.array(part[i]) for part in parts]) for i in range(3))
     return {"temperature": temperature, "entropy_N": entropy_N, "nll_N": nll_N, "tokens_N": tokens_N}
 
@@ -52,23 +52,23 @@ def matched(config, workdir, rows):
     A list of {judge, entropy_nats, entropy_of, model, steps, ppl_token, low, high, reached}, including the teacher's own row;
     ppl_token is None where a frontier does not reach that entropy.
     """
-    c, found = config.evaluate, []
+    c, matched_rows = config.evaluate, []
     if not settings.frontier(config) or not c.teacher_steps or not networks.needs(config, "teacher"):
-        return found
-    most = max(c.teacher_steps)
+        return matched_rows
+    most_steps = max(c.teacher_steps)
     for judge, digest in judges(rows).items():
-        own = gathered(config, workdir, "teacher", most, c.temperature, digest)
-        entropy = float(own["entropy_N"].mean())
-        about = {"judge": judge, "entropy_nats": entropy, "entropy_of": f"teacher, {most} steps"}
-        (point,) = text_metrics.frontier([own], config.report.bootstrap)
-        told = {"ppl_token": point["ppl_token"], "low": point["ppl_low"], "high": point["ppl_high"], "reached": 1.0}
-        found.append(about | {"model": "teacher", "steps": most} | told)
+        teacher_set = text_scores(config, workdir, "teacher", most_steps, c.temperature, digest)
+        entropy = float(teacher_set["entropy_N"].mean())
+        about = {"judge": judge, "entropy_nats": entropy, "entropy_of": f"teacher, {most_steps} steps"}
+        (point,) = text_metrics.frontier([teacher_set], config.report.bootstrap)
+        result = {"ppl_token": point["ppl_token"], "low": point["ppl_low"], "high": point["ppl_high"], "reached": 1.0}
+        matched_rows.append(about | {"model": "teacher", "steps": most_steps} | result)
         for model, steps in settings.frontier(config):
-            if (model, steps) != ("teacher", most):
-                sets = swept(config, workdir, model, steps, digest)
-                told = text_metrics.at_entropy(sets, entropy, config.report.bootstrap)
-                found.append(about | {"model": model, "steps": steps} | told)
-    return found
+            if (model, steps) != ("teacher", most_steps):
+                sets = frontier_sets(config, workdir, model, steps, digest)
+                result = text_metrics.at_entropy(sets, entropy, config.report.bootstrap)
+                matched_rows.append(about | {"model": model, "steps": steps} | result)
+    return matched_rows
 
 
 def judges(rows):
@@ -87,10 +87,10 @@ def midpoints(config, workdir):
     {"candidates": K, "records": N, "midpoints": [{time, lowest, highest, mean, first, kept, first_kept}]}, each a mean
     over records; None if there is one candidate (K = 1) or there are no shaped whole trajectories.
     """
-    where = pathlib.Path(workdir) / f"trajectories/round_{config.rounds - 1}/shaped/whole"
-    if config.shaping.candidates == 1 or "shaped" not in networks.variants(config) or not where.exists():
+    directory = pathlib.Path(workdir) / f"trajectories/round_{config.rounds - 1}/shaped/whole"
+    if config.shaping.candidates == 1 or "shaped" not in networks.variants(config) or not directory.exists():
         return None
-    store = records.open_store(where)
+    store = records.open_store(directory)
     sample = [store[i] for i in range(min(len(store), RECORDS))]
     energy_NSK, index_NS = (np.stack([row[name] for row in sample]) for name in ("energy", "index"))
     kept_NS = np.take_along_axis(energy_NSK, index_NS[..., None].astype(int), axis=2)[..., 0]
@@ -110,50 +110,50 @@ def verdict(rows, matched=(), steps=8):
     at the teacher's entropy.
     """
     mean = means(rows)
-    students = [at for model, at, _ in mean if model.startswith("student_")]
+    students = [model_steps for model, model_steps, _ in mean if model.startswith("student_")]
     if students and steps not in students:
         return f"no row of a student at {steps} steps: nothing to compare"
-    who = {name: one for name, one in compared(mean, steps).items() if (*one[:2], next(iter(judges(rows)))) in mean}
-    if not who:
+    present = {name: entry for name, entry in compared(mean, steps).items() if (*entry[:2], next(iter(judges(rows)))) in mean}
+    if not present:
         return "no row of a model: nothing to compare"
-    (first, (model, at, said)), *others = who.items()
+    (first, (model, model_steps, phrase)), *others = present.items()
     if not others and ("data", 0) not in {key[:2] for key in mean}:
-        return f"no row beside those of {said}: nothing to compare"
-    over = lambda other: [mean[model, at, judge] / mean[(*other, judge)] for judge in judges(rows)]
+        return f"no row beside those of {phrase}: nothing to compare"
+    ratios_to = lambda other: [mean[model, model_steps, judge] / mean[(*other, judge)] for judge in judges(rows)]
     if not others:
-        return f"{said[0].upper()}{said[1:]} is at {times(over(('data', 0)))} of real held-out text's perplexity."
-    told = [(over(other[:2]), other[2]) for _, other in others]
-    told = [f"{below(ratios)} {name} under all judges ({times(ratios)})" for ratios, name in told]
-    answer = f"{said[0].upper()}{said[1:]} is " + " and ".join(told) + "."
+        return f"{phrase[0].upper()}{phrase[1:]} is at {times(ratios_to(('data', 0)))} of real held-out text's perplexity."
+    comparisons = [(ratios_to(other[:2]), other[2]) for _, other in others]
+    comparisons = [f"{below(ratios)} {name} under all judges ({times(ratios)})" for ratios, name in comparisons]
+    answer = f"{phrase[0].upper()}{phrase[1:]} is " + " and ".join(comparisons) + "."
     ratios = at_matched_entropy(matched)
-    if not (own := ratios.get((model, at))) or not first.startswith("student_"):
+    if not (own_ratios := ratios.get((model, model_steps))) or not first.startswith("student_"):
         return answer
-    answer += f" At that teacher's entropy it is {below(own)} it ({times(own)})"
+    answer += f" At that teacher's entropy it is {below(own_ratios)} it ({times(own_ratios)})"
     blind = ratios.get(("student_blind", steps)) if first == "student_shaped" else None
     return answer + (f"; the blind student there: {times(blind)}." if blind else ".")
 
 
 def means(rows):
     """{(model, steps, judge): perplexity}, mean over seeds."""
-    found = {}
+    values_of = {}
     for row in rows:
-        found.setdefault((row["model"], row["steps"], row["judge"]), []).append(row["ppl_token"])
-    return {key: sum(values) / len(values) for key, values in found.items()}
+        values_of.setdefault((row["model"], row["steps"], row["judge"]), []).append(row["ppl_token"])
+    return {key: sum(values) / len(values) for key, values in values_of.items()}
 
 
 def compared(mean, steps):
     """{model: (model, steps, name)} of the models in the verdict, in its order."""
-    most = {}
-    for model, at, _ in mean:
-        most[model] = max(at, most.get(model, 0))
-    found = {"student_shaped": (steps, f"the shaped student at {steps} steps"), "student_blind": (steps, "the blind student")}
-    if "student_shaped" not in most:
-        found["student_blind"] = (steps, f"the blind student at {steps} steps")
-    if "teacher" in most:
-        found["teacher"] = (most["teacher"], f"the teacher at {most['teacher']} steps")
-    if "autoregressive" in most:
-        found["autoregressive"] = (most["autoregressive"], "the autoregressive model")
-    return {model: (model, *told) for model, told in found.items()}
+    most_steps = {}
+    for model, model_steps, _ in mean:
+        most_steps[model] = max(model_steps, most_steps.get(model, 0))
+    entries = {"student_shaped": (steps, f"the shaped student at {steps} steps"), "student_blind": (steps, "the blind student")}
+    if "student_shaped" not in most_steps:
+        entries["student_blind"] = (steps, f"the blind student at {steps} steps")
+    if "teacher" in most_steps:
+        entries["teacher"] = (most_steps["teacher"], f"the teacher at {most_steps['teacher']} steps")
+    if "autoregressive" in most_steps:
+        entries["autoregressive"] = (most_steps["autoregressive"], "the autoregressive model")
+    return {model: (model, *entry) for model, entry in entries.items()}
 
 
 def below(ratios):
@@ -168,12 +168,12 @@ def times(ratios):
 
 def at_matched_entropy(matched):
     """{(model, steps): [perplexity over the teacher's, at the teacher's entropy, by judge]}; None if a judge's is missing."""
-    found, teacher = {}, {row["judge"]: row for row in matched if row["entropy_of"] == f"{row['model']}, {row['steps']} steps"}
+    by_model, teacher = {}, {row["judge"]: row for row in matched if row["entropy_of"] == f"{row['model']}, {row['steps']} steps"}
     for row in matched:
         if row is not teacher.get(row["judge"]):
-            own = teacher[row["judge"]]["ppl_token"]
-            found.setdefault((row["model"], row["steps"]), []).append(row["ppl_token"] and row["ppl_token"] / own)
-    return {at: None if None in ratios else ratios for at, ratios in found.items()}
+            teacher_ppl = teacher[row["judge"]]["ppl_token"]
+            by_model.setdefault((row["model"], row["steps"]), []).append(row["ppl_token"] and row["ppl_token"] / teacher_ppl)
+    return {key: None if None in ratios else ratios for key, ratios in by_model.items()}
 
 
 SCHEMA = 2

@@ -61,7 +61,7 @@ def perplexity(nll_N, tokens_N):
     ppl_sample = mean over texts of exp(mean over the text's own tokens), the formula of FS-DFM (arXiv 2509.20624). ValueError for
     a text without a token and for an NLL that is not finite.
     """
-    nll_N, tokens_N = _verdict(nll_N), np.asarray(tokens_N)
+    nll_N, tokens_N = _finite_nll(nll_N), np.asarray(tokens_N)
     if nll_N.shape != tokens_N.shape or nll_N.ndim != 1 or not len(nll_N):
         raise ValueError(f"NLL of shape {nll_N.shape} and tokens of shape {tokens_N.shape} must both be one a text")
     if not (tokens_N > 0).all():
@@ -79,7 +79,7 @@ def bits_per_byte(nll_N, size):
     """
     if not size > 0:
         raise ValueError(f"the texts have {size} bytes of UTF-8 together: there must be one at least")
-    return float(_verdict(nll_N).sum() / np.log(2) / size)
+    return float(_finite_nll(nll_N).sum() / np.log(2) / size)
 
 
 def padded(rows, number=None, length=None):
@@ -156,9 +156,9 @@ def frontier(sets, draws=1000, seed=0):
     ValueError for a set that lacks a key, has a value that is not finite, or has the temperature of another set. [D]
     """
     points = []
-    for one, rng in _with_rng(sets, seed):
-        entropy_R, log_ppl_R = _resampled(one, draws, rng)
-        point = {"temperature": one["temperature"]}
+    for text_set, rng in _with_rng(sets, seed):
+        entropy_R, log_ppl_R = _resampled(text_set, draws, rng)
+        point = {"temperature": text_set["temperature"]}
         point |= dict(zip(("entropy_nats", "entropy_low", "entropy_high"), _interval(entropy_R)))
         point |= dict(zip(("ppl_token", "ppl_low", "ppl_high"), np.exp(_interval(log_ppl_R)).tolist()))
         points.append(point)
@@ -174,17 +174,19 @@ def at_entropy(sets, entropy, draws=1000, seed=0):
     (isotonic regression). `low` and `high` are the 95 % percentiles of a bootstrap over texts within each temperature, over
     the draws that reach the entropy: `reached` is their share. The entropy counts as known. ValueError as in `frontier`. [D]
     """
-    size_T, *parts = zip(*((len(one["entropy_N"]), *_resampled(one, draws, rng)) for one, rng in _with_rng(sets, seed)))
+    size_T, *parts = zip(
+        *((len(text_set["entropy_N"]), *_resampled(text_set, draws, rng)) for text_set, rng in _with_rng(sets, seed))
+    )
     entropy_RT, log_ppl_RT = (np.stack(columns, axis=1) for columns in parts)
     size_T = np.array(size_T, np.float64)
-    found_R = np.array([_interpolated(e_T, l_T, size_T, entropy) for e_T, l_T in zip(entropy_RT, log_ppl_RT)])
-    drawn = found_R[1:][~np.isnan(found_R[1:])]
-    told = {"ppl_token": None, "low": None, "high": None, "reached": len(drawn) / draws}
-    if not np.isnan(found_R[0]):
-        told["ppl_token"] = float(np.exp(found_R[0]))
-        if len(drawn):
-            told |= dict(zip(("low", "high"), np.exp(np.percentile(drawn, [2.5, 97.5])).tolist()))
-    return told
+    matched_R = np.array([_interpolated(e_T, l_T, size_T, entropy) for e_T, l_T in zip(entropy_RT, log_ppl_RT)])
+    reached = matched_R[1:][~np.isnan(matched_R[1:])]
+    result = {"ppl_token": None, "low": None, "high": None, "reached": len(reached) / draws}
+    if not np.isnan(matched_R[0]):
+        result["ppl_token"] = float(np.exp(matched_R[0]))
+        if len(reached):
+            result |= dict(zip(("low", "high"), np.exp(np.percentile(reached, [2.5, 97.5])).tolist()))
+    return result
 
 
 def _texts(x_NL, valid_NL):
@@ -209,7 +211,7 @@ def _grams(x_NL, n, valid_NL):
     return window(x_NL)[whole], np.nonzero(whole)[0]
 
 
-def _verdict(nll_N):
+def _finite_nll(nll_N):
     """NLL in float64; ValueError for one that is not finite."""
     nll_N = np.asarray(nll_N, np.float64)
     if not (finite_N := np.isfinite(nll_N)).all():
@@ -233,9 +235,9 @@ def _reduced(x_ND):
     x_ND = x_ND / np.where(length_N1 > 0, length_N1, 1)
     x_ND = x_ND - x_ND.mean(axis=0)
     variance_D, axes_DD = np.linalg.eigh(x_ND.T @ x_ND)
-    held_D = np.cumsum(variance_D[::-1])
-    kept = int(np.searchsorted(held_D, VARIANCE * held_D[-1])) + 1
-    return x_ND @ axes_DD[:, ::-1][:, :kept]
+    cumulative_D = np.cumsum(variance_D[::-1])
+    components = int(np.searchsorted(cumulative_D, VARIANCE * cumulative_D[-1])) + 1
+    return x_ND @ axes_DD[:, ::-1][:, :components]
 
 
 def _buckets(rng, z_ND, buckets):
@@ -256,32 +258,36 @@ def _with_rng(sets, seed):
     """Check the sets; return them by temperature, with arrays in float64, each with its own random generator."""
     if not sets:
         raise ValueError("a frontier of no set: give one for each temperature")
-    for one in sets:
-        if lacking := sorted(SET_KEYS - set(one)):
+    for text_set in sets:
+        if lacking := sorted(SET_KEYS - set(text_set)):
             raise ValueError(f"a set of the frontier lacks {', '.join(lacking)}")
-    sets = [{k: np.asarray(v, np.float64) if k.endswith("_N") else v for k, v in one.items()} for one in sets]
-    for one in sets:
-        shapes = {one[key].shape for key in ("entropy_N", "nll_N", "tokens_N")}
-        if len(shapes) > 1 or not one["nll_N"].ndim == 1 or not one["nll_N"].size:
+    sets = [{k: np.asarray(v, np.float64) if k.endswith("_N") else v for k, v in text_set.items()} for text_set in sets]
+    for text_set in sets:
+        shapes = {text_set[key].shape for key in ("entropy_N", "nll_N", "tokens_N")}
+        if len(shapes) > 1 or not text_set["nll_N"].ndim == 1 or not text_set["nll_N"].size:
             raise ValueError(
-                f"temperature {one['temperature']}: entropy_N, nll_N and tokens_N must be [N] alike, not {sorted(shapes)}"
+                f"temperature {text_set['temperature']}: entropy_N, nll_N and tokens_N must be [N] alike, not {sorted(shapes)}"
             )
-        if not (one["tokens_N"] > 0).all() or not np.isfinite(one["nll_N"]).all() or not np.isfinite(one["entropy_N"]).all():
-            raise ValueError(f"temperature {one['temperature']}: every text needs a token, a finite NLL and a finite entropy")
-    sets = sorted(sets, key=lambda one: one["temperature"])
+        if (
+            not (text_set["tokens_N"] > 0).all()
+            or not np.isfinite(text_set["nll_N"]).all()
+            or not np.isfinite(text_set["entropy_N"]).all()
+        ):
+            raise ValueError(f"temperature {text_set['temperature']}: every text needs a token, a finite NLL and a finite entropy")
+    sets = sorted(sets, key=lambda text_set: text_set["temperature"])
     for left, right in zip(sets, sets[1:]):
         if left["temperature"] == right["temperature"]:
             raise ValueError(f"temperature {left['temperature']} stands twice in a frontier: put its texts into one set")
     return zip(sets, np.random.default_rng(seed).spawn(len(sets)))
 
 
-def _resampled(one, draws, rng):
+def _resampled(text_set, draws, rng):
     """Mean entropy and log ppl_token of the texts (first) and of `draws` bootstrap samples: ([1 + draws], [1 + draws])."""
     if draws < 1:
         raise ValueError(f"{draws} draws of the bootstrap: at least 1")
-    number = len(one["entropy_N"])
+    number = len(text_set["entropy_N"])
     index_RN = np.concatenate([np.arange(number)[None], rng.integers(number, size=(draws, number))])
-    take = lambda name: one[name][index_RN].sum(axis=1)
+    take = lambda name: text_set[name][index_RN].sum(axis=1)
     return take("entropy_N") / number, take("nll_N") / take("tokens_N")
 
 

@@ -29,26 +29,28 @@ class Set(NamedTuple):
     def name(self, config):
         """The set's file name, without ending."""
         parts = [self.model.replace(":", "_"), *([self.steps] if self.steps else []), self.seed]
-        swept = [] if self.temperature == config.evaluate.temperature else [f"t{self.temperature:g}"]
-        return "_".join(map(str, parts + swept))
+        suffix = [] if self.temperature == config.evaluate.temperature else [f"t{self.temperature:g}"]
+        return "_".join(map(str, parts + suffix))
 
 
 def wanted(config):
     """Every set of a config: the table's, the frontiers', then text from elsewhere. ValueError for two of one name."""
-    c, found = config.evaluate, []
+    c, sets = config.evaluate, []
     for seed in c.seeds:
-        found += [Set("data", 0, seed, c.temperature), Set("unigram", 0, seed, c.temperature)]
+        sets += [Set("data", 0, seed, c.temperature), Set("unigram", 0, seed, c.temperature)]
         for model in networks.models(config):
             steps_of = {"teacher": c.teacher_steps, "autoregressive": (config.data.length,)}.get(model, c.student_steps)
-            found += [Set(model, steps, seed, c.temperature) for steps in steps_of]
+            sets += [Set(model, steps, seed, c.temperature) for steps in steps_of]
     for model, steps in settings.frontier(config):
-        found += [Set(model, steps, seed, at) for seed in c.seeds for at in (c.temperature, *c.frontier_temperatures)]
-    given = {}
+        sets += [
+            Set(model, steps, seed, temperature) for seed in c.seeds for temperature in (c.temperature, *c.frontier_temperatures)
+        ]
+    files = {}
     for file in settings.comma_list(c.text):
-        if given.setdefault(stem := pathlib.Path(file).stem, file) != file:
-            raise ValueError(f"evaluate.text {given[stem]} and {file} would both be called {stem}: rename one")
-    found += [Set(f"text:{stem}", 0, 0, c.temperature, file) for stem, file in given.items()]
-    return list(dict.fromkeys(found))
+        if files.setdefault(stem := pathlib.Path(file).stem, file) != file:
+            raise ValueError(f"evaluate.text {files[stem]} and {file} would both be called {stem}: rename one")
+    sets += [Set(f"text:{stem}", 0, 0, c.temperature, file) for stem, file in files.items()]
+    return list(dict.fromkeys(sets))
 
 
 class Maker:
@@ -61,25 +63,27 @@ class Maker:
         self._data = jobs.require(config, workdir, "data")
         self._samplers, self._networks = {}, {}
 
-    def __call__(self, one, bar):
+    def __call__(self, text_set, bar):
         """(judging.Texts, metrics) of a set, read from disk if it exists there.
 
         The metrics are `tokens_per_second` (None if nothing was generated), and for text from elsewhere its `sha256` and how
         many texts were `cut` to the models' length.
         """
-        name = one.name(self._config)
-        file, note = self._workdir / "samples" / f"{name}.jsonl", self._workdir / "samples" / f"{name}.json"
-        told = {"sha256": sha256(one.file)} if one.file else {}
-        jumps = one.steps * -(-self._config.evaluate.samples // self._config.evaluate.batch)
-        if hosts.first(lambda: note.exists() and file.exists() and told.items() <= json.loads(note.read_text()).items()):
+        name = text_set.name(self._config)
+        file, metrics_file = self._workdir / "samples" / f"{name}.jsonl", self._workdir / "samples" / f"{name}.json"
+        source_hash = {"sha256": sha256(text_set.file)} if text_set.file else {}
+        jumps = text_set.steps * -(-self._config.evaluate.samples // self._config.evaluate.batch)
+        if hosts.first(
+            lambda: metrics_file.exists() and file.exists() and source_hash.items() <= json.loads(metrics_file.read_text()).items()
+        ):
             lines = [json.loads(line) for line in file.read_text().splitlines()]
             bar.advance(jumps)
             rows = [np.array(line["tokens"], np.int32) for line in lines]
-            return self._texts(rows, [line["text"] for line in lines]), json.loads(note.read_text())
-        make = Maker._foreign if one.file else MAKERS.get(one.model, Maker._sampled)
-        rows, figures = make(self, one, bar)
-        texts, about = self._texts(rows), {"model": one.model, "steps": one.steps, "seed": one.seed}
-        about |= {"temperature": one.temperature}
+            return self._texts(rows, [line["text"] for line in lines]), json.loads(metrics_file.read_text())
+        make = Maker._external if text_set.file else MAKERS.get(text_set.model, Maker._sampled)
+        rows, figures = make(self, text_set, bar)
+        texts, about = self._texts(rows), {"model": text_set.model, "steps": text_set.steps, "seed": text_set.seed}
+        about |= {"temperature": text_set.temperature}
         lines = [
             about | {"index": i, "text": text, "tokens": row.tolist()} for i, (row, text) in enumerate(zip(texts.rows, texts.text))
         ]
@@ -87,25 +91,25 @@ class Maker:
         def write():
             file.parent.mkdir(exist_ok=True)
             atomic.overwrite(file, "".join(json.dumps(line) + "\n" for line in lines))
-            atomic.overwrite(note, json.dumps(figures | told))
+            atomic.overwrite(metrics_file, json.dumps(figures | source_hash))
 
         hosts.first(write)
-        return texts, figures | told
+        return texts, figures | source_hash
 
     def _texts(self, rows, text=None):
         text = [self._tok.decode_pretty(row) for row in rows] if text is None else text
         return judging.Texts(rows=list(rows), text=text, tokenizer=self._tok.content_hash)
 
-    def _sampled(self, one, bar):
-        network, c = self._network(one.model), self._config.evaluate
-        kind = one.model.split("_")[0]
+    def _sampled(self, text_set, bar):
+        network, c = self._network(text_set.model), self._config.evaluate
+        kind = text_set.model.split("_")[0]
         if kind not in self._samplers:
             cfg = settings.sampler_config(self._config, c, temperature=1.0)
-            what = (self._mesh, self._tok, one.model, cooled(kind, network.apply))
-            self._samplers[kind] = sampling.make_sampler(self._config, *what, c.batch, cfg)
-        given = {"network": network.params, "temperature": np.float32(one.temperature)}
-        seed = one.seed + sampling.TABLE_SEED
-        x_NL, seconds = self._samplers[kind](given, seed, c.samples, one.steps, on_step=bar.advance)
+            arguments = (self._mesh, self._tok, text_set.model, with_temperature(kind, network.apply))
+            self._samplers[kind] = sampling.make_sampler(self._config, *arguments, c.batch, cfg)
+        given = {"network": network.params, "temperature": np.float32(text_set.temperature)}
+        seed = text_set.seed + sampling.TABLE_SEED
+        x_NL, seconds = self._samplers[kind](given, seed, c.samples, text_set.steps, on_step=bar.advance)
         return x_NL, {"tokens_per_second": x_NL.size / seconds}
 
     def _network(self, model):
@@ -113,9 +117,9 @@ class Maker:
             self._networks[model] = trained.model(self._config, self._workdir, self._mesh, model)
         return self._networks[model]
 
-    def _real(self, one, bar):
+    def _real(self, text_set, bar):
         """Held-out windows, a different sample for every seed."""
-        return self._heldout(one.seed, 0), {"tokens_per_second": None}
+        return self._heldout(text_set.seed, 0), {"tokens_per_second": None}
 
     def reference(self, seed):
         """Held-out text to compare every set with; it shares no window with the table's row of that seed."""
@@ -141,23 +145,23 @@ class Maker:
             count_V += np.bincount(take(range(first, min(first + 4096, total))).ravel(), minlength=len(count_V))
         return count_V
 
-    def _unigram(self, one, bar):
+    def _unigram(self, text_set, bar):
         """Independent draws from the training text's token frequencies."""
         count_V, shape = self._count_V, (self._config.evaluate.samples, self._config.data.length)
-        x_NL = np.random.default_rng(one.seed).choice(len(count_V), shape, p=count_V / count_V.sum()).astype(np.int32)
+        x_NL = np.random.default_rng(text_set.seed).choice(len(count_V), shape, p=count_V / count_V.sum()).astype(np.int32)
         return x_NL, {"tokens_per_second": None}
 
-    def _foreign(self, one, bar):
+    def _external(self, text_set, bar):
         """Texts from elsewhere, each cut to the models' length."""
         length = self._config.data.length
-        rows = self._tok.encode_batch(list(corpus.documents(corpus.CorpusConfig(files=_pattern(one.file)))))
+        rows = self._tok.encode_batch(list(corpus.documents(corpus.CorpusConfig(files=_pattern(text_set.file)))))
         return [row[:length] for row in rows], {"tokens_per_second": None, "cut": sum(len(row) > length for row in rows)}
 
 
 MAKERS = {"data": Maker._real, "unigram": Maker._unigram}
 
 
-def cooled(kind, apply):
+def with_temperature(kind, apply):
     """A network with the temperature as an input beside its weights, so that one program serves a whole frontier."""
     if kind != "autoregressive":
         return lambda given, x_BL, t_B, h_B: apply(given["network"], x_BL, t_B, h_B) / given["temperature"]
@@ -175,8 +179,8 @@ def _pattern(file):
 
 def sha256(file):
     """sha256 of the names and contents of a file, or of a folder's .txt files; FileNotFoundError if there are none."""
-    where = pathlib.Path(file)
-    files = sorted(where.glob("*.txt")) if where.is_dir() else [where]
+    location = pathlib.Path(file)
+    files = sorted(location.glob("*.txt")) if location.is_dir() else [location]
     if not files or not all(path.is_file() for path in files):
         raise FileNotFoundError(f"evaluate.text={file} is no .jsonl file and no folder of .txt files")
     digest = hashlib.sha256()

@@ -64,11 +64,11 @@ def number(value):
 
 def mean(values):
     """Mean of the finite numbers among the values, or None if there are none."""
-    found = [v for v in values if number(v)]
-    if not found:
+    numbers = [v for v in values if number(v)]
+    if not numbers:
         return None
-    spread = statistics.stdev(found) if len(found) > 1 else None
-    return Mean(statistics.fmean(found), spread, min(found), max(found))
+    spread = statistics.stdev(numbers) if len(numbers) > 1 else None
+    return Mean(statistics.fmean(numbers), spread, min(numbers), max(numbers))
 
 
 def judges(report):
@@ -90,13 +90,13 @@ def judge_label(name, row):
 
 def gather(report):
     """The table's lines in order, from the rows at the config's temperature and those without a temperature."""
-    wanted = ((report.get("config") or {}).get("evaluate") or {}).get("temperature")
+    temperature = ((report.get("config") or {}).get("evaluate") or {}).get("temperature")
     groups = {}
     for row in report.get("rows") or []:
-        if wanted is None or row.get("temperature") in (None, wanted):
+        if temperature is None or row.get("temperature") in (None, temperature):
             groups.setdefault((row["model"], row["steps"]), []).append(row)
-    place = {model: i for i, model in enumerate(ORDER)}
-    ordered = sorted(groups, key=lambda key: (place.get(key[0].split(":")[0], len(place)), key[0], key[1]))
+    rank = {model: i for i, model in enumerate(ORDER)}
+    ordered = sorted(groups, key=lambda key: (rank.get(key[0].split(":")[0], len(rank)), key[0], key[1]))
     return [cell(model, steps, groups[model, steps]) for model, steps in ordered]
 
 

@@ -31,19 +31,19 @@ def duration(seconds):
 
 def stages(report):
     """Time, share of time, tokens/s and peak memory of every stage."""
-    told = report.get("stages") or {}
-    if not told:
+    stage_figures = report.get("stages") or {}
+    if not stage_figures:
         return ""
     lines = []
-    for name, f in told.items():
+    for name, f in stage_figures.items():
         seconds, share, speed, memory = (f.get(k) for k in ("seconds", "share_of_time", "tokens_per_second", "peak_memory_bytes"))
-        found = (
+        values = (
             duration(seconds) if cells.number(seconds) else "–",
             f"{share:.0%}" if cells.number(share) else "–",
             f"{speed:,.0f}" if cells.number(speed) else "–",
             f"{memory / 2**30:.1f} GiB" if cells.number(memory) else "–",
         )
-        lines.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{v}</td>" for v in found)}</tr>')
+        lines.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{v}</td>" for v in values)}</tr>')
     return folded("Stages", grid("Stages", ("stage", "time", "share of time", "tokens/s", "peak memory"), lines))
 
 
@@ -52,14 +52,14 @@ def judges(report):
     lines = []
     for name, row in cells.judges(report).items():
         size, bos = row.get("judge_parameters"), row.get("judge_bos")
-        found = (
+        values = (
             f"{size:,}" if cells.number(size) else "–",
             short(row.get("judge_tokenizer")),
             "–" if bos is None else escape(str(bos)),
             "–" if row.get("judge_context") is None else escape(str(row["judge_context"])),
             short(row.get("judge_hash")),
         )
-        lines.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{v}</td>" for v in found)}</tr>')
+        lines.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{v}</td>" for v in values)}</tr>')
     return folded("Judges", grid("Judges", ("judge", "parameters", "tokenizer", "BOS", "context", "hash"), lines)) if lines else ""
 
 
@@ -82,13 +82,13 @@ def config(report):
     return folded("Config", grid("Config", ("key", "value"), lines, kind="keys"))
 
 
-def flatten(value, at=""):
+def flatten(value, prefix=""):
     """Dotted keys and their values as text."""
     for key, v in value.items():
         if isinstance(v, dict):
-            yield from flatten(v, f"{at}{key}.")
+            yield from flatten(v, f"{prefix}{key}.")
         else:
-            yield at + str(key), ", ".join(map(str, v)) if isinstance(v, (list, tuple)) else "''" if v == "" else str(v)
+            yield prefix + str(key), ", ".join(map(str, v)) if isinstance(v, (list, tuple)) else "''" if v == "" else str(v)
 
 
 def grid(name, heads, lines, kind="small"):
@@ -97,6 +97,6 @@ def grid(name, heads, lines, kind="small"):
     return sections.scroller(name, f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>')
 
 
-def folded(title, inside):
+def folded(title, content):
     """A part that is closed until the reader opens it."""
-    return f"<details><summary>{title}</summary>{inside}</details>"
+    return f"<details><summary>{title}</summary>{content}</details>"

@@ -33,22 +33,22 @@ def trajectory(t):
         candidates, energies = m.get("candidates") or [], m.get("token_energy") or []
         packed = {"time": m["time"], "shaped": m.get("shaped", True), "kept": m.get("kept"), "energy": m.get("energy")}
         packed["candidates"] = [changes(before, c, energies[k] if k < len(energies) else None) for k, c in enumerate(candidates)]
-        packed["state"] = changes(before, m["state"], taken(m, candidates, energies))
+        packed["state"] = changes(before, m["state"], token_energies(m, candidates, energies))
         midpoints.append(packed)
         before = m["state"]
     return {"record": t["record"], "start": t["start"], "midpoints": midpoints}
 
 
-def taken(m, candidates, energies):
+def token_energies(m, candidates, energies):
     """Token energies of a state, each from a candidate that has the token; None if there are no token energies."""
     if not energies:
         return None
     kept = m.get("kept") or 0
     out = []
     for i, token in enumerate(m["state"]):
-        having = [energies[k][i] for k, c in enumerate(candidates) if c[i] == token and energies[k][i] is not None]
-        own = candidates[kept][i] == token
-        out.append(energies[kept][i] if own else min(having, default=None))
+        known = [energies[k][i] for k, c in enumerate(candidates) if c[i] == token and energies[k][i] is not None]
+        in_kept = candidates[kept][i] == token
+        out.append(energies[kept][i] if in_kept else min(known, default=None))
     return out
 
 

@@ -39,10 +39,10 @@ def page(report, traces):
     shown = {"viewer": packed.get("trajectories"), "students": packed.get("students")}
     parts, links = [], []
     for name, (heading, make) in SECTIONS.items():
-        inside = make(report) if make else read(f"{name}.html") if shown[name] else ""
-        if inside:
+        content = make(report) if make else read(f"{name}.html") if shown[name] else ""
+        if content:
             parts.append(
-                f'<section id="{name}" aria-labelledby="{name}-heading"><h2 id="{name}-heading">{heading}</h2>{inside}</section>'
+                f'<section id="{name}" aria-labelledby="{name}-heading"><h2 id="{name}-heading">{heading}</h2>{content}</section>'
             )
             links.append(f'<a href="#{name}">{heading}</a>')
     viewing = any(shown.values())

@@ -34,16 +34,16 @@ def caveat(report):
     if not models:
         return ""
     first = [c for c in table if c.model == models[0]]
-    one = next((c for c in first if c.steps == 8), first[-1])
-    beside = [c for c in table if c.model in models[1:] and c.steps == one.steps] + [c for c in table if c.model == "data"]
-    seeds = "one seed" if one.seeds == 1 else f"{one.seeds} seeds"
-    each = "each" if one.seeds == 1 else "each seed,"
-    said = f"Based on {seeds}: {one.samples:,} texts of {one.length} tokens for {each} model and number of steps."
-    known = [c for c in (one, *beside) if "entropy_nats" in c.fields]
-    if len(known) > 1 and known[0] is one:
-        told = ", ".join(f"{c.fields['entropy_nats'].value:.2f} nats ({cells.label(c.model)})" for c in known)
-        said += f" Entropy at {one.steps} step{'s' * (one.steps != 1)}: {told}. Lower entropy means less diverse text, which lowers perplexity too."
-    return f'<p class="caveat">{escape(said)}</p>'
+    cell = next((c for c in first if c.steps == 8), first[-1])
+    others = [c for c in table if c.model in models[1:] and c.steps == cell.steps] + [c for c in table if c.model == "data"]
+    seeds = "one seed" if cell.seeds == 1 else f"{cell.seeds} seeds"
+    each = "each" if cell.seeds == 1 else "each seed,"
+    sentence = f"Based on {seeds}: {cell.samples:,} texts of {cell.length} tokens for {each} model and number of steps."
+    known = [c for c in (cell, *others) if "entropy_nats" in c.fields]
+    if len(known) > 1 and known[0] is cell:
+        entropies = ", ".join(f"{c.fields['entropy_nats'].value:.2f} nats ({cells.label(c.model)})" for c in known)
+        sentence += f" Entropy at {cell.steps} step{'s' * (cell.steps != 1)}: {entropies}. Lower entropy means less diverse text, which lowers perplexity too."
+    return f'<p class="caveat">{escape(sentence)}</p>'
 
 
 def table(report):
@@ -52,7 +52,7 @@ def table(report):
     if not lines:
         return ""
     judges, known = cells.judges(report), [c.model for c in lines]
-    columns = {name: told for name, told in COLUMNS.items() if any(name in c.fields for c in lines)}
+    columns = {name: column for name, column in COLUMNS.items() if any(name in c.fields for c in lines)}
     head = "".join(f'<th scope="col" title="{escape(what)}">{escape(title)}</th>' for title, _, what in columns.values())
     head = (
         "".join(f'<th scope="col" title="{escape(n)}">{escape("ppl, " + cells.judge_label(n, r))}</th>' for n, r in judges.items())
@@ -72,14 +72,14 @@ def table(report):
 
 def line(c, judges, columns, known):
     """One row of the table."""
-    found = [value(c.ppl.get(name), 1) for name in judges]
+    values = [value(c.ppl.get(name), 1) for name in judges]
     for name, (_, decimals, _) in columns.items():
         m = c.fields.get(name)
         if name == "mauve" and m and m.spread is None and "mauve_spread" in c.fields:
             m = m._replace(spread=c.fields["mauve_spread"].value)
-        found.append(value(m, decimals))
+        values.append(value(m, decimals))
     steps = f"{c.steps:,}" if c.steps else "–"
-    return f'<tr><th scope="row">{swatch(c.model, known)}</th><td>{steps}</td>{"".join(f"<td>{v}</td>" for v in found)}</tr>'
+    return f'<tr><th scope="row">{swatch(c.model, known)}</th><td>{steps}</td>{"".join(f"<td>{v}</td>" for v in values)}</tr>'
 
 
 def value(m, decimals):
@@ -117,15 +117,15 @@ def legend(report, models=None):
     return '<p class="legend">' + "".join(swatch(m, known) for m in shown) + "</p>"
 
 
-def panels(found):
+def panels(drawings):
     """Figures side by side, or in one column on a phone."""
-    one = "".join(f"<figure><figcaption>{escape(title)}</figcaption>{drawing}</figure>" for title, drawing in found)
-    return f'<div class="panels">{one}</div>'
+    html = "".join(f"<figure><figcaption>{escape(title)}</figcaption>{drawing}</figure>" for title, drawing in drawings)
+    return f'<div class="panels">{html}</div>'
 
 
-def scroller(name, inside):
+def scroller(name, content):
     """A scrolling box for content wider than a phone's screen."""
-    return f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0">{inside}</div>'
+    return f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0">{content}</div>'
 
 
 def perplexity(report):
@@ -138,23 +138,23 @@ def perplexity(report):
         out += "<h3>against steps</h3>" + panels(steps)
     if entropy:
         frontiers = report.get("frontiers")
-        how = "Each curve is one model at one number of steps over temperature; bars are bootstrap intervals." if frontiers else ""
-        how = how or "The number at each point is its number of steps."
+        note = "Each curve is one model at one number of steps over temperature; bars are bootstrap intervals." if frontiers else ""
+        note = note or "The number at each point is its number of steps."
         matched = " The dashed line is the entropy at which the models are compared." if report.get("matched") else ""
-        out += f"<h3>against entropy</h3>{panels(entropy)}<p class='note'>{how}{matched}</p>{at_entropy(report)}"
+        out += f"<h3>against entropy</h3>{panels(entropy)}<p class='note'>{note}{matched}</p>{at_entropy(report)}"
     return out
 
 
 def at_entropy(report):
     """Sentences with the perplexities at matched entropy, one for each judge."""
-    named, out = cells.judges(report), {}
+    judges, out = cells.judges(report), {}
     for m in report.get("matched") or []:
-        at = f"At the entropy of {m['entropy_of']} ({m['entropy_nats']:.2f} nats), perplexity by the {cells.judge_label(m['judge'], named.get(m['judge'], {}))}: "
-        who = f"{cells.label(m['model'])} at {m['steps']:,} step{'s' * (m['steps'] != 1)}"
+        start = f"At the entropy of {m['entropy_of']} ({m['entropy_nats']:.2f} nats), perplexity by the {cells.judge_label(m['judge'], judges.get(m['judge'], {}))}: "
+        model = f"{cells.label(m['model'])} at {m['steps']:,} step{'s' * (m['steps'] != 1)}"
         interval = f" ({m['low']:.1f} to {m['high']:.1f})" if cells.number(m.get("low")) and cells.number(m.get("high")) else ""
-        reached = f"{who} {m['ppl_token']:.1f}{interval}" if cells.number(m.get("ppl_token")) else f"{who} does not reach it"
-        out.setdefault(at, []).append(reached)
-    return "".join(f'<p class="matched">{escape(at)}{escape(", ".join(told))}.</p>' for at, told in out.items())
+        reached = f"{model} {m['ppl_token']:.1f}{interval}" if cells.number(m.get("ppl_token")) else f"{model} does not reach it"
+        out.setdefault(start, []).append(reached)
+    return "".join(f'<p class="matched">{escape(start)}{escape(", ".join(results))}.</p>' for start, results in out.items())
 
 
 def training(report):
@@ -163,14 +163,14 @@ def training(report):
     drawn = figures.losses(report)
     out = ""
     if bounds:
-        most = max(bounds.values())
+        largest = max(bounds.values())
         bars = "".join(
-            f'<div class="bar" style="--c: {svg.variable(m)}; --w: {100 * v / most:.1f}%"><dt>{escape(cells.label(m))}</dt><dd>{v:.3f}</dd></div>'
+            f'<div class="bar" style="--c: {svg.variable(m)}; --w: {100 * v / largest:.1f}%"><dt>{escape(cells.label(m))}</dt><dd>{v:.3f}</dd></div>'
             for m, v in bounds.items()
         )
         out += f"<h3>held-out ELBO, bits per byte (lower is better)</h3><dl class='bars'>{bars}</dl>"
-        for m, said in (report.get("bounds_exact") or {}).items():
-            out += f'<p class="note">{escape(cells.label(m))}: {escape(said)}.</p>'
+        for m, remark in (report.get("bounds_exact") or {}).items():
+            out += f'<p class="note">{escape(cells.label(m))}: {escape(remark)}.</p>'
     if drawn:
         models = [m for m in svg.OWN if m in bounds or not bounds and m != "autoregressive"]
         out += f"<h3>training loss</h3>{legend(report, models)}{panels(drawn)}"
@@ -179,13 +179,15 @@ def training(report):
 
 def compass(report):
     """The compass's accuracy and AUC, and the perplexity and entropy of texts that it steers."""
-    told, drawn = report.get("compass") or {}, figures.compass(report)
-    steered = told.get("steered") or []
-    facts = [f"{what} {told[key]:.2f}" for key, what in (("accuracy", "accuracy"), ("auc", "AUC")) if cells.number(told.get(key))]
+    metrics, drawn = report.get("compass") or {}, figures.compass(report)
+    steered = metrics.get("steered") or []
+    facts = [
+        f"{what} {metrics[key]:.2f}" for key, what in (("accuracy", "accuracy"), ("auc", "AUC")) if cells.number(metrics.get(key))
+    ]
     out = ""
     if drawn or facts:
-        pairs = f" over {told['pairs']:,} held-out pairs" if cells.number(told.get("pairs")) else ""
-        out += f"<p>Kind: <code>{escape(str(told.get('kind')))}</code>; {escape(', '.join(facts))}{pairs}.</p>"
+        pairs = f" over {metrics['pairs']:,} held-out pairs" if cells.number(metrics.get("pairs")) else ""
+        out += f"<p>Kind: <code>{escape(str(metrics.get('kind')))}</code>; {escape(', '.join(facts))}{pairs}.</p>"
     if drawn:
         out += '<p class="legend"><span class="swatch" style="--c: var(--accent)">accuracy</span><span class="swatch" style="--c: var(--soft)">AUC</span></p>'
         out += panels(drawn)
@@ -216,5 +218,5 @@ def energies(report):
         "b": ("var(--blind)", "first draw"),
         "s": ("var(--shaped)", "kept candidate"),
     }
-    keys = "".join(f'<span class="swatch" style="--c: {c}">{said}</span>' for c, said in names.values())
+    keys = "".join(f'<span class="swatch" style="--c: {c}">{meaning}</span>' for c, meaning in names.values())
     return f'{out}<p class="legend">{keys}</p>{panels(drawn)}'

@@ -51,10 +51,10 @@ def variable(model, known=()):
     return f"var(--{VARIABLES[colour(model, known)]})"
 
 
-def draw(name, paint, said, size=(3.7, 2.8)):
+def draw(name, paint, aria_label, size=(3.7, 2.8)):
     """Inline SVG of what `paint(axes)` draws.
 
-    `name` is unique on the page, `said` is the text for screen readers, `size` is in inches.
+    `name` is unique on the page, `aria_label` is the text for screen readers, `size` is in inches.
     """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -65,12 +65,12 @@ def draw(name, paint, said, size=(3.7, 2.8)):
         FigureCanvasSVG(figure)
         paint(figure.add_subplot())
         out = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
-    return adapt(out.getvalue(), said)
+        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(out, format="svg", transparent=True, metadata=no_metadata)
+    return adapt(out.getvalue(), aria_label)
 
 
-def adapt(text, said):
+def adapt(text, aria_label):
     """Turn Matplotlib's SVG into an element of the page: colours as variables, no fonts, no style sheet, no unused ids."""
     root = ElementTree.fromstring(text)
     used = set(re.findall(r'url\(#(\w+)\)|href="#(\w+)"', text))
@@ -93,7 +93,7 @@ def adapt(text, said):
         node.tail = None
     view = root.get("viewBox")
     root.attrib.clear()
-    root.attrib.update({"viewBox": view, "role": "img", "aria-label": said})
+    root.attrib.update({"viewBox": view, "role": "img", "aria-label": aria_label})
     return ElementTree.tostring(root, encoding="unicode", short_empty_elements=False)
 
 

@@ -37,7 +37,7 @@ def run(config, workdir):
         with signals.stopping(), metrics_lib.progress("evaluate", jumps, "jump") as bar:
             examine = Examiner(config, workdir, job)
             rows = [row for text_set in sets for row in examine(text_set, bar)]
-            bounds = elbo.of_all(config, workdir, job)
+            bounds = elbo.bits_per_byte_of_models(config, workdir, job)
         hosts.first(lambda: atomic.overwrite(job.directory / "rows.json", json.dumps(rows, indent=1)))
         job.finish({"rows": len(rows), "asked": requested, "bounds": bounds, "formulas": FORMULAS})
 

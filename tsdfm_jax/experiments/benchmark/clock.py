@@ -20,7 +20,7 @@ class Program(NamedTuple):
       bare: {name of another program: number of its runs in one run of this one}; empty if it has no baseline.
       tokens: tokens that one run reads or writes.
       flops: FLOPs of its matrix products, computed from the shapes; 0 where this does not apply.
-      also: returns further metrics of the last run, {name: number}.
+      extra_metrics: returns further metrics of the last run, {name: number}.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Program(NamedTuple):
     bare: dict[str, float] = {}
     tokens: int = 0
     flops: float = 0.0
-    also: Callable[[], dict] = dict
+    extra_metrics: Callable[[], dict] = dict
 
 
 def timed(programs, rounds):
@@ -40,21 +40,21 @@ def timed(programs, rounds):
     bytes of XLA's memory analysis, `compile_seconds`, and `again_seconds`, a second start: tracing, and reading the program
     from the cache on disk.
     """
-    found = {program.name: {"symbols": program.tokens, "flops": program.flops} | weighed(program) for program in programs}
-    first = {program.name: seconds(program.run) for program in programs}
-    taken = {program.name: [] for program in programs}
+    rows = {program.name: {"symbols": program.tokens, "flops": program.flops} | compile_stats(program) for program in programs}
+    first_seconds = {program.name: seconds(program.run) for program in programs}
+    run_seconds = {program.name: [] for program in programs}
     for _ in range(rounds):
         for program in programs:
-            taken[program.name].append(seconds(program.run))
+            run_seconds[program.name].append(seconds(program.run))
     for program in programs:
-        row, mine = found[program.name], taken[program.name]
-        row |= {"seconds": spread(mine)} | program.also()
+        row, own_seconds = rows[program.name], run_seconds[program.name]
+        row |= {"seconds": spread(own_seconds)} | program.extra_metrics()
         if program.bare:
-            parts = [sum(times * taken[name][i] for name, times in program.bare.items()) for i in range(rounds)]
-            row |= {"bare": program.bare, "over_bare": spread([a / b for a, b in zip(mine, parts)])}
+            parts = [sum(times * run_seconds[name][i] for name, times in program.bare.items()) for i in range(rounds)]
+            row |= {"bare": program.bare, "over_bare": spread([a / b for a, b in zip(own_seconds, parts)])}
         if program.lower is not None:
-            row["again_seconds"] = max(first[program.name] - row["seconds"]["median"], 0.0)
-    return found
+            row["again_seconds"] = max(first_seconds[program.name] - row["seconds"]["median"], 0.0)
+    return rows
 
 
 def spread(values):
@@ -62,18 +62,18 @@ def spread(values):
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def weighed(program):
+def compile_stats(program):
     """Compile a program: its compile time, and XLA's FLOPs and memory sizes; {} without `lower`."""
     if program.lower is None:
         return {}
-    begun = time.perf_counter()
+    start = time.perf_counter()
     compiled = program.lower().compile()
-    taken, memory = time.perf_counter() - begun, compiled.memory_analysis()
+    compile_seconds, memory = time.perf_counter() - start, compiled.memory_analysis()
     sizes = {f"{part}_bytes": getattr(memory, f"{part}_size_in_bytes") for part in ("argument", "output", "alias", "temp")}
-    return {"compile_seconds": taken, "xla_flops": multiplied(compiled)} | sizes
+    return {"compile_seconds": compile_seconds, "xla_flops": matmul_flops(compiled)} | sizes
 
 
-def multiplied(compiled):
+def matmul_flops(compiled):
     """FLOPs of a compiled program's matrix products; XLA's own count, each loop once, where they are library calls."""
     module = hlo.Module(compiled.as_text())
     return sum((run.times or 1) * module.flops(run) for run in module.runs()) or compiled.cost_analysis().get("flops", 0.0)
@@ -81,6 +81,6 @@ def multiplied(compiled):
 
 def seconds(run):
     """Wall-clock seconds of one run."""
-    begun = time.perf_counter()
+    start = time.perf_counter()
     jax.block_until_ready(run())
-    return time.perf_counter() - begun
+    return time.perf_counter() - start

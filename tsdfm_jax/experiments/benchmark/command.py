@@ -35,7 +35,7 @@ CPU = {"configs/fineweb_170m.py": {"batch": 2, "length": 128, "dtype": "float32"
 BATCH = 16  # rows, if neither a flag nor CPU sets them
 
 
-def cut(config, file, platform_name):
+def resized(config, file, platform_name):
     """(config, rows) to time on a platform: the flags' sizes, else those of CPU on a CPU, else the defaults."""
     sizes = CPU.get(file, {}) if platform_name == "cpu" else {}
     batch = flags.FLAGS.batch or sizes.get("batch", BATCH)
@@ -62,13 +62,13 @@ def machine():
 def _cpu():
     """The CPU's model name, where the system states it."""
     try:
-        with open("/proc/cpuinfo") as told:
-            return next((line.split(":", 1)[1].strip() for line in told if line.startswith("model name")), "")
+        with open("/proc/cpuinfo") as file:
+            return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "")
     except OSError:
         return platform.processor()
 
 
-def measure(file, config, wanted, say):
+def measure(file, config, group_names, say):
     """Time the wanted groups of a config, and call `say(group, rows)` after each; returns the entry with all groups."""
     import jax
 
@@ -76,7 +76,7 @@ def measure(file, config, wanted, say):
     from tsdfm_jax.experiments.benchmark import clock as benchmark_clock, parts as benchmark_parts, programs as benchmark_programs
 
     about = machine()
-    config, batch = cut(config, file, about["platform"])
+    config, batch = resized(config, file, about["platform"])
     validation.validate(config)
     shape = benchmark_programs.Shape(config=config, mesh=settings.mesh(config), batch=batch, longest=flags.FLAGS.longest)
     sizes = {
@@ -86,18 +86,18 @@ def measure(file, config, wanted, say):
         "vocab": shape.vocab,
         "remat": config.model.remat,
     }
-    found = about | {"sizes": sizes, "rounds": flags.FLAGS.rounds, "groups": {}}
-    for name in wanted:
-        found["groups"][name] = benchmark_clock.timed(benchmark_parts.GROUPS[name](shape), flags.FLAGS.rounds)
-        say(name, found["groups"][name])
+    entry = about | {"sizes": sizes, "rounds": flags.FLAGS.rounds, "groups": {}}
+    for name in group_names:
+        entry["groups"][name] = benchmark_clock.timed(benchmark_parts.GROUPS[name](shape), flags.FLAGS.rounds)
+        say(name, entry["groups"][name])
         jax.clear_caches()
-    return found
+    return entry
 
 
-def entry_name(name, found):
+def entry_name(name, entry):
     """Key of an entry in the JSON file: config, sizes, and the number and kind of devices."""
-    sizes = found["sizes"]
-    return f"{name} B={sizes['batch']} L={sizes['length']} {sizes['dtype']}, {found['devices']} x {found['device']}"
+    sizes = entry["sizes"]
+    return f"{name} B={sizes['batch']} L={sizes['length']} {sizes['dtype']}, {entry['devices']} x {entry['device']}"
 
 
 def show(title, rows):
@@ -138,7 +138,7 @@ def cells(row):
     yield f"{row['again_seconds']:.1f}" if "again_seconds" in row else ""
 
 
-def asked(argv):
+def configs_to_time(argv):
     """[(file, config)] to time. Raises ValueError, in one line."""
     if flags.FLAGS.config is not None:
         return [(command_line.config_file(argv, SHAPES[0]), flags.FLAGS.config)]
@@ -160,7 +160,7 @@ def define():
 
 def main(argv):
     try:
-        shapes = asked(argv)
+        shapes = configs_to_time(argv)
         if unknown := [name for name in flags.FLAGS.only if name not in GROUPS]:
             raise ValueError(f"--only={unknown[0]} is not one of {', '.join(GROUPS)}")
         command = shlex.join(["python", "-m", "launch.benchmark", *sys.argv[1:]])
@@ -168,8 +168,8 @@ def main(argv):
             os.environ.update(JAX_COMPILATION_CACHE_DIR=cache, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
             for file, config in shapes:
                 name, about = command_line.run_name(file), {"command": command, "date": datetime.date.today().isoformat()}
-                found = measure(file, config, flags.FLAGS.only or GROUPS, lambda group, rows: show(f"{name}: {group}", rows))
+                entry = measure(file, config, flags.FLAGS.only or GROUPS, lambda group, rows: show(f"{name}: {group}", rows))
                 if flags.FLAGS.json:
-                    aot_compile.note(flags.FLAGS.json, entry_name(name, found), about | found)
+                    aot_compile.write_entry(flags.FLAGS.json, entry_name(name, entry), about | entry)
     except (ValueError, FileNotFoundError) as error:
         return fail(error)

@@ -43,50 +43,57 @@ def of_draws(shape):
         return candidates
 
     def by_categorical(k):
-        one = jax.vmap(lambda key, logits_LV: jax.random.categorical(key, logits_LV))
-        return lambda key_B, logits_BLV, *_: jax.lax.map(lambda i: one(paths.fold(key_B, i), logits_BLV), jnp.arange(k))
+        draw = jax.vmap(lambda key, logits_LV: jax.random.categorical(key, logits_LV))
+        return lambda key_B, logits_BLV, *_: jax.lax.map(lambda i: draw(paths.fold(key_B, i), logits_BLV), jnp.arange(k))
 
-    found, arguments = [bare], (key_B, logits_BLV, x_BL, t_B, h_B)
+    group, arguments = [bare], (key_B, logits_BLV, x_BL, t_B, h_B)
     for k in DRAWS:
-        for name, way in (("by prefix sums", by_sums), ("by jax.random.categorical", by_categorical)):
-            jitted = meshes.jit(shape.mesh, way(k))
+        for name, make_candidates in (("by prefix sums", by_sums), ("by jax.random.categorical", by_categorical)):
+            jitted = meshes.jit(shape.mesh, make_candidates(k))
             run, lower = (lambda jitted=jitted: jitted(*arguments)), (lambda jitted=jitted: jitted.lower(*arguments))
-            found.append(Program(f"{k} candidates, {name}", run, lower, {bare.name: 1}, k * shape.read))
-    return found
+            group.append(Program(f"{k} candidates, {name}", run, lower, {bare.name: 1}, k * shape.batch_tokens))
+    return group
 
 
 def of_reading(shape):
     """Read a batch of windows and a batch of records as training does, beside one forward and backward pass."""
     apply, params = programs.network(shape, "teacher")
-    bare = programs.there_and_back(shape, "teacher", apply, params)
+    bare = programs.forward_backward(shape, "teacher", apply, params)
     rng, length, folder = np.random.default_rng(0), shape.config.data.length, tempfile.TemporaryDirectory()
-    path, where = settings.path(shape.config, shape.text_vocab), pathlib.Path(folder.name)
+    path, root = settings.path(shape.config, shape.text_vocab), pathlib.Path(folder.name)
     rows = rng.integers(0, shape.text_vocab, (ROWS, length)).astype("uint16" if path.vocab <= 65536 else "int32")
-    entry = shards.write(where / shards.name("windows", 0), (row.tobytes() for row in rows))
-    decode = lambda found: np.frombuffer(b"".join(found), rows.dtype).reshape(-1, length).astype(np.int32)
+    entry = shards.write(root / shards.name("windows", 0), (row.tobytes() for row in rows))
+    decode = lambda chunks: np.frombuffer(b"".join(chunks), rows.dtype).reshape(-1, length).astype(np.int32)
     options = dict(
         batch=shape.batch, seed=0, share=((0,), 1), shuffle=True, repeat=True, description="windows", remedy="run it again"
     )
-    windows = shards.batches(where, [entry], decode, **options)
+    window_batches = shards.batches(root, [entry], decode, **options)
     schema = trajectory_records.schema(shape.config, path, "whole", shape.config.shaping.candidates)
     fields = {name: np.zeros((ROWS // 4, *size), dtype) for name, (dtype, size) in schema.fields.items()}
-    records.write_shard(where / "records", 0, schema, fields, "")
-    records.seal(where / "records", schema, seed=0, config={}, sources={}, shards=1)
-    whole = records.open_store(where / "records").batches(shape.batch, 0, fields=student_training.learned_fields(schema))
+    records.write_shard(root / "records", 0, schema, fields, "")
+    records.seal(root / "records", schema, seed=0, config={}, sources={}, shards=1)
+    record_batches = records.open_store(root / "records").batches(shape.batch, 0, fields=student_training.learned_fields(schema))
 
     def read(batches):
         return lambda folder=folder: meshes.put_batch(shape.mesh, next(batches))  # keeps the folder alive
 
-    told = dict(bare={bare.name: 1}, tokens=shape.read)
-    return [bare, Program("a batch of windows", read(windows), **told), Program("a batch of trajectories", read(whole), **told)]
+    program_options = dict(bare={bare.name: 1}, tokens=shape.batch_tokens)
+    return [
+        bare,
+        Program("a batch of windows", read(window_batches), **program_options),
+        Program("a batch of trajectories", read(record_batches), **program_options),
+    ]
 
 
 def of_losses(shape):
     """Losses with their gradient in the logits, and scores: the package's versions and the plain ones."""
     apply, params = programs.network(shape, "teacher")
-    forward, both = programs.forward(shape, "teacher", apply, params), programs.there_and_back(shape, "teacher", apply, params)
+    forward, forward_backward = (
+        programs.forward(shape, "teacher", apply, params),
+        programs.forward_backward(shape, "teacher", apply, params),
+    )
     logits_BLV, (x_BL, t_B, _), path = forward.run(), programs.inputs(shape), settings.path(shape.config, shape.text_vocab)
-    given = (logits_BLV, programs.filled(programs.abstract(logits_BLV), 3), jnp.roll(x_BL, 1, axis=1), x_BL, t_B)
+    arguments = (logits_BLV, programs.filled(programs.abstract(logits_BLV), 3), jnp.roll(x_BL, 1, axis=1), x_BL, t_B)
     calls = {
         "generalised_kl": lambda loss, b, _, x_1, x_t, t: loss(path, b, x_1, x_t, t).mean(),
         "cross_entropy": lambda loss, b, _, x_1, x_t, t: loss(path, b, x_1, x_t, t).mean(),
@@ -94,36 +101,46 @@ def of_losses(shape):
         "entropy": lambda score, b, _, x_1, x_t, t: score(path, b, x_t),
         "negative_log_posterior": lambda score, b, _, x_1, x_t, t: score(path, b, x_t),
     }
-    found = [forward, both]
-    for (name, call), (which, ways) in itertools.product(calls.items(), (("", losses), (", plain", plain))):
-        trained, call = name not in SCORES, functools.partial(call, getattr(ways, name))
-        jitted, bare = meshes.jit(shape.mesh, jax.value_and_grad(call) if trained else call), both if trained else forward
-        run, lower = functools.partial(jitted, *given), functools.partial(jitted.lower, *given)
-        found.append(Program(f"{name}{which}", run, lower, {bare.name: 1}, shape.read))
-    return found
+    group = [forward, forward_backward]
+    for (name, call), (suffix, module) in itertools.product(calls.items(), (("", losses), (", plain", plain))):
+        has_gradient, call = name not in SCORES, functools.partial(call, getattr(module, name))
+        jitted, bare = (
+            meshes.jit(shape.mesh, jax.value_and_grad(call) if has_gradient else call),
+            forward_backward if has_gradient else forward,
+        )
+        run, lower = functools.partial(jitted, *arguments), functools.partial(jitted.lower, *arguments)
+        group.append(Program(f"{name}{suffix}", run, lower, {bare.name: 1}, shape.batch_tokens))
+    return group
 
 
 def of_stage(shape):
     """The stage's loop over batches and shards, beside its programs alone; for the blind set, where the loop has least time."""
-    shape = shape.but(trajectories__midpoints=2, trajectories__shard=2 * shape.batch)
+    shape = shape.with_changes(trajectories__midpoints=2, trajectories__shard=2 * shape.batch)
     c, (apply, weights) = shape.config.trajectories, programs.network(shape, "teacher")
-    bare = programs.walk(shape.but(shaping__candidates=1), {"generator": weights, "compass": None}, apply, "teacher", 1, {})
-    made = generation.program(shape.config, shape.text_vocab, shape.mesh, "whole", "blind", apply)
+    bare = programs.trajectory_program(
+        shape.with_changes(shaping__candidates=1), {"generator": weights, "compass": None}, apply, "teacher", 1, {}
+    )
+    generate = generation.program(shape.config, shape.text_vocab, shape.mesh, "whole", "blind", apply)
     schema = trajectory_records.schema(shape.config, settings.path(shape.config, shape.text_vocab), "whole", 1)
     x_BL, _, _ = programs.inputs(shape)
-    bar, said, held = types.SimpleNamespace(advance=lambda n: None), {}, {"generator": weights, "compass": None}
+    bar, stats, params = types.SimpleNamespace(advance=lambda n: None), {}, {"generator": weights, "compass": None}
 
     def run():
         with tempfile.TemporaryDirectory() as folder:
             write = lambda shard, rows: records.write_shard(
                 pathlib.Path(folder), shard, schema, trajectory_records.joined(rows), ""
             )
-            start = lambda first: made(held, np.int32(first), meshes.put_batch(shape.mesh, np.asarray(x_BL)))
-            said.update(trajectory_records.make(start, write, list(range(SHARDS)), SHARDS, c, bar))
+            start = lambda first: generate(params, np.int32(first), meshes.put_batch(shape.mesh, np.asarray(x_BL)))
+            stats.update(trajectory_records.make(start, write, list(range(SHARDS)), SHARDS, c, bar))
 
-    also = lambda: {"device_busy": said["device_busy"]}
+    extra_metrics = lambda: {"device_busy": stats["device_busy"]}
     loop = Program(
-        f"{2 * SHARDS} batches in {SHARDS} shards", run, None, {bare.name: 2 * SHARDS}, 2 * SHARDS * shape.read, also=also
+        f"{2 * SHARDS} batches in {SHARDS} shards",
+        run,
+        None,
+        {bare.name: 2 * SHARDS},
+        2 * SHARDS * shape.batch_tokens,
+        extra_metrics=extra_metrics,
     )
     return [bare, loop]
 

@@ -51,11 +51,11 @@ class Shape:
         return settings.path(self.config, self.text_vocab).vocab
 
     @property
-    def read(self):
+    def batch_tokens(self):
         """Tokens of one batch."""
         return self.batch * self.config.data.length
 
-    def but(self, **changes):
+    def with_changes(self, **changes):
         """A copy with other config values; keys have two underscores for each dot."""
         keys = {key.replace("__", "."): value for key, value in changes.items()}
         return dataclasses.replace(self, config=aot_compile.with_settings(self.config, keys))
@@ -69,8 +69,10 @@ def filled(abstract, seed=0):
     """A tree of small normal numbers, so that logits differ; a freshly initialised network's are all equal."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     leaves = enumerate(jax.tree.leaves(abstract))
-    made = lambda: [0.02 * jax.random.normal(jax.random.fold_in(jax.random.key(seed), i), a.shape, a.dtype) for i, a in leaves]
-    return jax.jit(lambda: jax.tree.unflatten(jax.tree.structure(abstract), made()), out_shardings=shardings)()
+    make_leaves = lambda: [
+        0.02 * jax.random.normal(jax.random.fold_in(jax.random.key(seed), i), a.shape, a.dtype) for i, a in leaves
+    ]
+    return jax.jit(lambda: jax.tree.unflatten(jax.tree.structure(abstract), make_leaves()), out_shardings=shardings)()
 
 
 def abstract(tree):
@@ -81,11 +83,11 @@ def abstract(tree):
 def network(shape, name):
     """(apply, weights) of the teacher, the student or the compass; the compass ignores the step size."""
     if name != "compass":
-        found = trained.network(shape.config, shape.text_vocab, shape.mesh, step_conditioned=name == "student")
-        return found.apply, filled(found.params)
+        model = trained.network(shape.config, shape.text_vocab, shape.mesh, step_conditioned=name == "student")
+        return model.apply, filled(model.params)
     cfg = settings.compass_network(shape.config, shape.vocab)
-    born = meshes.abstract(shape.mesh, lambda: energy.init(jax.random.key(0), cfg, shape.config.data.length))
-    return lambda params, x_BL, t_B, h_B: energy.apply(cfg, params, x_BL, t_B), filled(born)
+    abstract_params = meshes.abstract(shape.mesh, lambda: energy.init(jax.random.key(0), cfg, shape.config.data.length))
+    return lambda params, x_BL, t_B, h_B: energy.apply(cfg, params, x_BL, t_B), filled(abstract_params)
 
 
 def inputs(shape, rows=None):
@@ -98,10 +100,10 @@ def inputs(shape, rows=None):
 
 def forward(shape, name, apply, params, rows=None):
     """One bare forward pass."""
-    jitted, given = meshes.jit(shape.mesh, apply), inputs(shape, rows)
-    run, lower = functools.partial(jitted, params, *given), functools.partial(jitted.lower, params, *given)
+    jitted, arrays = meshes.jit(shape.mesh, apply), inputs(shape, rows)
+    run, lower = functools.partial(jitted, params, *arrays), functools.partial(jitted.lower, params, *arrays)
     tokens = (rows or shape.batch) * shape.config.data.length
-    flops = shape.flops(name) * tokens / shape.read
+    flops = shape.flops(name) * tokens / shape.batch_tokens
     return Program(_forward(name, shape, rows), run, lower, tokens=tokens, flops=flops)
 
 
@@ -109,94 +111,99 @@ def _forward(name, shape, rows=None):
     return f"{name} forward" + (f", {rows} rows" if rows not in (None, shape.batch) else "")
 
 
-def there_and_back(shape, name, apply, params):
+def forward_backward(shape, name, apply, params):
     """One bare forward and backward pass: the outputs, and the weights' gradient for given output gradients."""
 
     def passes(params, out_bar, x_BL, t_B, h_B):
-        out, back = jax.vjp(lambda params: apply(params, x_BL, t_B, h_B), params)
-        return out, back(out_bar)[0]
+        out, pullback = jax.vjp(lambda params: apply(params, x_BL, t_B, h_B), params)
+        return out, pullback(out_bar)[0]
 
-    given, jitted = inputs(shape), meshes.jit(shape.mesh, passes)
-    like = jax.eval_shape(meshes.jit(shape.mesh, apply), params, *given)
-    split = meshes.batch_sharding(shape.mesh)
-    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=split), like)
-    arguments = (params, filled(like, 1), *given)
+    arrays, jitted = inputs(shape), meshes.jit(shape.mesh, passes)
+    output_specs = jax.eval_shape(meshes.jit(shape.mesh, apply), params, *arrays)
+    sharding = meshes.batch_sharding(shape.mesh)
+    output_specs = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), output_specs)
+    arguments = (params, filled(output_specs, 1), *arrays)
     run, lower = functools.partial(jitted, *arguments), functools.partial(jitted.lower, *arguments)
-    return Program(f"{name} forward and backward", run, lower, tokens=shape.read, flops=shape.flops(name, 3))
+    return Program(f"{name} forward and backward", run, lower, tokens=shape.batch_tokens, flops=shape.flops(name, 3))
 
 
 def update(shape, name, learner, batch, bare, flops):
     """One training step; each run passes its state to the next."""
-    held = [learner.create()]
+    state = [learner.create()]
 
     def run():
-        held[0], figures = learner.step(held[0], batch)
-        return held[0], figures
+        state[0], figures = learner.step(state[0], batch)
+        return state[0], figures
 
-    return Program(f"{name} step", run, lambda: learner.lower(batch), bare, shape.read, flops)
+    return Program(f"{name} step", run, lambda: learner.lower(batch), bare, shape.batch_tokens, flops)
 
 
-def descent(shape, name, section):
+def optimiser_only(shape, name, section):
     """The optimiser's part of an update alone, from a given gradient."""
     _, params = network(shape, name)
     cfg = settings.optimiser(section)
     optimiser = states.make_optimiser(cfg)
-    held, gradient = [states.create(lambda params: params, optimiser, shape.mesh, ema=True, given=(params,))[0]], filled(params, 2)
+    state, gradient = [states.create(lambda params: params, optimiser, shape.mesh, ema=True, given=(params,))[0]], filled(params, 2)
     jitted = jax.jit(functools.partial(states.descend, optimiser, cfg.ema), donate_argnums=0)
 
     def run():
-        held[0], norm = jitted(held[0], gradient)
-        return held[0], norm
+        state[0], norm = jitted(state[0], gradient)
+        return state[0], norm
 
-    return Program(f"{name} optimiser alone", run, lambda: jitted.lower(held[0], gradient))
+    return Program(f"{name} optimiser alone", run, lambda: jitted.lower(state[0], gradient))
 
 
 def of_teacher(shape):
     """The teacher's update."""
     apply, params = network(shape, "teacher")
-    bare = there_and_back(shape, "teacher", apply, params)
+    bare = forward_backward(shape, "teacher", apply, params)
     learner, (x_BL, _, _) = teacher_training.learner(shape.config, shape.text_vocab, shape.mesh), inputs(shape)
     step = update(shape, "teacher", learner, x_BL, {bare.name: 1}, bare.flops)
-    return [bare, descent(shape, "teacher", shape.config.teacher), step]
+    return [bare, optimiser_only(shape, "teacher", shape.config.teacher), step]
 
 
 def of_compass(shape):
     """The update of a light compass by noise contrast; it includes the teacher's chain."""
-    shape = shape.but(compass__kind="nce")
+    shape = shape.with_changes(compass__kind="nce")
     apply, params = network(shape, "compass")
-    judge, (teach, weights) = there_and_back(shape, "compass", apply, params), network(shape, "teacher")
-    passes = [judge, forward(shape, "teacher", teach, weights)]
+    compass_pass, (teacher_apply, teacher_params) = forward_backward(shape, "compass", apply, params), network(shape, "teacher")
+    passes = [compass_pass, forward(shape, "teacher", teacher_apply, teacher_params)]
     links = len(chain.CHAINS[shape.config.trajectories.chain].links)
     bare = {passes[0].name: 2, passes[1].name: links}
     learner = compass_training.learner(
-        shape.config, shape.text_vocab, shape.mesh, trained.Network(apply=teach, params=weights, hash="")
+        shape.config, shape.text_vocab, shape.mesh, trained.Network(apply=teacher_apply, params=teacher_params, hash="")
     )
     x_BL, _, _ = inputs(shape)
-    return [*passes, update(shape, "compass", learner, x_BL, bare, 2 * judge.flops + links * passes[1].flops)]
+    return [*passes, update(shape, "compass", learner, x_BL, bare, 2 * compass_pass.flops + links * passes[1].flops)]
 
 
 def of_trajectories(shape):
     """Whole trajectories of two jumps, with the look-ahead and a light compass, for several K."""
-    shape = shape.but(trajectories__midpoints=2)
+    shape = shape.with_changes(trajectories__midpoints=2)
     apply, weights = network(shape, "teacher")
-    light = shape.but(compass__kind="nce")
-    scorers = {"teacher": (shape.but(compass__kind="lookahead"), apply, weights), "compass": (light, *network(light, "compass"))}
+    light_shape = shape.with_changes(compass__kind="nce")
+    scorers = {
+        "teacher": (shape.with_changes(compass__kind="lookahead"), apply, weights),
+        "compass": (light_shape, *network(light_shape, "compass")),
+    }
     programs = {}
-    for name, (own, score, params) in scorers.items():
+    for name, (scorer_shape, score, params) in scorers.items():
         for k in CANDIDATES if name == "teacher" else CANDIDATES[1:]:
-            made, passes = own.but(shaping__candidates=k), {"teacher forward": 2.0}
-            chunk = min(made.config.shaping.chunk or k, k)
+            changed, passes = scorer_shape.with_changes(shaping__candidates=k), {"teacher forward": 2.0}
+            chunk = min(changed.config.shaping.chunk or k, k)
             if k > 1:
                 rows = chunk * shape.batch
                 programs.setdefault(_forward(name, shape, rows), forward(shape, name, score, params, rows))
                 passes[_forward(name, shape, rows)] = passes.get(_forward(name, shape, rows), 0) + 2.0 * k / chunk
             programs.setdefault("teacher forward", forward(shape, "teacher", apply, weights))
-            found = walk(made, {"generator": weights, "compass": params if name == "compass" else None}, apply, name, k, passes)
-            programs[found.name] = found
+            program = trajectory_program(
+                changed, {"generator": weights, "compass": params if name == "compass" else None}, apply, name, k, passes
+            )
+            programs[program.name] = program
     return list(programs.values())
 
 
-def walk(shape, weights, apply, scorer, k, passes):
+def trajectory_program(shape, weights, apply, scorer, k, passes):
     """A batch of whole trajectories."""
     jitted = generation.program(shape.config, shape.text_vocab, shape.mesh, "whole", "shaped", apply)
     x_BL, _, _ = inputs(shape)
@@ -208,30 +215,30 @@ def walk(shape, weights, apply, scorer, k, passes):
     )
     flops = shape.flops("teacher", 2) + (2 * k * shape.flops(scorer) if k > 1 else 0)
     run, lower = functools.partial(jitted, *arguments), functools.partial(jitted.lower, *arguments)
-    return Program(name, run, lower, passes, shape.read, flops)
+    return Program(name, run, lower, passes, shape.batch_tokens, flops)
 
 
 def of_student(shape):
     """The student's update with target `endpoint` and with target `chain`."""
     apply, params = network(shape, "student")
-    passes = [there_and_back(shape, "student", apply, params), forward(shape, "student", apply, params)]
-    made = trained.Network(apply=network(shape, "teacher")[0], params=network(shape, "teacher")[1], hash="")
-    programs = [*passes, descent(shape, "student", shape.config.student)]
+    passes = [forward_backward(shape, "student", apply, params), forward(shape, "student", apply, params)]
+    teacher = trained.Network(apply=network(shape, "teacher")[0], params=network(shape, "teacher")[1], hash="")
+    programs = [*passes, optimiser_only(shape, "student", shape.config.student)]
     for target, evaluations in (("endpoint", 0), ("chain", 1 + len(chain.CHAINS[shape.config.trajectories.chain].links))):
-        own = shape.but(student__target=target)
-        learner = student_training.learner(own.config, own.text_vocab, own.mesh, made, made.params)
+        target_shape = shape.with_changes(student__target=target)
+        learner = student_training.learner(target_shape.config, target_shape.text_vocab, target_shape.mesh, teacher, teacher.params)
         bare = {passes[0].name: 1, passes[1].name: evaluations}
         flops = passes[0].flops + evaluations * passes[1].flops
-        programs.append(update(own, f"student, {target},", learner, records(own), bare, flops))
+        programs.append(update(target_shape, f"student, {target},", learner, records(target_shape), bare, flops))
     return programs
 
 
 def records(shape):
     """A batch of random records for the student's target."""
-    path, rng, found = settings.path(shape.config, shape.text_vocab), np.random.default_rng(0), {}
+    path, rng, batch = settings.path(shape.config, shape.text_vocab), np.random.default_rng(0), {}
     for kind in settings.TARGETS[shape.config.student.target]:
         schema = trajectory_records.schema(shape.config, path, kind, shape.config.shaping.candidates)
-        found[kind] = {}
+        batch[kind] = {}
         for name in student_training.learned_fields(schema):
             dtype, size = schema.fields[name]
             values = (
@@ -239,8 +246,8 @@ def records(shape):
                 if dtype != "float32"
                 else np.full((shape.batch, *size), 0.25)
             )
-            found[kind][name] = values.astype(dtype)
-    return meshes.put_whole(shape.mesh, found)
+            batch[kind][name] = values.astype(dtype)
+    return meshes.put_whole(shape.mesh, batch)
 
 
 def of_sampler(shape):
@@ -250,26 +257,32 @@ def of_sampler(shape):
     path, cfg = settings.path(shape.config, shape.text_vocab), sampler.SamplerConfig(jump=shape.config.flow.jump)
     draw = sampling.Sampler(apply, path, shape.mesh, shape.config.data.length, shape.batch, cfg)
     jax.block_until_ready(bare.run())
-    each = float(np.median([seconds(bare.run) for _ in range(3)]))
-    return [bare, *(writing(shape, draw, params, n, bare, each) for n in STEPS)]
+    pass_seconds = float(np.median([seconds(bare.run) for _ in range(3)]))
+    return [bare, *(sampling_program(shape, draw, params, n, bare, pass_seconds) for n in STEPS)]
 
 
-def writing(shape, draw, params, steps, bare, each):
-    """Sample a batch in `steps` steps, with no more calls than `longest` allows; a pass takes `each` seconds."""
-    length, most = shape.config.data.length, max(int(shape.longest / each), 1)
+def sampling_program(shape, draw, params, steps, bare, pass_seconds):
+    """Sample a batch in `steps` steps, with no more calls than `longest` allows; a pass takes `pass_seconds`."""
+    length, most_steps = shape.config.data.length, max(int(shape.longest / pass_seconds), 1)
     given, fixed = np.zeros((shape.batch, length), np.int32), np.zeros((shape.batch, length), bool)
     given, fixed = meshes.put_whole(shape.mesh, (given, fixed))
     key_B = jax.jit(lambda: sampler.sample_keys(0, 0, shape.batch), out_shardings=meshes.batch_sharding(shape.mesh))()
     arguments = lambda x, i, last: (params, key_B, x, np.int32(i), np.int32(last), np.int32(steps), given, fixed)
-    fresh = lambda: meshes.put_whole(shape.mesh, np.zeros((shape.batch, length), np.int32))
-    done = steps if steps <= most else max(most // sampling.STEPS_A_CALL, 1) * sampling.STEPS_A_CALL
+    start = lambda: meshes.put_whole(shape.mesh, np.zeros((shape.batch, length), np.int32))
+    done_steps = steps if steps <= most_steps else max(most_steps // sampling.STEPS_A_CALL, 1) * sampling.STEPS_A_CALL
 
     def run():
-        x_BL = fresh()
-        for i in range(0, done, sampling.STEPS_A_CALL):
-            x_BL = jax.block_until_ready(draw.advance(*arguments(x_BL, i, min(i + sampling.STEPS_A_CALL, done))))
+        x_BL = start()
+        for i in range(0, done_steps, sampling.STEPS_A_CALL):
+            x_BL = jax.block_until_ready(draw.advance(*arguments(x_BL, i, min(i + sampling.STEPS_A_CALL, done_steps))))
         return x_BL
 
-    name = f"sampler, {steps:,} step{'s' * (steps > 1)}" if done == steps else f"sampler, the first {done} of {steps:,} steps"
-    lower = lambda: draw.advance.lower(*arguments(fresh(), 0, 1))
-    return Program(name, run, lower, {bare.name: done}, shape.read if done == steps else 0, done * bare.flops)
+    name = (
+        f"sampler, {steps:,} step{'s' * (steps > 1)}"
+        if done_steps == steps
+        else f"sampler, the first {done_steps} of {steps:,} steps"
+    )
+    lower = lambda: draw.advance.lower(*arguments(start(), 0, 1))
+    return Program(
+        name, run, lower, {bare.name: done_steps}, shape.batch_tokens if done_steps == steps else 0, done_steps * bare.flops
+    )

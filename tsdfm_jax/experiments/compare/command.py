@@ -60,8 +60,8 @@ def write(runs, rows, matched, differing):
         lines.writerows(rows)
         atomic.overwrite(_CSV.value, text.getvalue())
     if _JSON.value:
-        of = [{"run": run.name, "file": str(run.file), "commit": run.body.get("commit")} for run in runs]
-        body = {"schema": 1, "reports": of, "differing": differing, "rows": rows, "matched": matched}
+        sources = [{"run": run.name, "file": str(run.file), "commit": run.body.get("commit")} for run in runs]
+        body = {"schema": 1, "reports": sources, "differing": differing, "rows": rows, "matched": matched}
         atomic.overwrite(_JSON.value, json.dumps(body, indent=1))
 
 
@@ -85,11 +85,11 @@ def main_table(runs, rows):
 
     judges = reports.judges(runs)
     has = lambda name: any(row.get(name) is not None for row in rows)
-    by = next((judge for judge in reversed(judges) if any(has(f"{name}_{judge}") for name in DISTANCES)), None)
-    columns = SHOWN | {f"{name}_{by}": shown for name, shown in DISTANCES.items()}
+    distance_judge = next((judge for judge in reversed(judges) if any(has(f"{name}_{judge}") for name in DISTANCES)), None)
+    columns = SHOWN | {f"{name}_{distance_judge}": shown for name, shown in DISTANCES.items()}
     columns = {name: shown for name, shown in columns.items() if has(name)}
     caption = f"ppl: ppl_token, × over that of {runs[0].name}; ±: sample standard deviation over seeds"
-    out = rich.table.Table(title=title(rows), caption=caption + (f"; distances by {by}" if by else ""))
+    out = rich.table.Table(title=title(rows), caption=caption + (f"; distances by {distance_judge}" if distance_judge else ""))
     for name in ("run", "model", "steps", "seeds", *columns.values()):
         out.add_column(name, justify="left" if name in ("run", "model") else "right")
     for judge, size in judges.items():

@@ -80,8 +80,8 @@ def read_all(arguments):
 
 
 def _file(path):
-    inside = (path / "report/report.json", path / "report.json")
-    return next((file for file in inside if file.exists()), inside[0]) if path.is_dir() else path
+    candidates = (path / "report/report.json", path / "report.json")
+    return next((file for file in candidates if file.exists()), candidates[0]) if path.is_dir() else path
 
 
 def read(file):
@@ -99,15 +99,15 @@ def read(file):
     if lacking := [key for key in KEYS if key not in body]:
         raise ValueError(f"{file} is no report: it has no {lacking[0]}; make it again with --stage=report")
     try:
-        own = body["config"]["evaluate"]["temperature"]
+        temperature = body["config"]["evaluate"]["temperature"]
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{file} is no report: its config has no evaluate.temperature; make it again with --stage=report"
         ) from error
     _check_rows(file, body, "rows", ROW_KEYS)
     _check_rows(file, body, "matched", MATCHED_KEYS)
-    if not any(row["temperature"] in (None, own) for row in body["rows"]):
-        raise ValueError(f"{file} has no row at its evaluate.temperature {own}: there is nothing to compare")
+    if not any(row["temperature"] in (None, temperature) for row in body["rows"]):
+        raise ValueError(f"{file} has no row at its evaluate.temperature {temperature}: there is nothing to compare")
     return body
 
 
@@ -117,44 +117,44 @@ def _check_rows(file, body, name, keys):
     for number, row in enumerate(body.get(name, [])):
         if lacking := sorted(keys - set(row if isinstance(row, dict) else ())):
             raise ValueError(f"{file}: number {number} of its {name} has no {lacking[0]}: {AGAIN}")
-        at = tuple(row.get(key) for key in (*MATCHED_AT, "seed", "temperature"))
-        if at in seen:
-            said = ", ".join(str(part) for part in at if part is not None)
-            raise ValueError(f"{file}: number {number} of its {name} ({said}) stands twice: {AGAIN}")
-        seen.add(at)
+        identity = tuple(row.get(key) for key in (*MATCHED_AT, "seed", "temperature"))
+        if identity in seen:
+            label = ", ".join(str(part) for part in identity if part is not None)
+            raise ValueError(f"{file}: number {number} of its {name} ({label}) stands twice: {AGAIN}")
+        seen.add(identity)
 
 
 def facts(run):
     """The facts that two runs must share: {field: {model or judge: value}}."""
-    found = {field: {} for field in REMEDIES}
+    by_field = {field: {} for field in REMEDIES}
     for row in run.rows:
-        at = f"{row['model']} at {row['steps']} steps" if row["steps"] else row["model"]
+        label = f"{row['model']} at {row['steps']} steps" if row["steps"] else row["model"]
         for field in OF_ROW:
-            found[field].setdefault(at, set()).add(str(row[field]))
+            by_field[field].setdefault(label, set()).add(str(row[field]))
         for field in OF_JUDGE:
-            found[field].setdefault(row["judge"], set()).add(str(row[field]))
-    found = {field: {of: ", ".join(sorted(values)) for of, values in parts.items()} for field, parts in found.items()}
-    found["judges"] = {"": ", ".join(sorted(found["judge_hash"]))}
-    found["temperature"] = {"": str(run.temperature)}
-    found["formulas"] = run.body["formulas"]
-    found["tokenizer"] = {"": str(run.body["tokenizer"])}
+            by_field[field].setdefault(row["judge"], set()).add(str(row[field]))
+    by_field = {field: {name: ", ".join(sorted(values)) for name, values in parts.items()} for field, parts in by_field.items()}
+    by_field["judges"] = {"": ", ".join(sorted(by_field["judge_hash"]))}
+    by_field["temperature"] = {"": str(run.temperature)}
+    by_field["formulas"] = run.body["formulas"]
+    by_field["tokenizer"] = {"": str(run.body["tokenizer"])}
     if heldout := run.body.get("stages", {}).get("data", {}).get("splits", {}).get("heldout"):
-        found["corpus"] = {"": f"{heldout.get('bytes')} held-out bytes of {heldout.get('documents')} documents"}
-    return found
+        by_field["corpus"] = {"": f"{heldout.get('bytes')} held-out bytes of {heldout.get('documents')} documents"}
+    return by_field
 
 
 def differences(first, other):
     """The differences between two runs, {field: [line, …]}; each line names the model or judge and both values."""
-    ours, theirs, found = facts(first), facts(other), {}
+    ours, theirs, differing = facts(first), facts(other), {}
     for field in REMEDIES:
-        pairs = {of: (ours[field][of], theirs[field][of]) for of in ours[field] if of in theirs[field]}
+        pairs = {name: (ours[field][name], theirs[field][name]) for name in ours[field] if name in theirs[field]}
         if field in OF_ROW and not pairs:  # no row in common: compare the values of all rows
             pairs["all rows"] = tuple(", ".join(sorted(set(side[field].values()))) for side in (ours, theirs))
-        for of, (a, b) in pairs.items():
+        for name, (a, b) in pairs.items():
             if a != b:
-                line = f"{field}{f' of {of}' if of else ''} ({a} in {first.name}, {b} in {other.name})"
-                found.setdefault(field, []).append(line)
-    return found
+                line = f"{field}{f' of {name}' if name else ''} ({a} in {first.name}, {b} in {other.name})"
+                differing.setdefault(field, []).append(line)
+    return differing
 
 
 def check(runs, allow=()):
@@ -167,13 +167,13 @@ def check(runs, allow=()):
             )
     allowed = []
     for other in runs[1:]:
-        found = differences(runs[0], other)
-        refused = [field for field in found if field not in allow]
+        differing = differences(runs[0], other)
+        refused = [field for field in differing if field not in allow]
         if refused:
-            more = f", and so do {', '.join(refused[1:])}" if refused[1:] else ""
-            how = f"{REMEDIES[refused[0]]}; --allow={','.join([*allow, *refused])} compares all the same"
-            raise ValueError(f"not comparable: {found[refused[0]][0]} differs{more}: {how}")
-        allowed += [lines[0] + (f" and {len(lines) - 1} more" if lines[1:] else "") for lines in found.values()]
+            further = f", and so do {', '.join(refused[1:])}" if refused[1:] else ""
+            remedy = f"{REMEDIES[refused[0]]}; --allow={','.join([*allow, *refused])} compares all the same"
+            raise ValueError(f"not comparable: {differing[refused[0]][0]} differs{further}: {remedy}")
+        allowed += [lines[0] + (f" and {len(lines) - 1} more" if lines[1:] else "") for lines in differing.values()]
     return allowed
 
 
@@ -193,23 +193,23 @@ def table(runs):
         for row in run.rows:
             groups.setdefault((row["model"], row["steps"]), []).append(row)
     out = []
-    for at in dict.fromkeys(at for groups in grouped for at in groups):
-        here = [_averaged(run, at, groups[at]) for run, groups in zip(runs, grouped) if at in groups]
-        first = here[0] if at in grouped[0] else {}
-        for line in here:
+    for key in dict.fromkeys(key for groups in grouped for key in groups):
+        lines = [_averaged(run, key, groups[key]) for run, groups in zip(runs, grouped) if key in groups]
+        first = lines[0] if key in grouped[0] else {}
+        for line in lines:
             for judge in judges(runs):
-                both = line.get(f"ppl_token_{judge}"), first.get(f"ppl_token_{judge}")
-                line[f"ppl_token_{judge}_ratio"] = both[0] / both[1] if all(both) and line is not first else None
-        out += here
+                pair = line.get(f"ppl_token_{judge}"), first.get(f"ppl_token_{judge}")
+                line[f"ppl_token_{judge}_ratio"] = pair[0] / pair[1] if all(pair) and line is not first else None
+        out += lines
     return out
 
 
-def _averaged(run, at, rows):
+def _averaged(run, key, rows):
     """Average a run's rows at one model and number of steps into one row of the table."""
     seeds = {row["seed"]: row for row in reversed(rows)}  # text metrics are the same for every judge: use the first row
-    out = {"run": run.name, "model": at[0], "steps": at[1], "seeds": len(seeds), "temperature": rows[0]["temperature"]}
+    out = {"run": run.name, "model": key[0], "steps": key[1], "seeds": len(seeds), "temperature": rows[0]["temperature"]}
     out |= {field: rows[0][field] for field in OF_ROW}
-    out["heldout_bits_per_byte"] = run.body.get("bounds", {}).get(at[0])
+    out["heldout_bits_per_byte"] = run.body.get("bounds", {}).get(key[0])
     figures = {name: [row.get(name) for row in seeds.values()] for name in PER_TEXT}
     for judge in dict.fromkeys(row["judge"] for row in rows):
         figures |= {f"{name}_{judge}": [row.get(name) for row in rows if row["judge"] == judge] for name in PER_JUDGE}
@@ -222,13 +222,13 @@ def _averaged(run, at, rows):
 
 def matched(runs):
     """Rows of all reports at matched entropy, runs adjacent; `ratio` to the first run where the entropy is the same."""
-    found = [{tuple(row[key] for key in MATCHED_AT): row for row in run.body.get("matched", [])} for run in runs]
+    by_key = [{tuple(row[key] for key in MATCHED_AT): row for row in run.body.get("matched", [])} for run in runs]
     out = []
-    for at in dict.fromkeys(at for rows in found for at in rows):
-        first = found[0].get(at)
-        for run, rows in zip(runs, found):
-            if row := rows.get(at):
-                both = first and row is not first and first["ppl_token"] and row["ppl_token"]
-                same = both and math.isclose(first["entropy_nats"], row["entropy_nats"], rel_tol=1e-9)
-                out.append({"run": run.name, **row, "ratio": row["ppl_token"] / first["ppl_token"] if same else None})
+    for key in dict.fromkeys(key for rows in by_key for key in rows):
+        first = by_key[0].get(key)
+        for run, rows in zip(runs, by_key):
+            if row := rows.get(key):
+                pair = first and row is not first and first["ppl_token"] and row["ppl_token"]
+                same_entropy = pair and math.isclose(first["entropy_nats"], row["entropy_nats"], rel_tol=1e-9)
+                out.append({"run": run.name, **row, "ratio": row["ppl_token"] / first["ppl_token"] if same_entropy else None})
     return out

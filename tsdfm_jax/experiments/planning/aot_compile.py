@@ -34,8 +34,8 @@ def mesh_of(config, devices):
     from tsdfm_jax.runtime import mesh as meshes
 
     # The check must not depend on this machine's devices.
-    here = with_settings(config, {"mesh.data": 1, "mesh.fsdp": 1, "mesh.tensor": -1, "model.attention": "auto"})
-    validation.validate(here)
+    one_device = with_settings(config, {"mesh.data": 1, "mesh.fsdp": 1, "mesh.tensor": -1, "model.attention": "auto"})
+    validation.validate(one_device)
     mesh = meshes.make_mesh(settings.fill(meshes.MeshConfig, config.mesh), devices)
     validation.check_batches(config, mesh)
     return mesh
@@ -83,15 +83,17 @@ def programs(config, text_vocab, mesh, wanted=PROGRAMS):
             batch["data"] = rows(config.student.batch, (length,), jnp.int32)
         return student_training.learner(config, text_vocab, mesh, network, network.params).lower(batch)
 
-    found = {
+    lowerings = {
         "teacher": lambda: teacher_training.learner(config, text_vocab, mesh).lower(
             rows(config.teacher.batch, (length,), jnp.int32)
         )
     }
     for kind in model_flops.kinds(config):
-        found["trajectories" if len(model_flops.kinds(config)) == 1 else f"trajectories/{kind}"] = functools.partial(generate, kind)
-    found["student"] = learn
-    return {name: lower for name, lower in found.items() if name.split("/")[0] in wanted}
+        lowerings["trajectories" if len(model_flops.kinds(config)) == 1 else f"trajectories/{kind}"] = functools.partial(
+            generate, kind
+        )
+    lowerings["student"] = learn
+    return {name: lower for name, lower in lowerings.items() if name.split("/")[0] in wanted}
 
 
 def remedies(config, program, devices):
@@ -103,36 +105,36 @@ def remedies(config, program, devices):
     doubled = [2**n for n in range(1, 12)]
     if program.startswith("trajectories"):
         k, batch = config.shaping.chunk or config.shaping.candidates, config.trajectories.batch
-        less = [{"shaping.chunk": k // n} for n in doubled if k // n >= 1]
-        last = less[-1] if less else {}
-        less += [last | {"trajectories.batch": batch // n} for n in doubled if batch % (n * devices) == 0]
+        free_changes = [{"shaping.chunk": k // n} for n in doubled if k // n >= 1]
+        smallest_chunk = free_changes[-1] if free_changes else {}
+        free_changes += [smallest_chunk | {"trajectories.batch": batch // n} for n in doubled if batch % (n * devices) == 0]
     else:
         section, key = config[program], f"{program}.optimiser.accumulate"
-        many = [section.optimiser.accumulate * n for n in doubled]
-        less = [{key: n} for n in many if section.batch % (n * devices) == 0]
-    more = [{"model.remat": "full"}] if config.model.remat != "full" and not program.startswith("trajectories") else []
+        counts = [section.optimiser.accumulate * n for n in doubled]
+        free_changes = [{key: n} for n in counts if section.batch % (n * devices) == 0]
+    costly_changes = [{"model.remat": "full"}] if config.model.remat != "full" and not program.startswith("trajectories") else []
     if config.mesh.fsdp == 1:
-        more.append({"mesh.data": 1, "mesh.fsdp": -1})
-    together = functools.reduce(lambda a, b: a | b, [*more, less[-1] if less else {}], {})
-    ways = [*less, *more, together]
-    return [way for i, way in enumerate(ways) if way and way not in ways[:i]]
+        costly_changes.append({"mesh.data": 1, "mesh.fsdp": -1})
+    together = functools.reduce(lambda a, b: a | b, [*costly_changes, free_changes[-1] if free_changes else {}], {})
+    candidates = [*free_changes, *costly_changes, together]
+    return [changes for i, changes in enumerate(candidates) if changes and changes not in candidates[:i]]
 
 
-def first_that_fits(ways, attempt):
-    """(way, outcome) of the first way for which `attempt(way) -> chips.Outcome` fits, else of the one that needs least."""
+def first_that_fits(candidates, attempt):
+    """(changes, outcome) of the first changes whose `attempt(changes) -> chips.Outcome` fits, else of those that need least."""
     least = None
-    for way in ways:
-        outcome = attempt(way)
+    for changes in candidates:
+        outcome = attempt(changes)
         if outcome.fits:
-            return way, outcome
+            return changes, outcome
         if least is None or outcome.used < least[1].used:
-            least = way, outcome
+            least = changes, outcome
     return least
 
 
-def as_flags(way):
+def as_flags(changes):
     """Settings as command line flags."""
-    return " ".join(f"--config.{key}={value}" for key, value in way.items())
+    return " ".join(f"--config.{key}={value}" for key, value in changes.items())
 
 
 def examine(config, text_vocab, devices, chip, name):
@@ -145,15 +147,15 @@ def examine(config, text_vocab, devices, chip, name):
             programs(config, text_vocab, mesh)[name], chip, model_flops.program(config, text_vocab, name) / len(devices)
         )
     about = {"devices": len(devices), "mesh": dict(mesh.shape), "batch": config[name.split("/")[0]].batch}
-    return outcome._replace(found=about | outcome.found) if outcome.found else outcome
+    return outcome._replace(record=about | outcome.record) if outcome.record else outcome
 
 
-def run(config, where, text_vocab, wanted, search, say):
-    """Compile the wanted programs for the slice `where`, and call `say(program, outcome, way)` for each, first with way {}.
+def run(config, topology_name, text_vocab, wanted, search, say):
+    """Compile the wanted programs for a slice, and call `say(program, outcome, changes)` for each, first with changes {}.
 
     Where a program does not fit and `search` is set, call it again with the settings that made it fit, or came nearest.
     """
-    devices, chip = chips.topology(where)
+    devices, chip = chips.topology(topology_name)
     import jax  # late: a mistyped flag should not wait for it
 
     from tsdfm_jax.models import attention
@@ -167,12 +169,12 @@ def run(config, where, text_vocab, wanted, search, say):
         outcome = examine(config, text_vocab, devices, chip, program)
         say(program, outcome, {})
         if search and not outcome.fits:
-            attempt = lambda way: examine(with_settings(config, way), text_vocab, devices, chip, program)
-            way, outcome = first_that_fits(remedies(config, program, meshes.batch_devices(mesh)), attempt) or ({}, outcome)
-            say(program, outcome, way)
+            attempt = lambda changes: examine(with_settings(config, changes), text_vocab, devices, chip, program)
+            changes, outcome = first_that_fits(remedies(config, program, meshes.batch_devices(mesh)), attempt) or ({}, outcome)
+            say(program, outcome, changes)
 
 
-def note(file, key, entry):
+def write_entry(file, key, entry):
     """Add an entry to a JSON file of entries, or replace the entry of the same key."""
     file = pathlib.Path(file)
     entries = json.loads(file.read_text()) if file.exists() else {}
@@ -183,14 +185,14 @@ def note(file, key, entry):
     part.replace(file)
 
 
-def entry(outcome, way):
+def entry(outcome, changes):
     """The JSON entry of an outcome: command, versions, date, and the program's record if it fits."""
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
     about = {"command": shlex.join(["python", "-m", "launch.aot_compile", *sys.argv[1:]]), "versions": versions}
-    about |= {"date": datetime.date.today().isoformat(), "fits": outcome.fits and not way}
+    about |= {"date": datetime.date.today().isoformat(), "fits": outcome.fits and not changes}
     if not outcome.fits:
-        return about if way else about | {"needs_gib": outcome.used, "available_gib": outcome.available}
-    return about | ({"fits_with": as_flags(way)} if way else {}) | outcome.found
+        return about if changes else about | {"needs_gib": outcome.used, "available_gib": outcome.available}
+    return about | ({"fits_with": as_flags(changes)} if changes else {}) | outcome.record
 
 
 def define():
@@ -214,31 +216,31 @@ def main(argv):
         return fail(f"--program={unknown[0]} is not one of {', '.join(PROGRAMS)}")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     overrides = as_flags(config_flags.get_override_values(given["config"]))
-    kept, key = {}, lambda program: " ".join(filter(None, [command_line.run_name(file), overrides, given.topology, program]))
+    entries, key = {}, lambda program: " ".join(filter(None, [command_line.run_name(file), overrides, given.topology, program]))
 
-    def say(program, outcome, way):
-        show(key(program), outcome, way)
-        kept[program] = kept.get(program, {}) | entry(outcome, way)
+    def say(program, outcome, changes):
+        show(key(program), outcome, changes)
+        entries[program] = entries.get(program, {}) | entry(outcome, changes)
         if given.json:
-            note(given.json, key(program), kept[program])
+            write_entry(given.json, key(program), entries[program])
 
     try:
         run(given.config, given.topology, given.vocab_size or given.config.tokenizer.vocab_size, given.program, given.search, say)
     except (ValueError, FileNotFoundError) as error:
         return fail(error)
-    return 0 if all(one["fits"] for one in kept.values()) else 1
+    return 0 if all(result["fits"] for result in entries.values()) else 1
 
 
-def show(title, outcome, way):
+def show(title, outcome, changes):
     """Print one program's outcome on the terminal."""
     import rich.console
     import rich.table
 
     console = rich.console.Console(highlight=False, soft_wrap=True)
     if not outcome.fits:
-        what = f"does not fit even with {as_flags(way)}" if way else "does not fit"
+        what = f"does not fit even with {as_flags(changes)}" if changes else "does not fit"
         return console.print(f"{title}: {what}, it needs {outcome.used:.2f} GiB of {outcome.available:.2f}")
     table = rich.table.Table("of one device", "", title=title, title_justify="left")
-    for what, value in ([("fits with", as_flags(way))] if way else []) + list(chips.described(outcome.found)):
+    for what, value in ([("fits with", as_flags(changes))] if changes else []) + list(chips.described(outcome.record)):
         table.add_row(what, value)
     console.print(table)

@@ -35,64 +35,71 @@ STATE, USED, MODEL = 16, 4, 4
 # Bytes in an ArrayRecord file: overhead a record, and block size; each file has one block more for its own data. Measured on
 # files of 1,000 to 20,000 records. A trajectory has a checksum of 4 bytes.
 MARGIN, BLOCK, CHECKSUM = 53, 65536, 4
-LINE = 130  # bytes of metadata a text: model, steps, seed, temperature
-KEPT = 2  # checkpoints of a network
+METADATA_BYTES = 130  # bytes of metadata a text: model, steps, seed, temperature
+KEPT_CHECKPOINTS = 2  # checkpoints of a network
 # Keys that a compiled program depends on, beside the vocabulary; flow.source only through its FLOPs.
-SHAPED = ("model", "mesh", "data.length", "flow.exponent", "flow.jump")
+COMMON_KEYS = ("model", "mesh", "data.length", "flow.exponent", "flow.jump")
 DEPENDS = {
-    "teacher": (*SHAPED, "teacher.batch", "teacher.loss", "teacher.optimiser.accumulate"),
-    "trajectories": (*SHAPED, "compass.kind", "compass.score", "shaping", "trajectories.midpoints", "trajectories.batch"),
-    "student": (*SHAPED, "student.batch", "student.target", "student.loss", "student.evaluator", "student.optimiser.accumulate"),
+    "teacher": (*COMMON_KEYS, "teacher.batch", "teacher.loss", "teacher.optimiser.accumulate"),
+    "trajectories": (*COMMON_KEYS, "compass.kind", "compass.score", "shaping", "trajectories.midpoints", "trajectories.batch"),
+    "student": (
+        *COMMON_KEYS,
+        "student.batch",
+        "student.target",
+        "student.loss",
+        "student.evaluator",
+        "student.optimiser.accumulate",
+    ),
 }
 
 
 def slice_of(name):
     """(kind of chip, number of chips) of a slice, such as v5e-16, v5p-32 (16 chips of two cores) or h100-8. ValueError."""
-    found = re.fullmatch(r"(\w+)-([1-9]\d*)", name)
-    if not found or found[1] not in PEAKS or int(found[2]) % CORES.get(found[1], 1):
+    match = re.fullmatch(r"(\w+)-([1-9]\d*)", name)
+    if not match or match[1] not in PEAKS or int(match[2]) % CORES.get(match[1], 1):
         raise ValueError(f"--slice={name} is not a chip ({', '.join(PEAKS)}) and how many of them: try v5e-16")
-    return found[1], int(found[2]) // CORES.get(found[1], 1)
+    return match[1], int(match[2]) // CORES.get(match[1], 1)
 
 
 def value(config, key):
     """The plain value of a dotted key."""
-    found = functools.reduce(lambda node, part: node[part], key.split("."), config)
-    return found.to_dict() if hasattr(found, "to_dict") else found
+    result = functools.reduce(lambda node, part: node[part], key.split("."), config)
+    return result.to_dict() if hasattr(result, "to_dict") else result
 
 
 @functools.cache
 def compiled():
     """[(key, config, entry)] of results/aot.json: each compiled program with its config; none where there is no such file."""
-    found = []
+    programs = []
     if not RESULTS.is_file():  # an installed package comes without results/
-        return found
-    for key, one in json.loads(RESULTS.read_text()).items():
+        return programs
+    for key, entry in json.loads(RESULTS.read_text()).items():
         name, *overrides, _, _ = key.split()
         config = importlib.import_module(f"configs.{name}").get_config()
         changes = dict(part.removeprefix("--config.").split("=", 1) for part in overrides)
-        found.append((key, aot_compile.with_settings(config, {k: type(value(config, k))(v) for k, v in changes.items()}), one))
-    return found
+        programs.append((key, aot_compile.with_settings(config, {k: type(value(config, k))(v) for k, v in changes.items()}), entry))
+    return programs
 
 
-def bound_of(config, part, chip, count):
+def compiled_entry(config, part, chip, count):
     """The entry of results/aot.json for the same program on the same chips, or None."""
     if part.program not in DEPENDS or chip not in chips.CHIPS:
         return None
-    for key, made, one in compiled():
-        same = one["fits"] and key.split()[-1] == part.program
-        same = same and (one["chip"], one["devices"]) == (chips.CHIPS[chip].name, count)
-        if same and all(value(made, depends) == value(config, depends) for depends in DEPENDS[part.program]):
-            if math.isclose(one["flops"]["model"] * count, part.flops, rel_tol=1e-3):  # the mask source has one token more
-                return one
+    for key, compiled_config, entry in compiled():
+        matches = entry["fits"] and key.split()[-1] == part.program
+        matches = matches and (entry["chip"], entry["devices"]) == (chips.CHIPS[chip].name, count)
+        if matches and all(value(compiled_config, config_key) == value(config, config_key) for config_key in DEPENDS[part.program]):
+            if math.isclose(entry["flops"]["model"] * count, part.flops, rel_tol=1e-3):  # the mask source has one token more
+                return entry
     return None
 
 
-def cost(config, part, where, utilisation):
+def cost(config, part, slice_name, utilisation):
     """{"hours", "what"} of a part on a slice; for a compiled program also its device memory, {"gib", "of_gib"}."""
-    chip, count = slice_of(where)
-    if one := bound_of(config, part, chip, count):
-        seconds = part.runs * one["seconds_at_least"]["exchange_hidden"]
-        memory = {"gib": one["memory"]["peak"] / 2**30, "of_gib": one["hbm"]}
+    chip, count = slice_of(slice_name)
+    if entry := compiled_entry(config, part, chip, count):
+        seconds = part.runs * entry["seconds_at_least"]["exchange_hidden"]
+        memory = {"gib": entry["memory"]["peak"] / 2**30, "of_gib": entry["hbm"]}
         return {"hours": seconds / 3600, "what": BOUND, **memory}
     return {"hours": part.runs * part.flops / (PEAKS[chip] * count * utilisation) / 3600, "what": ESTIMATE}
 
@@ -103,19 +110,24 @@ def trained(config, text_vocab):
     from tsdfm_jax.models import causal, energy, transformer
 
     vocab, length = settings.path(config, text_vocab).vocab, config.data.length
-    flow = lambda told: parameters(transformer.init, settings.network(config, vocab, step_conditioned=told), length)
-    found = {"teacher": (flow(False), 0 if config.teacher.path else config.teacher.optimiser.steps)}
-    found = found if networks.needs(config, "teacher") else {}
+    flow = lambda step_conditioned: parameters(
+        transformer.init, settings.network(config, vocab, step_conditioned=step_conditioned), length
+    )
+    trained_networks = {"teacher": (flow(False), 0 if config.teacher.path else config.teacher.optimiser.steps)}
+    trained_networks = trained_networks if networks.needs(config, "teacher") else {}
     for name in budget_parts.judge_names(config):
-        found[f"judge {name}"] = parameters(causal.init, settings.judge(config, name, text_vocab)), config.judges.optimiser.steps
+        trained_networks[f"judge {name}"] = (
+            parameters(causal.init, settings.judge(config, name, text_vocab)),
+            config.judges.optimiser.steps,
+        )
     if networks.needs(config, "autoregressive"):
         causal_like = parameters(causal.init, settings.autoregressive(config, text_vocab))
-        found["autoregressive"] = causal_like, config.autoregressive.optimiser.steps
+        trained_networks["autoregressive"] = causal_like, config.autoregressive.optimiser.steps
     if config.compass.kind != "lookahead" and networks.needs(config, "compass"):
         light = parameters(energy.init, settings.compass_network(config, vocab), length)
-        found["compass"] = (light, config.compass.optimiser.steps)
+        trained_networks["compass"] = (light, config.compass.optimiser.steps)
     students = {f"student {v}, round {r}": flow(True) for v in networks.variants(config) for r in range(config.rounds)}
-    return found | {name: (count, config.student.optimiser.steps) for name, count in students.items()}
+    return trained_networks | {name: (count, config.student.optimiser.steps) for name, count in students.items()}
 
 
 @functools.cache
@@ -136,8 +148,8 @@ def corpus_tokens(config, tokens=0):
 def shards_bytes(records, per_shard, size):
     """Bytes of the ArrayRecord files of `records` records of `size` bytes."""
     whole, rest = divmod(records, per_shard)
-    of = lambda count: BLOCK * (-(-count * (size + MARGIN) // BLOCK) + 1) if count else 0
-    return whole * of(per_shard) + of(rest)
+    file_bytes = lambda count: BLOCK * (-(-count * (size + MARGIN) // BLOCK) + 1) if count else 0
+    return whole * file_bytes(per_shard) + file_bytes(rest)
 
 
 def trajectory_bytes(config, text_vocab, variant):
@@ -165,28 +177,28 @@ def disk(config, text_vocab, tokens=0):
     from tsdfm_jax.evaluation import text_sets
 
     windows, size = corpus_tokens(config, tokens) // config.data.length, config.data.length * (2 if text_vocab <= 65535 else 4)
-    held = round(windows * config.data.holdout)
-    found = {"corpus": sum(shards_bytes(n, config.data.windows_per_shard, size) for n in (held, windows - held))}
+    heldout = round(windows * config.data.holdout)
+    sizes = {"corpus": sum(shards_bytes(n, config.data.windows_per_shard, size) for n in (heldout, windows - heldout))}
     for variant in networks.variants(config):
-        found[f"{variant} trajectories"] = trajectory_bytes(config, text_vocab, variant)
-    kept = lambda updates: min(KEPT, -(-updates // config.save_every)) * (STATE + USED) + MODEL
+        sizes[f"{variant} trajectories"] = trajectory_bytes(config, text_vocab, variant)
+    checkpoint_bytes = lambda updates: min(KEPT_CHECKPOINTS, -(-updates // config.save_every)) * (STATE + USED) + MODEL
     for name, (count, updates) in trained(config, text_vocab).items():
         group = "students" if name.startswith("student") else "judges" if name.startswith("judge") else name
-        found[group] = found.get(group, 0) + count * kept(updates)
+        sizes[group] = sizes.get(group, 0) + count * checkpoint_bytes(updates)
     text = config.data.length * (TOKEN_TEXT + len(str(text_vocab)) + 2)  # and the tokens' numbers in JSON
-    return found | {"samples": int(len(text_sets.wanted(config)) * config.evaluate.samples * (text + LINE))}
+    return sizes | {"samples": int(len(text_sets.wanted(config)) * config.evaluate.samples * (text + METADATA_BYTES))}
 
 
-def read(config):
+def tokens_read(config):
     """{network: tokens of the corpus that its training reads}."""
     from tsdfm_jax.config import networks
 
-    each = lambda section: section.optimiser.steps * section.batch * config.data.length
-    found = {"the teacher": each(config.teacher), "each judge": each(config.judges)}
-    found["the autoregressive model"] = each(config.autoregressive)
+    section_tokens = lambda section: section.optimiser.steps * section.batch * config.data.length
+    all_tokens = {"the teacher": section_tokens(config.teacher), "each judge": section_tokens(config.judges)}
+    all_tokens["the autoregressive model"] = section_tokens(config.autoregressive)
     needed = {"the teacher": networks.needs(config, "teacher") and not config.teacher.path}
     needed["the autoregressive model"] = networks.needs(config, "autoregressive")
-    return {who: tokens for who, tokens in found.items() if needed.get(who, True)}
+    return {network: tokens for network, tokens in all_tokens.items() if needed.get(network, True)}
 
 
 def budget(config, text_vocab, slices, utilisation, tokens=0):
@@ -199,23 +211,23 @@ def budget(config, text_vocab, slices, utilisation, tokens=0):
             continue
         stages[stage] = [
             {"part": part.name, "runs": part.runs, "flops": part.runs * part.flops}
-            | {"on": {where: cost(config, part, where, utilisation) for where in slices}}
+            | {"on": {slice_name: cost(config, part, slice_name, utilisation) for slice_name in slices}}
             for part in parts_of(config, text_vocab)
         ]
     parts = [part for rows in stages.values() for part in rows]
-    total = {where: sum(part["on"][where]["hours"] for part in parts) for where in slices}
+    total = {slice_name: sum(part["on"][slice_name]["hours"] for part in parts) for slice_name in slices}
     params = {name: count for name, (count, _) in trained(config, text_vocab).items()}
     about = {"stages": stages, "hours": total, "utilisation": utilisation, "parameters": params}
-    about |= {"state_bytes": {where: state_bytes(config, max(params.values()), where) for where in slices}}
-    return about | {"disk": disk(config, text_vocab, tokens), "tokens": corpus_tokens(config, tokens), "read": read(config)}
+    about |= {"state_bytes": {slice_name: state_bytes(config, max(params.values()), slice_name) for slice_name in slices}}
+    return about | {"disk": disk(config, text_vocab, tokens), "tokens": corpus_tokens(config, tokens), "read": tokens_read(config)}
 
 
-def state_bytes(config, params, where):
+def state_bytes(config, params, slice_name):
     """Bytes of weights, moments and average of a network of `params` parameters on one device of a slice."""
-    _, count = slice_of(where)
+    _, count = slice_of(slice_name)
     mesh = config.mesh.to_dict()
-    known = math.prod(n for n in mesh.values() if n != -1)
-    mesh = {axis: count // known if n == -1 else n for axis, n in mesh.items()}
+    known_devices = math.prod(n for n in mesh.values() if n != -1)
+    mesh = {axis: count // known_devices if n == -1 else n for axis, n in mesh.items()}
     return params * STATE // (mesh["fsdp"] * mesh["tensor"])
 
 
@@ -227,41 +239,41 @@ def quantity(size, unit="B"):
     return f"{size:.0f} {unit}"
 
 
-def peaks(found):
+def peaks(result):
     """Device memory of the largest compiled program on each slice, as text; "" where none was compiled."""
-    told = []
-    for where in found["hours"]:
-        on = [part["on"][where] for parts in found["stages"].values() for part in parts]
-        if sizes := [(one["gib"], one["of_gib"]) for one in on if "gib" in one]:
-            told.append(f"{max(sizes)[0]:.2f} of {max(sizes)[1]} GiB on {where}")
-    return f"; for the largest compiled program {', '.join(told)}" if told else ""
+    lines = []
+    for slice_name in result["hours"]:
+        costs = [part["on"][slice_name] for parts in result["stages"].values() for part in parts]
+        if sizes := [(entry["gib"], entry["of_gib"]) for entry in costs if "gib" in entry]:
+            lines.append(f"{max(sizes)[0]:.2f} of {max(sizes)[1]} GiB on {slice_name}")
+    return f"; for the largest compiled program {', '.join(lines)}" if lines else ""
 
 
-def table(found):
+def table(result):
     """The result of `budget` as Markdown: hours, memory, disk."""
-    slices, mark = list(found["hours"]), {BOUND: "b", ESTIMATE: "e"}
+    slices, mark = list(result["hours"]), {BOUND: "b", ESTIMATE: "e"}
     hours = lambda value: f"{value:,.1f}" if value >= 0.1 else f"{value:.3f}"
     lines = [
-        f"| stage | part | runs | PFLOP |{''.join(f' hours on {where} |' for where in slices)}",
+        f"| stage | part | runs | PFLOP |{''.join(f' hours on {slice_name} |' for slice_name in slices)}",
         "|---" * (4 + len(slices)) + "|",
     ]
-    for stage, parts in found["stages"].items():
+    for stage, parts in result["stages"].items():
         for part in parts:
             cells = [stage, part["part"], f"{part['runs']:,}", f"{part['flops'] / 1e15:,.0f}"]
-            cells += [f"{hours(one['hours'])} {mark[one['what']]}" for one in part["on"].values()]
+            cells += [f"{hours(entry['hours'])} {mark[entry['what']]}" for entry in part["on"].values()]
             lines.append(f"| {' | '.join(cells)} |")
-    cells = ["all", "", "", f"{sum(p['flops'] for parts in found['stages'].values() for p in parts) / 1e15:,.0f}"]
-    lines += [f"| {' | '.join([*cells, *map(hours, found['hours'].values())])} |", ""]
-    lines.append(f"b: {BOUND}, no run can be faster; e: {ESTIMATE}, at {found['utilisation']:.0%} of the chips' peak.")
-    state = ", ".join(f"{size / 2**30:.2f} GiB on {where}" for where, size in found["state_bytes"].items())
-    lines.append(f"Memory of a device for weights, moments and average of the largest network: {state}{peaks(found)}.")
+    cells = ["all", "", "", f"{sum(p['flops'] for parts in result['stages'].values() for p in parts) / 1e15:,.0f}"]
+    lines += [f"| {' | '.join([*cells, *map(hours, result['hours'].values())])} |", ""]
+    lines.append(f"b: {BOUND}, no run can be faster; e: {ESTIMATE}, at {result['utilisation']:.0%} of the chips' peak.")
+    state = ", ".join(f"{size / 2**30:.2f} GiB on {slice_name}" for slice_name, size in result["state_bytes"].items())
+    lines.append(f"Memory of a device for weights, moments and average of the largest network: {state}{peaks(result)}.")
     lines.append(
-        f"Disk: {', '.join(f'{what} {quantity(size)}' for what, size in found['disk'].items())}; in all {quantity(sum(found['disk'].values()))}."
+        f"Disk: {', '.join(f'{what} {quantity(size)}' for what, size in result['disk'].items())}; in all {quantity(sum(result['disk'].values()))}."
     )
     passes = ", ".join(
-        f"{who} {quantity(n, 'tokens')} ({n / found['tokens']:.3g} times all of it)" for who, n in found["read"].items()
+        f"{network} {quantity(n, 'tokens')} ({n / result['tokens']:.3g} times all of it)" for network, n in result["read"].items()
     )
-    lines.append(f"Of a corpus of {quantity(found['tokens'], 'tokens')}, training reads: {passes}.")
+    lines.append(f"Of a corpus of {quantity(result['tokens'], 'tokens')}, training reads: {passes}.")
     return "\n".join(lines)
 
 
@@ -285,14 +297,14 @@ def main(argv):
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed
     try:
         command_line.config_file(argv, "configs/fineweb_170m.py")
-        for where in given.slice:
-            slice_of(where)
+        for slice_name in given.slice:
+            slice_of(slice_name)
         from tsdfm_jax.config import validation
 
         one_device = {"mesh.data": 1, "mesh.fsdp": 1, "mesh.tensor": -1}
         validation.validate(aot_compile.with_settings(given.config, one_device))
         text_vocab = given.vocab_size or given.config.tokenizer.vocab_size
-        found = budget(given.config, text_vocab, given.slice, given.utilisation, given.tokens)
+        result = budget(given.config, text_vocab, given.slice, given.utilisation, given.tokens)
     except (ValueError, FileNotFoundError) as error:
         return fail(error)
-    print(json.dumps(found, indent=1) if given.json else table(found))
+    print(json.dumps(result, indent=1) if given.json else table(result))

@@ -47,7 +47,7 @@ def judge_names(config):
     return [*range(len(config.judges.widths)), "pilot"]
 
 
-def measured(config):
+def elbo_windows(config):
     """Windows that a network's held-out ELBO reads, over all its rounds."""
     from tsdfm_jax.evaluation import elbo
 
@@ -56,16 +56,16 @@ def measured(config):
 
 def judges(config, text_vocab):
     """Every judge's training, forward and backward."""
-    each = {name: judge_flops(config, text_vocab, name) for name in judge_names(config)}
+    flops_of = {name: judge_flops(config, text_vocab, name) for name in judge_names(config)}
     updates = config.judges.optimiser.steps
-    return [Part(f"judge {name}", updates, 3 * config.judges.batch * flops) for name, flops in each.items()]
+    return [Part(f"judge {name}", updates, 3 * config.judges.batch * flops) for name, flops in flops_of.items()]
 
 
 def teacher(config, text_vocab):
     """The teacher's updates, and its held-out ELBO every evaluate_every updates; only the ELBO if teacher.path loads it."""
     steps, forward = config.teacher.optimiser.steps, model_flops.window(config, text_vocab, "teacher")
-    times = 1 if config.teacher.path else -(-steps // config.evaluate_every)
-    elbo = Part("teacher's held-out ELBO", times, measured(config) * forward)
+    evaluations = 1 if config.teacher.path else -(-steps // config.evaluate_every)
+    elbo = Part("teacher's held-out ELBO", evaluations, elbo_windows(config) * forward)
     if config.teacher.path:
         return [elbo]
     return [Part("teacher", steps, model_flops.program(config, text_vocab, "teacher"), "teacher"), elbo]
@@ -80,7 +80,7 @@ def autoregressive(config, text_vocab):
     return [Part("autoregressive", c.optimiser.steps, 3 * c.batch * forward)]
 
 
-def walk_flops(config, text_vocab, jumps, **more):
+def trajectory_flops(config, text_vocab, jumps, **more):
     """FLOPs of one whole trajectory of `jumps` jumps under the config's shaping, with further settings."""
     changes = {"trajectories.midpoints": jumps, "student.target": "endpoint", **more}
     changed = aot_compile.with_settings(config, changes)
@@ -99,7 +99,9 @@ def compass(config, text_vocab):
     score = light or ahead
     pair = links * (forward + 2 * score + (ahead if c.kind == "distilled" else 0))
     parts = [Part("compass's evaluation", len(settings.STEP_SIZES) * (c.heldout // c.batch), c.batch * pair)]
-    steered = 3 * walk_flops(config, text_vocab, c.steered_steps) + walk_flops(config, text_vocab, c.steered_steps, **BLIND)
+    steered = 3 * trajectory_flops(config, text_vocab, c.steered_steps) + trajectory_flops(
+        config, text_vocab, c.steered_steps, **BLIND
+    )
     parts.append(Part("compass's steered texts", -(-c.steered_samples // c.batch), c.batch * steered))
     if c.kind == "lookahead":
         return parts
@@ -118,8 +120,8 @@ def trajectories(config, text_vocab):
         kind = name.removeprefix("trajectories").replace("/", ", ")
         shaped = Part(f"shaped trajectories{kind}", runs, model_flops.program(config, text_vocab, name), name)
         blind = model_flops.program(aot_compile.with_settings(config, BLIND), text_vocab, name)
-        found = {"shaped": shaped, "blind": Part(f"blind trajectories{kind}", runs, blind)}
-        parts += [found[variant] for variant in networks.variants(config)]
+        by_variant = {"shaped": shaped, "blind": Part(f"blind trajectories{kind}", runs, blind)}
+        parts += [by_variant[variant] for variant in networks.variants(config)]
     return parts
 
 
@@ -136,19 +138,19 @@ def evaluate(config, text_vocab):
     from tsdfm_jax.config import networks, settings
     from tsdfm_jax.evaluation import text_sets
 
-    c, sets, made = config.evaluate, text_sets.wanted(config), networks.models(config)
+    c, sets, models = config.evaluate, text_sets.wanted(config), networks.models(config)
     forward = {name: model_flops.window(config, text_vocab, name) for name in ("teacher", "student")}
     parts, calls = [], -(-c.samples // c.batch)
     for name, flops in forward.items():
-        steps = sum(one.steps for one in sets if one.model.split("_")[0] == name)
+        steps = sum(text_set.steps for text_set in sets if text_set.model.split("_")[0] == name)
         parts.append(Part(f"sampling, {name}", calls * steps, c.batch * flops))
     causal = _causal_flops(settings.autoregressive(config, text_vocab), config.data.length)
-    texts = sum(one.model == "autoregressive" for one in sets)  # with the cache, a text costs one pass
+    texts = sum(text_set.model == "autoregressive" for text_set in sets)  # with the cache, a text costs one pass
     parts.append(Part("sampling, autoregressive", calls * texts, c.batch * causal))
-    judged = [judge_flops(config, text_vocab, name) for name in judge_names(config)[:-1]]
-    parts.append(Part("judging", len(sets) * calls, c.batch * (sum(judged) + judged[-1])))
-    parts.append(Part("students' ELBO", len(networks.variants(config)), measured(config) * forward["student"]))
-    parts.append(Part("autoregressive model's likelihood", "autoregressive" in made, config.teacher.heldout * causal))
+    judge_costs = [judge_flops(config, text_vocab, name) for name in judge_names(config)[:-1]]
+    parts.append(Part("judging", len(sets) * calls, c.batch * (sum(judge_costs) + judge_costs[-1])))
+    parts.append(Part("students' ELBO", len(networks.variants(config)), elbo_windows(config) * forward["student"]))
+    parts.append(Part("autoregressive model's likelihood", "autoregressive" in models, config.teacher.heldout * causal))
     return [part for part in parts if part.runs]
 
 

@@ -86,19 +86,19 @@ class Outcome(NamedTuple):
 
     used: float
     available: float
-    found: dict | None
+    record: dict | None
 
     @property
     def fits(self):
-        return self.found is not None and self.used <= self.available
+        return self.record is not None and self.used <= self.available
 
 
 def overflow(message):
     """(used, available) GiB in XLA's error that a program needs more memory than available; None for any other text."""
-    found = OVERFLOW.search(message)
-    if not found:
+    match = OVERFLOW.search(message)
+    if not match:
         return None
-    used, unit, available, unit_2 = [part for part in found.groups() if part is not None]
+    used, unit, available, unit_2 = [part for part in match.groups() if part is not None]
     return float(used) * UNITS[unit], float(available) * UNITS[unit_2]
 
 
@@ -110,18 +110,18 @@ def examine(lower, chip, model_flops):
     """
     import jax
 
-    begun = time.perf_counter()
+    start = time.perf_counter()
     try:
         compiled = lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if (sizes := overflow(str(error))) is None:
             raise
         return Outcome(*sizes, None)
-    seconds, memory, text = time.perf_counter() - begun, compiled.memory_analysis(), compiled.as_text()
-    found = {"compile_seconds": round(seconds, 1), "memory": sizes_of(memory)} | record(text, chip, model_flops)
-    said = compiled.cost_analysis()
-    found["xla"] = {key: said.get(key) for key in ("flops", "bytes accessed", "optimal_seconds")}
-    return Outcome(memory.peak_memory_in_bytes / GIB, chip.hbm, found)
+    seconds, memory, text = time.perf_counter() - start, compiled.memory_analysis(), compiled.as_text()
+    program_record = {"compile_seconds": round(seconds, 1), "memory": sizes_of(memory)} | record(text, chip, model_flops)
+    analysis = compiled.cost_analysis()
+    program_record["xla"] = {key: analysis.get(key) for key in ("flops", "bytes accessed", "optimal_seconds")}
+    return Outcome(memory.peak_memory_in_bytes / GIB, chip.hbm, program_record)
 
 
 def sizes_of(memory):
@@ -132,30 +132,30 @@ def sizes_of(memory):
 
 def record(text, chip, model_flops):
     """One device's record from a compiled program's HLO text: work, exchanges by kind, least times, and utilisation."""
-    done, exchanges = work(text, chip), collections.defaultdict(lambda: {"count": 0, "bytes": 0, "sent": 0})
-    for one in hlo.collectives(text):
-        times = one.times or 1
-        for key, value in {"count": times, "bytes": one.bytes * times, "sent": round(one.wire * times)}.items():
-            exchanges[one.kind][key] += value
+    totals, exchanges = work(text, chip), collections.defaultdict(lambda: {"count": 0, "bytes": 0, "sent": 0})
+    for exchange in hlo.collectives(text):
+        times = exchange.times or 1
+        for key, value in {"count": times, "bytes": exchange.bytes * times, "sent": round(exchange.wire * times)}.items():
+            exchanges[exchange.kind][key] += value
     least = {
-        "arithmetic": done.flops / chip.flops,
-        "memory": done.bytes / chip.bandwidth,
-        "links": done.wire / chip.links,
-        "in_turn": done.seconds,
+        "arithmetic": totals.flops / chip.flops,
+        "memory": totals.bytes / chip.bandwidth,
+        "links": totals.wire / chip.links,
+        "in_turn": totals.seconds,
     }
-    hidden, exposed = max(least.values()), max(done.seconds, least["memory"]) + least["links"]
+    hidden, exposed = max(least.values()), max(totals.seconds, least["memory"]) + least["links"]
     return {
         "chip": chip.name,
         "hbm": chip.hbm,
         "flops": {
             "model": model_flops,
-            "program": done.flops,
-            "program, loops once": done.flops_once,
-            "kernels, loops once": done.kernels_once,
+            "program": totals.flops,
+            "program, loops once": totals.flops_once,
+            "kernels, loops once": totals.kernels_once,
         },
-        "traffic": {"bytes": done.bytes, "bytes, loops once": done.bytes_once},
+        "traffic": {"bytes": totals.bytes, "bytes, loops once": totals.bytes_once},
         "collectives": dict(exchanges),
-        "loops_known": done.exact,
+        "loops_known": totals.exact,
         "seconds_at_least": least | {"exchange_hidden": hidden, "exchange_exposed": exposed},
         "utilisation_at_most": {
             key: model_flops / seconds / chip.flops for key, seconds in (("exchange_hidden", hidden), ("exchange_exposed", exposed))
@@ -163,28 +163,28 @@ def record(text, chip, model_flops):
     }
 
 
-def described(found):
+def described(entry):
     """(label, value) lines of a record, for the terminal."""
-    memory = {key: f"{size / GIB:.2f}" for key, size in found["memory"].items()}
-    least, reach = found["seconds_at_least"], found["utilisation_at_most"]
-    yield "memory", f"{memory['peak']} GiB at the peak, {found['hbm']} there are"
+    memory = {key: f"{size / GIB:.2f}" for key, size in entry["memory"].items()}
+    least, utilisation = entry["seconds_at_least"], entry["utilisation_at_most"]
+    yield "memory", f"{memory['peak']} GiB at the peak, {entry['hbm']} there are"
     yield (
         "",
         f"arguments {memory['argument']}, results {memory['output']}, of them in place {memory['alias']}, code {memory['generated_code']}",
     )
-    yield "FLOPs", f"{found['flops']['model']:.4g} of the model, {found['flops']['program']:.4g} of the program"
-    yield "memory traffic", f"{found['traffic']['bytes'] / 1e9:,.1f} GB"
-    for kind, sums in sorted(found["collectives"].items()):
+    yield "FLOPs", f"{entry['flops']['model']:.4g} of the model, {entry['flops']['program']:.4g} of the program"
+    yield "memory traffic", f"{entry['traffic']['bytes'] / 1e9:,.1f} GB"
+    for kind, sums in sorted(entry["collectives"].items()):
         yield kind, f"{sums['count']:,}, of {sums['bytes'] / 1e9:,.3f} GB together; sent {sums['sent'] / 1e9:,.3f} GB"
     yield (
         "seconds, at least",
         f"{least['exchange_hidden']:.4f} with every exchange behind other work, {least['exchange_exposed']:.4f} with none",
     )
     yield "", ", ".join(f"{name} {least[key]:.4f}" for key, name in TERMS.items())
-    yield "utilisation, at most", f"{reach['exchange_hidden']:.1%}, {reach['exchange_exposed']:.1%}"
+    yield "utilisation, at most", f"{utilisation['exchange_hidden']:.1%}, {utilisation['exchange_exposed']:.1%}"
     yield (
         "XLA's own count",
-        f"{found['xla']['flops']:.4g} FLOPs, {found['xla']['optimal_seconds']:.4g} s (each loop once: of no use)",
+        f"{entry['xla']['flops']:.4g} FLOPs, {entry['xla']['optimal_seconds']:.4g} s (each loop once: of no use)",
     )
 
 
@@ -243,34 +243,36 @@ def traffic(module, run):
 
     For an array that is only sliced, or updated in place, only the slice counts.
     """
-    one, inside = run.instruction, module.computations[run.computation]
-    if one.opcode in NO_TRAFFIC or one.opcode.endswith("-done"):
+    instruction, instructions = run.instruction, module.computations[run.computation]
+    if instruction.opcode in NO_TRAFFIC or instruction.opcode.endswith("-done"):
         return 0
-    made, given = hlo.arrays(one.shape), [hlo.arrays(inside[name].shape) for name in one.operands]
-    if one.opcode == "fusion":
-        body = one.called["calls"]
-        return _written(module, body, made) + sum(_read(module, body, place, arrays) for place, arrays in enumerate(given))
-    if one.opcode in PARTS:
-        part = made[len(given[0]) :][:1] if one.opcode == "slice-start" else made  # ((operand), result, the device's own)
-        return in_memory(part) + (hlo.size(part) if in_memory(given[0]) else 0)
-    if one.opcode == "dynamic-update-slice":
-        return 2 * hlo.size(given[1]) if in_memory(made) else 0
-    if one.opcode.endswith("-start"):  # (operands, results, the device's own)
-        return in_memory(made)
-    return in_memory(made) + sum(in_memory(arrays) for arrays in given)
+    results, operands = hlo.arrays(instruction.shape), [hlo.arrays(instructions[name].shape) for name in instruction.operands]
+    if instruction.opcode == "fusion":
+        body = instruction.called["calls"]
+        return _written(module, body, results) + sum(_read(module, body, number, arrays) for number, arrays in enumerate(operands))
+    if instruction.opcode in PARTS:
+        part = (
+            results[len(operands[0]) :][:1] if instruction.opcode == "slice-start" else results
+        )  # ((operand), result, the device's own)
+        return in_memory(part) + (hlo.size(part) if in_memory(operands[0]) else 0)
+    if instruction.opcode == "dynamic-update-slice":
+        return 2 * hlo.size(operands[1]) if in_memory(results) else 0
+    if instruction.opcode.endswith("-start"):  # (operands, results, the device's own)
+        return in_memory(results)
+    return in_memory(results) + sum(in_memory(arrays) for arrays in operands)
 
 
-def _read(module, body, place, arrays):
+def _read(module, body, number, arrays):
     """Bytes that a fusion reads from one of its operands."""
     whole = in_memory(arrays)
-    parts = _parts(module, body, module.parameter(body, place)) if whole else 0
+    parts = _parts(module, body, module.parameter(body, number)) if whole else 0
     return whole if parts is None else min(parts, whole)
 
 
 def _parts(module, body, name):
     """Bytes of the slices read from a value, if only slices are read; None if it is read whole."""
-    inside, total = module.computations[body], 0
-    users = [found for found in inside.values() if name in found.operands]
+    instructions, total = module.computations[body], 0
+    users = [instruction for instruction in instructions.values() if name in instruction.operands]
     for user in users:
         if user.opcode in PARTS and user.operands[0] == name:
             part = hlo.size(hlo.arrays(user.shape))
@@ -285,21 +287,21 @@ def _parts(module, body, name):
         if part is None:
             return None
         total += part
-    return None if inside[name].root else total
+    return None if instructions[name].root else total
 
 
 def _only_view(module, fusion):
     return all(i.opcode in ("parameter", "bitcast") for i in module.computations[fusion.called["calls"]].values())
 
 
-def _written(module, body, made):
+def _written(module, body, results):
     """Bytes that a fusion writes; for an update in place, only the update."""
-    inside, root, total = module.computations[body], module.root(body), 0
-    ends = [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
-    for end, array in zip(ends, made):
+    instructions, root, total = module.computations[body], module.root(body), 0
+    ends = [instructions[name] for name in root.operands] if root.opcode == "tuple" else [root]
+    for end, array in zip(ends, results):
         while end.opcode == "bitcast":
-            end = inside[end.operands[0]]
+            end = instructions[end.operands[0]]
         if in_memory([array]):
             updated = end.opcode == "dynamic-update-slice"
-            total += hlo.size(hlo.arrays(inside[end.operands[1]].shape)) if updated else hlo.size([array])
+            total += hlo.size(hlo.arrays(instructions[end.operands[1]].shape)) if updated else hlo.size([array])
     return total

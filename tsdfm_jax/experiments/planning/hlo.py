@@ -42,8 +42,8 @@ class Instruction(NamedTuple):
     @property
     def index(self):
         """Which element a get-tuple-element takes; None for all others."""
-        found = self.opcode == "get-tuple-element" and re.search(r"index=(\d+)", self.rest)
-        return int(found[1]) if found else None
+        match = self.opcode == "get-tuple-element" and re.search(r"index=(\d+)", self.rest)
+        return int(match[1]) if match else None
 
 
 class Run(NamedTuple):
@@ -82,12 +82,14 @@ class Collective(NamedTuple):
 
 def arrays(shape):
     """(dtype, dimensions, layout) of every array of a shape, which may be a tuple's."""
-    return [(dtype, tuple(int(d.lstrip("<=")) for d in dims.split(",") if d), at) for dtype, dims, at in ARRAY.findall(shape)]
+    return [
+        (dtype, tuple(int(d.lstrip("<=")) for d in dims.split(",") if d), layout) for dtype, dims, layout in ARRAY.findall(shape)
+    ]
 
 
-def size(of):
+def size(shape_arrays):
     """Bytes of arrays, as `arrays` gives them."""
-    return sum(math.prod(dims) * _bits(dtype) // 8 for dtype, dims, _ in of)
+    return sum(math.prod(dims) * _bits(dtype) // 8 for dtype, dims, _ in shape_arrays)
 
 
 def _bits(dtype):
@@ -98,18 +100,18 @@ def _bits(dtype):
 def _balanced(text):
     """Length of the bracketed part that `text` begins with."""
     depth = 0
-    for at, letter in enumerate(text):
+    for position, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
         if depth == 0:
-            return at + 1
+            return position + 1
     raise ValueError(f"unbalanced brackets in HLO: {text[:80]}")
 
 
 def _instruction(line):
-    found = re.match(r"\s+(ROOT )?%?([\w.\-]+) = (.*)", line)
-    if not found:
+    match = re.match(r"\s+(ROOT )?%?([\w.\-]+) = (.*)", line)
+    if not match:
         return None
-    root, name, text = found.groups()
+    root, name, text = match.groups()
     end = _balanced(text) if text.startswith("(") else text.index(" ")
     shape, text = text[:end], text[end:].lstrip()
     opcode, text = text.split("(", 1)[0], text[text.index("(") :]
@@ -121,13 +123,13 @@ class Module:
     """A parsed module: `computations`, name -> {name: Instruction}, and the name of the `entry` one."""
 
     def __init__(self, text):
-        self.computations, self.entry, inside = {}, None, None
+        self.computations, self.entry, current = {}, None, None
         for line in text.splitlines():
             if head := re.match(r"(ENTRY )?%?([\w.\-]+) (?:\(.*)?\{\s*$", line):
-                inside = self.computations[head[2]] = {}
+                current = self.computations[head[2]] = {}
                 self.entry = head[2] if head[1] else self.entry
-            elif inside is not None and (found := _instruction(line)):
-                inside[found.name] = found
+            elif current is not None and (instruction := _instruction(line)):
+                current[instruction.name] = instruction
         if self.entry is None:
             raise ValueError("this text is no HLO module: it has no ENTRY computation")
 
@@ -135,82 +137,82 @@ class Module:
         """The root instruction, which returns a computation's value."""
         return next(i for i in self.computations[computation].values() if i.root)
 
-    def parameter(self, computation, place):
-        """Name of a computation's parameter number `place`."""
-        found = self.computations[computation].values()
-        return next(i.name for i in found if i.opcode == "parameter" and i.arguments == str(place))
+    def parameter(self, computation, number):
+        """Name of a computation's parameter `number`."""
+        instructions = self.computations[computation].values()
+        return next(i.name for i in instructions if i.opcode == "parameter" and i.arguments == str(number))
 
     def runs(self):
         """Every executed instruction, as a `Run`; all branches of a conditional."""
         return self._within(self.entry, self.entry, 1)
 
     def _within(self, computation, holder, times):
-        for found in self.computations[computation].values():
-            yield Run(found, computation, holder, times)
-            if found.opcode == "while":
-                trips, body = self.trips(found, computation), found.called["body"]
+        for instruction in self.computations[computation].values():
+            yield Run(instruction, computation, holder, times)
+            if instruction.opcode == "while":
+                trips, body = self.trips(instruction, computation), instruction.called["body"]
                 yield from self._within(body, body, None if times is None or trips is None else times * trips)
-            elif found.opcode == "fusion":
-                yield from self._within(found.called["calls"], holder, times)
-            elif found.opcode in ("call", "conditional", "async-start"):
-                named = re.findall(r"[\w.\-]+", "".join(BRANCHES.findall(found.rest))) or found.called.values()
-                for branch in named:
+            elif instruction.opcode == "fusion":
+                yield from self._within(instruction.called["calls"], holder, times)
+            elif instruction.opcode in ("call", "conditional", "async-start"):
+                branches = re.findall(r"[\w.\-]+", "".join(BRANCHES.findall(instruction.rest))) or instruction.called.values()
+                for branch in branches:
                     yield from self._within(branch, branch, times)
 
     def trips(self, loop, computation):
         """How often the body of a `while` runs; None if the text does not state it."""
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
             return int(known[1])
-        around, inside = self.computations[computation], self.computations[loop.called["condition"]]
-        test, start = self.root(loop.called["condition"]), around.get(loop.operands[0])
+        outer, condition = self.computations[computation], self.computations[loop.called["condition"]]
+        test, start = self.root(loop.called["condition"]), outer.get(loop.operands[0])
         if test.opcode != "compare" or "direction=LT" not in test.rest or start is None or start.opcode != "tuple":
             return None
-        counter, bound = (inside[name] for name in test.operands)
+        counter, bound = (condition[name] for name in test.operands)
         if counter.index is None:
             return None
-        carried = lambda found: self._constant(start.operands[found.index], around)  # values that no iteration changes
-        first = carried(counter)
-        last = self._constant(bound.name, inside) if bound.index is None else carried(bound)
-        step = self._step(loop.called["body"], counter.index, carried)
+        carried_value = lambda element: self._constant(start.operands[element.index], outer)  # values that no iteration changes
+        first = carried_value(counter)
+        last = self._constant(bound.name, condition) if bound.index is None else carried_value(bound)
+        step = self._step(loop.called["body"], counter.index, carried_value)
         return None if None in (first, last, step) or step < 1 else max(-(-(last - first) // step), 0)
 
-    def _step(self, body, place, carried):
-        """The step that a loop's body adds to element `place` of its tuple; None if it does anything else to it."""
-        inside, root = self.computations[body], self.root(body)
-        after = self._origin(root.operands[place], inside) if root.opcode == "tuple" else root
-        if after.opcode != "add":
+    def _step(self, body, index, carried_value):
+        """The step that a loop's body adds to element `index` of its tuple; None if it does anything else to it."""
+        instructions, root = self.computations[body], self.root(body)
+        new_value = self._origin(root.operands[index], instructions) if root.opcode == "tuple" else root
+        if new_value.opcode != "add":
             return None
-        read = [self._origin(name, inside) for name in after.operands]
-        others = [found for found in read if found.index != place]
+        terms = [self._origin(name, instructions) for name in new_value.operands]
+        others = [term for term in terms if term.index != index]
         if len(others) != 1:
             return None
-        return self._constant(others[0].name, inside) if others[0].index is None else carried(others[0])
+        return self._constant(others[0].name, instructions) if others[0].index is None else carried_value(others[0])
 
-    def _origin(self, name, inside):
-        found = inside[name]
-        while found.opcode in SAME_VALUE:
-            found = inside[found.operands[0]]
-        return found
+    def _origin(self, name, instructions):
+        instruction = instructions[name]
+        while instruction.opcode in SAME_VALUE:
+            instruction = instructions[instruction.operands[0]]
+        return instruction
 
-    def _constant(self, name, inside):
-        found = self._origin(name, inside)
-        return int(found.arguments) if found.opcode == "constant" and re.fullmatch(r"-?\d+", found.arguments) else None
+    def _constant(self, name, instructions):
+        origin = self._origin(name, instructions)
+        return int(origin.arguments) if origin.opcode == "constant" and re.fullmatch(r"-?\d+", origin.arguments) else None
 
     def flops(self, run):
         """FLOPs of one run of a `dot`, a `convolution` (a TPU's matrix product) or an attention kernel, 2 a multiply-add; else 0."""
-        found = run.instruction
-        if kernel := re.match(r"splash_mha_(fwd|dq|dkv)", found.name):
-            inside = self.computations[run.computation]
+        instruction = run.instruction
+        if kernel := re.match(r"splash_mha_(fwd|dq|dkv)", instruction.name):
+            instructions = self.computations[run.computation]
             # Operands of [B, H, L, d] follow two arrays that mark the masked blocks; no blocks are masked here.
-            queries, keys = (arrays(inside[name].shape)[0][1] for name in found.operands[2:4])
+            queries, keys = (arrays(instructions[name].shape)[0][1] for name in instruction.operands[2:4])
             return 2.0 * PRODUCTS[kernel[1]] * math.prod(queries) * keys[-2]
-        if found.opcode not in ("dot", "convolution"):
+        if instruction.opcode not in ("dot", "convolution"):
             return 0.0
-        inside, ((_, out, _),) = self.computations[run.computation], arrays(found.shape)
-        left, right = (arrays(inside[name].shape)[0][1] for name in found.operands)
-        if found.opcode == "convolution":
-            return 2.0 * _convolved(out, left, right, found.rest)
-        summed = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", found.rest)[1]
+        instructions, ((_, out, _),) = self.computations[run.computation], arrays(instruction.shape)
+        left, right = (arrays(instructions[name].shape)[0][1] for name in instruction.operands)
+        if instruction.opcode == "convolution":
+            return 2.0 * _convolved(out, left, right, instruction.rest)
+        summed = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.rest)[1]
         return 2.0 * math.prod(out) * math.prod(left[int(d)] for d in summed.split(",") if d)
 
 
@@ -220,19 +222,19 @@ def _convolved(out, left, right, rest):
     sizes = [dict(zip(names, dims)) for names, dims in zip(labels.groups(), (left, right, out))]
     window = dict(re.findall(r"(\w+)=([\dx_\-]+)", (re.search(r"window=\{([^}]*)\}", rest) or [""])[0]))
     total = sizes[0]["b"] * sizes[1]["i"] * sizes[2]["f"]
-    for at, name in enumerate(sorted(set(labels[1]) - {"b", "f"})):
-        part = lambda key, default: window[key].split("x")[at] if key in window else default
-        low = int(part("pad", "0_0").split("_")[0])
+    for axis, name in enumerate(sorted(set(labels[1]) - {"b", "f"})):
+        part = lambda key, default: window[key].split("x")[axis] if key in window else default
+        low_padding = int(part("pad", "0_0").split("_")[0])
         strides = (int(part(key, "1")) for key in ("stride", "lhs_dilate", "rhs_dilate"))
-        total *= _valid(sizes[2][name], sizes[1][name], sizes[0][name], low, *strides)
+        total *= _valid(sizes[2][name], sizes[1][name], sizes[0][name], low_padding, *strides)
     return total // int((re.search(r"batch_group_count=(\d+)", rest) or [0, 1])[1])
 
 
 @functools.cache
-def _valid(out, window, of, low, stride, hole, spread):
+def _valid(out, window, input_size, low_padding, stride, input_dilation, window_dilation):
     """Number of (output, window) pairs of one dimension that read an element of the input."""
-    at = (o * stride + w * spread - low for o in range(out) for w in range(window))
-    return sum(0 <= place <= (of - 1) * hole and place % hole == 0 for place in at)
+    positions = (o * stride + w * window_dilation - low_padding for o in range(out) for w in range(window))
+    return sum(0 <= position <= (input_size - 1) * input_dilation and position % input_dilation == 0 for position in positions)
 
 
 def collectives(text):
@@ -241,28 +243,28 @@ def collectives(text):
     An exchange that a TPU overlaps with other work appears, under one channel, in each fusion that runs at the same time, even
     inside loops: it counts once, as often as the fusion that starts it runs.
     """
-    module, seen, found = Module(text), set(), []
+    module, seen, exchanges = Module(text), set(), []
     for run in module.runs():
         name = run.instruction.opcode.removesuffix("-start")
         if name not in KINDS:
             continue
         channel = re.search(r"channel_id=(\d+)", run.instruction.rest)
-        place = channel[1] if channel and run.computation != run.holder else (run.holder, run.instruction.name)
-        if place not in seen:
-            seen.add(place)
-            found.append(_collective(module, run, name))
-    return found
+        key = channel[1] if channel and run.computation != run.holder else (run.holder, run.instruction.name)
+        if key not in seen:
+            seen.add(key)
+            exchanges.append(_collective(module, run, name))
+    return exchanges
 
 
 def _collective(module, run, kind):
-    one, inside = run.instruction, module.computations[run.computation]
-    given = [array for name in one.operands for array in arrays(inside[name].shape)]
-    made = arrays(one.shape)
-    if one.opcode.endswith("-start") and kind != "all-reduce":  # its shape is (operands, results, the device's own)
-        made = made[len(given) : 2 * len(given)]
-    whole = size(made if kind == "all-gather" else given)
-    shape = ", ".join(f"{dtype}[{','.join(map(str, dims))}]" for dtype, dims, _ in made)
-    return Collective(kind, shape, whole, run.times, _group(one.rest))
+    instruction, instructions = run.instruction, module.computations[run.computation]
+    operands = [array for name in instruction.operands for array in arrays(instructions[name].shape)]
+    results = arrays(instruction.shape)
+    if instruction.opcode.endswith("-start") and kind != "all-reduce":  # its shape is (operands, results, the device's own)
+        results = results[len(operands) : 2 * len(operands)]
+    total = size(results if kind == "all-gather" else operands)
+    shape = ", ".join(f"{dtype}[{','.join(map(str, dims))}]" for dtype, dims, _ in results)
+    return Collective(kind, shape, total, run.times, _group(instruction.rest))
 
 
 def _group(rest):

@@ -41,21 +41,21 @@ def passes(config):
     from tsdfm_jax.flow import chain, lookahead, shaping
 
     s, links = config.shaping, len(chain.CHAINS[config.trajectories.chain].links)
-    looked = s.candidates > 1 and s.selection != "random"
-    judged = (s.candidates + (s.policy == "sequence_to_token")) if looked else 0
+    compares = s.candidates > 1 and s.selection != "random"
+    scored_candidates = (s.candidates + (s.policy == "sequence_to_token")) if compares else 0
     halves = lookahead.hides(config.flow.source == "mask", config.compass.score)
-    scorer, each = ("teacher", 1 + halves) if config.compass.kind == "lookahead" else ("compass", 1)
+    scorer, passes_each = ("teacher", 1 + halves) if config.compass.kind == "lookahead" else ("compass", 1)
     midpoints = config.trajectories.midpoints
-    jumps, found = {"whole": midpoints, "chain": links}, {"teacher": {"teacher": 3}}
+    jumps, by_program = {"whole": midpoints, "chain": links}, {"teacher": {"teacher": 3}}
     scored = {"whole": sum(shaping.is_shaped((k + 1) / midpoints, s) for k in range(midpoints)), "chain": links}
     for kind in kinds(config):
-        of = {"teacher": jumps[kind], "compass": 0}
-        of[scorer] += scored[kind] * judged * each
-        found["trajectories" if len(kinds(config)) == 1 else f"trajectories/{kind}"] = of
-    found["student"] = {"student": 3 * (len(kinds(config)) + (config.student.target == "mixed")), "teacher": 0}
+        counts = {"teacher": jumps[kind], "compass": 0}
+        counts[scorer] += scored[kind] * scored_candidates * passes_each
+        by_program["trajectories" if len(kinds(config)) == 1 else f"trajectories/{kind}"] = counts
+    by_program["student"] = {"student": 3 * (len(kinds(config)) + (config.student.target == "mixed")), "teacher": 0}
     if "chain" in kinds(config):
-        found["student"]["student" if config.student.evaluator == "ema" else "teacher"] += links + 1
-    return found
+        by_program["student"]["student" if config.student.evaluator == "ema" else "teacher"] += links + 1
+    return by_program
 
 
 def window(config, text_vocab, name):

@@ -20,7 +20,7 @@ BLIND = {"shaping.candidates": 1}
 SCALED = {"records": "trajectories.count", "updates": "student.optimiser.steps"}
 LOSSES = ("chain", "mixed")
 # Keys of the compass stage's evaluation; no student depends on them.
-ACCOUNT = ("compass.heldout", "compass.steered_samples", "compass.steered_steps")
+EVALUATION_KEYS = ("compass.heldout", "compass.steered_samples", "compass.steered_steps")
 # Overrides for each source. With masks an unmasked token has no entropy: candidates are compared by the likelihood of their
 # tokens, each hidden in turn, and have their masks at the same positions. That takes two passes a candidate; with half as many
 # candidates it costs the same as the uniform source. Under uniform noise students follow little of a shaping that removes the
@@ -120,26 +120,26 @@ def ablations(config):
 
 def overrides(config, arm, seed):
     """All overrides of an arm's run over its source's config: the arm's own, its budget and its seed."""
-    found = {"models": ("teacher", "student_shaped"), "trajectories.seed": seed}
-    found |= {"evaluate.seeds": (seed,), "evaluate.teacher_steps": (), "evaluate.frontier": ""}
+    changes = {"models": ("teacher", "student_shaped"), "trajectories.seed": seed}
+    changes |= {"evaluate.seeds": (seed,), "evaluate.teacher_steps": (), "evaluate.frontier": ""}
     # The study's compass part evaluates the compass; here the stage only has to run.
-    found |= dict(zip(ACCOUNT, (config.compass.batch, config.compass.batch, 1)))
+    changes |= dict(zip(EVALUATION_KEYS, (config.compass.batch, config.compass.batch, 1)))
     if arm.reduced:
-        found |= {key: _value(config, key) // part for key, part in ABLATION.items()}
-        found["evaluate.student_steps"] = (4, 8)
+        changes |= {key: _value(config, key) // part for key, part in ABLATION.items()}
+        changes["evaluate.student_steps"] = (4, 8)
     else:
-        found["evaluate.frontier"] = "student_shaped:4, student_shaped:8"
-    found |= arm.overrides
+        changes["evaluate.frontier"] = "student_shaped:4, student_shaped:8"
+    changes |= arm.overrides
     if arm.factor in SCALED:
         key = SCALED[arm.factor]
-        found[key] = int(_value(config, key) / ABLATION[key] * arm.scale)
+        changes[key] = int(_value(config, key) / ABLATION[key] * arm.scale)
     if arm.factor == "rounds":  # all rounds together have the budget of one
-        found |= {key: found[key] // arm.overrides["rounds"] for key in ABLATION}
+        changes |= {key: changes[key] // arm.overrides["rounds"] for key in ABLATION}
     # Whole batches, and shards that divide the count: every arm has exactly its budget.
     batch = config.trajectories.batch
-    count = found["trajectories.count"] = max(found.get("trajectories.count", config.trajectories.count) // batch, 1) * batch
-    found["trajectories.shard"] = math.gcd(count, config.trajectories.shard)
-    return found
+    count = changes["trajectories.count"] = max(changes.get("trajectories.count", config.trajectories.count) // batch, 1) * batch
+    changes["trajectories.shard"] = math.gcd(count, config.trajectories.shard)
+    return changes
 
 
 def _differs(config, overrides):

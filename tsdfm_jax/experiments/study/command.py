@@ -55,7 +55,7 @@ def main(argv):
         if _DRY_RUN.value:
             return print_commands(study)
         memory.keep()
-        with sweep_plan.alone(root / "-".join(_SOURCE.value)):
+        with sweep_plan.locked(root / "-".join(_SOURCE.value)):
             # Each part needs the parts before it.
             return int(any(perform(study, part, name) for part in PARTS if part in (_PART.value or PARTS)))
 
@@ -64,8 +64,8 @@ def main(argv):
 
 def check(study):
     """Raise ValueError for an unknown part or source, and for an arm with an invalid config."""
-    for flag, asked, known in (("part", _PART.value, PARTS), ("source", _SOURCE.value, study_arms.SOURCES)):
-        for value in asked:
+    for flag, values, known in (("part", _PART.value, PARTS), ("source", _SOURCE.value, study_arms.SOURCES)):
+        for value in values:
             if value not in known:
                 raise ValueError(f"--{flag}={value} is not one of {', '.join(known)}")
     study.check(runs(study))
@@ -81,18 +81,18 @@ def seeds():
 
 def runs(study, parts=None):
     """The runs of base, autoregressive, main and ablations that the flags select."""
-    parts, found = parts or _PART.value or PARTS, []
+    parts, selected = parts or _PART.value or PARTS, []
     for source in _SOURCE.value:
-        found += [study.base(source)] if "base" in parts else []
+        selected += [study.base(source)] if "base" in parts else []
         for part, arms, seeds in (
-            ("main", study_arms.main_arms(study.of(source)), study.seeds),
-            ("ablations", study_arms.ablations(study.of(source)), study.seeds[:1]),
+            ("main", study_arms.main_arms(study.config_of(source)), study.seeds),
+            ("ablations", study_arms.ablations(study.config_of(source)), study.seeds[:1]),
         ):
             if part in parts:
                 wanted = [arm for arm in arms if fnmatch.fnmatch(arm.name, _ONLY.value)]
                 # Seed by seed, so that an interrupted study has complete comparisons.
-                found += [study.run(arm, source, seed) for seed in seeds for arm in wanted]
-    return found + ([study.autoregressive()] if "autoregressive" in parts else [])
+                selected += [study.run(arm, source, seed) for seed in seeds for arm in wanted]
+    return selected + ([study.autoregressive()] if "autoregressive" in parts else [])
 
 
 def print_commands(study):

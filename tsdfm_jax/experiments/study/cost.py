@@ -19,30 +19,34 @@ STEPS = (4, 8, 1024)
 
 def measure(study, source):
     """Write `cost.json` into the source's directory; needs the first seed of the arms `blind` and `shaped`."""
-    arms = {arm.name: arm for arm in study_arms.main_arms(study.of(source))}
+    arms = {arm.name: arm for arm in study_arms.main_arms(study.config_of(source))}
     runs = {name: study.run(arms[name], source, study.seeds[0]) for name in ("blind", "shaped")}
     file = study.root / source / FILE
     if file.exists() or not all(run.finished() for run in runs.values()):
         return
-    found = {"sampling": sampled(runs["shaped"]), "training": training_flops(study, runs), "seconds": seconds(study, source, runs)}
-    atomic.overwrite(file, json.dumps(found, indent=1))
+    costs = {
+        "sampling": sampling_seconds(runs["shaped"]),
+        "training": training_flops(study, runs),
+        "seconds": seconds(study, source, runs),
+    }
+    atomic.overwrite(file, json.dumps(costs, indent=1))
 
 
-def sampled(run):
+def sampling_seconds(run):
     """{model: {steps: seconds of one batch}}, medians over ROUNDS rounds, each of which runs all STEPS."""
     config, mesh = run.config, settings.mesh(run.config)
     tok = trained.tokenizer(config, run.workdir)
     cfg = settings.sampler_config(config, config.evaluate)
-    found = {}
+    by_model = {}
     for name in networks.models(config):
         network = trained.model(config, run.workdir, mesh, name)
         draw = sampling.make_sampler(config, mesh, tok, name, network.apply, TEXTS, cfg)
         draw(network.params, 0, TEXTS, 2)  # compiles
         for _ in range(ROUNDS):
             for steps in STEPS:
-                took = draw(network.params, 0, TEXTS, steps)[1]
-                found.setdefault(name, {}).setdefault(steps, []).append(took)
-    return {name: {steps: statistics.median(took) for steps, took in of.items()} for name, of in found.items()}
+                seconds = draw(network.params, 0, TEXTS, steps)[1]
+                by_model.setdefault(name, {}).setdefault(steps, []).append(seconds)
+    return {name: {steps: statistics.median(seconds) for steps, seconds in by_steps.items()} for name, by_steps in by_model.items()}
 
 
 def training_flops(study, runs):
@@ -61,11 +65,11 @@ def training_flops(study, runs):
 
 def seconds(study, source, runs):
     """Seconds of the same stages, from their runs' records, without compilation."""
-    took = lambda directory: (told := bookkeeping.done(directory)["figures"])["seconds"] - told["compile_seconds"]
+    stage_seconds = lambda directory: (figures := bookkeeping.done(directory)["figures"])["seconds"] - figures["compile_seconds"]
     teacher = study.base(source).workdir / "teacher"
     # A teacher loaded by teacher.path was not trained here and has no seconds.
-    found = {"teacher": took(teacher)} if "seconds" in bookkeeping.done(teacher)["figures"] else {}
+    by_arm = {"teacher": stage_seconds(teacher)} if "seconds" in bookkeeping.done(teacher)["figures"] else {}
     for name, run in runs.items():
         stages = {"trajectories": "trajectories/round_0", "updates": jobs.student_directory("shaped", 0)}
-        found[name] = {stage: took(run.workdir / where) for stage, where in stages.items()}
-    return found
+        by_arm[name] = {stage: stage_seconds(run.workdir / directory) for stage, directory in stages.items()}
+    return by_arm

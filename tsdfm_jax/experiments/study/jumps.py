@@ -22,25 +22,25 @@ MODEL = "student_shaped"
 
 def measure(study, source):
     """Write `jumps.json` into the source's directory: {arm: {jump: {steps: metrics}}} of the first seed; keeps existing rows."""
-    arms = {arm.name: arm for arm in study_arms.main_arms(study.of(source))}
+    arms = {arm.name: arm for arm in study_arms.main_arms(study.config_of(source))}
     runs = {name: study.run(arms[name], source, study.seeds[0]) for name in ARMS}
     file = study.root / source / FILE
-    found = json.loads(file.read_text()) if file.exists() else {}
-    todo = [(name, kind) for name, run in runs.items() if run.finished() for kind in jump.JUMPS if kind not in found.get(name, {})]
+    rows = json.loads(file.read_text()) if file.exists() else {}
+    todo = [(name, kind) for name, run in runs.items() if run.finished() for kind in jump.JUMPS if kind not in rows.get(name, {})]
     if not todo:
         return
-    base, mesh = study.base(source), settings.mesh(study.of(source))
+    base, mesh = study.base(source), settings.mesh(study.config_of(source))
     judges = [judging.trained_judge(base.config, base.workdir, mesh, i) for i in range(len(base.config.judges.widths))]
     with signals.stopping(), metrics_lib.progress(f"jumps {source}", len(todo), "jump") as bar:
         for name, kind in todo:
             if signals.stop_agreed():
                 raise KeyboardInterrupt
-            found.setdefault(name, {})[kind] = written(runs[name], kind, judges, mesh)
-            atomic.overwrite(file, json.dumps(found, indent=1))
+            rows.setdefault(name, {})[kind] = sampled_scores(runs[name], kind, judges, mesh)
+            atomic.overwrite(file, json.dumps(rows, indent=1))
             bar.advance(1)
 
 
-def written(run, kind, judges, mesh):
+def sampled_scores(run, kind, judges, mesh):
     """{steps: metrics} of a run's student, sampling with jump `kind`."""
     config = run.config.copy_and_resolve_references()
     config.flow.jump = kind
@@ -49,4 +49,4 @@ def written(run, kind, judges, mesh):
     draw = sampling.make_sampler(config, mesh, tok, MODEL, network.apply, c.batch, settings.sampler_config(config, c))
     seed = run.seed + sampling.TABLE_SEED
     texts = {steps: draw(network.params, seed, c.samples, steps)[0] for steps in study_arms.STEPS}
-    return {str(steps): study_targets.figures(judges, x_NL, mesh) for steps, x_NL in texts.items()}
+    return {str(steps): study_targets.text_scores(judges, x_NL, mesh) for steps, x_NL in texts.items()}

@@ -7,26 +7,26 @@ from tsdfm_jax.experiments.study import arms as study_arms
 from tsdfm_jax.storage import atomic
 
 ARMS = ("blind", "random", "shaped")
-KEPT = ("model", "steps", "seed", "temperature", "index", "text")
+KEYS = ("model", "steps", "seed", "temperature", "index", "text")
 
 
 def write(study, directory):
     """Write `<source>-<name>.jsonl` for data, teacher and every finished arm of ARMS; returns the paths."""
-    made = []
+    files = []
     for source in study_arms.SOURCES:
         base = study.base(source)
         if not base.finished():
             continue
-        known = base.config.evaluate.teacher_steps
-        steps = sorted({*study_arms.STEPS, max(known)} & set(known))
-        made.append(_file(directory / f"{source}-data.jsonl", [base], "data", (0,)))
-        made.append(_file(directory / f"{source}-teacher.jsonl", [base], "teacher", steps))
-        for arm in study_arms.main_arms(study.of(source)):
+        teacher_steps = base.config.evaluate.teacher_steps
+        steps = sorted({*study_arms.STEPS, max(teacher_steps)} & set(teacher_steps))
+        files.append(_file(directory / f"{source}-data.jsonl", [base], "data", (0,)))
+        files.append(_file(directory / f"{source}-teacher.jsonl", [base], "teacher", steps))
+        for arm in study_arms.main_arms(study.config_of(source)):
             runs = [run for run in (study.run(arm, source, seed) for seed in study.seeds) if run.finished()]
             if runs and arm.name in ARMS:
                 steps = [n for n in study_arms.STEPS if n in study.config.evaluate.student_steps]
-                made.append(_file(directory / f"{source}-{arm.name}.jsonl", runs, "student_shaped", steps))
-    return made
+                files.append(_file(directory / f"{source}-{arm.name}.jsonl", runs, "student_shaped", steps))
+    return files
 
 
 def _file(file, runs, model, steps):
@@ -36,8 +36,8 @@ def _file(file, runs, model, steps):
         c = run.config.evaluate
         for seed in c.seeds:
             for n in steps:
-                kept = run.workdir / "samples" / f"{text_sets.Set(model, n, seed, c.temperature).name(run.config)}.jsonl"
-                lines += [{key: line[key] for key in KEPT} for line in map(json.loads, kept.read_text().splitlines())]
+                texts_file = run.workdir / "samples" / f"{text_sets.Set(model, n, seed, c.temperature).name(run.config)}.jsonl"
+                lines += [{key: line[key] for key in KEYS} for line in map(json.loads, texts_file.read_text().splitlines())]
     file.parent.mkdir(parents=True, exist_ok=True)
     atomic.overwrite(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return file

@@ -29,8 +29,8 @@ def choices(study, source, pattern="*"):
     """
     base, file = study.base(source), study.root / source / CHOICES
     file.parent.mkdir(parents=True, exist_ok=True)
-    found = json.loads(file.read_text()) if file.exists() else {}
-    arms = [arm for arm in arms_of(study.of(source)) if arm.name not in found and fnmatch.fnmatch(arm.name, pattern)]
+    rows = json.loads(file.read_text()) if file.exists() else {}
+    arms = [arm for arm in arms_of(study.config_of(source)) if arm.name not in rows and fnmatch.fnmatch(arm.name, pattern)]
     if not arms:
         return
     mesh = settings.mesh(base.config)
@@ -44,10 +44,10 @@ def choices(study, source, pattern="*"):
                 raise KeyboardInterrupt
             config = study.run(arm, source, study.seeds[0]).config
             x_NL = texts(config, base, teacher, mesh)
-            found[arm.name] = {"factor": arm.factor, "overrides": arm.overrides, "config": config.shaping.to_dict()} | figures(
+            rows[arm.name] = {"factor": arm.factor, "overrides": arm.overrides, "config": config.shaping.to_dict()} | text_scores(
                 [pilot], x_NL, mesh
             )
-            atomic.overwrite(file, json.dumps(found, indent=1))
+            atomic.overwrite(file, json.dumps(rows, indent=1))
             bar.advance(1)
 
 
@@ -64,10 +64,10 @@ def texts(config, base, teacher, mesh):
     """Final texts of `compass.steered_samples` trajectories."""
     text_vocab, batch = trained.tokenizer(base.config, base.workdir).vocab_size, config.trajectories.batch
     program = generation.program(config, text_vocab, mesh, "whole", "shaped", teacher.apply)
-    nothing = meshes.put_whole(mesh, np.zeros((batch, config.data.length), np.int32))  # whole trajectories start from noise
+    no_data = meshes.put_whole(mesh, np.zeros((batch, config.data.length), np.int32))  # whole trajectories start from noise
     number = base.config.compass.steered_samples
     parts = [
-        hosts.gather(program({"generator": teacher.params, "compass": None}, np.int32(first), nothing)["states"])[:, -1]
+        hosts.gather(program({"generator": teacher.params, "compass": None}, np.int32(first), no_data)["states"])[:, -1]
         for first in range(0, number, batch)
     ]
     return np.concatenate(parts)[:number]
@@ -79,24 +79,29 @@ def targets(study, runs):
     `noise_left` is the share of positions that still hold the source's token, at each of the S + 1 states. If shaping picks
     candidates that jump early, the states are ahead of their time, and a student does not meet them when it samples.
     """
-    opened = {}
+    by_source = {}
     for run in runs:
-        where = run.workdir / f"trajectories/round_{run.config.rounds - 1}/shaped/whole"
-        if not run.finished() or not where.exists() or (run.workdir / TARGETS).exists():
+        directory = run.workdir / f"trajectories/round_{run.config.rounds - 1}/shaped/whole"
+        if not run.finished() or not directory.exists() or (run.workdir / TARGETS).exists():
             continue
-        if run.source not in opened:
+        if run.source not in by_source:
             base, mesh = study.base(run.source), settings.mesh(run.config)
             names = ("pilot", *range(len(base.config.judges.widths)))
-            opened[run.source] = mesh, [judging.trained_judge(base.config, base.workdir, mesh, name) for name in names]
-        (mesh, judges), store = opened[run.source], records.open_store(where)
+            by_source[run.source] = mesh, [judging.trained_judge(base.config, base.workdir, mesh, name) for name in names]
+        (mesh, judges), store = by_source[run.source], records.open_store(directory)
         x_NSL = np.stack([store[i]["states"] for i in range(min(len(store), RECORDS))]).astype(np.int32)
         left_S = (x_NSL == x_NSL[:, :1]).mean((0, 2))
-        told = figures(judges, x_NSL[:, -1], mesh) | {"noise_left": [round(float(share), 4) for share in left_S]}
-        atomic.overwrite(run.workdir / TARGETS, json.dumps(told, indent=1))
+        scores = text_scores(judges, x_NSL[:, -1], mesh) | {"noise_left": [round(float(share), 4) for share in left_S]}
+        atomic.overwrite(run.workdir / TARGETS, json.dumps(scores, indent=1))
 
 
-def figures(judges, x_NL, mesh, batch=64):
+def text_scores(judges, x_NL, mesh, batch=64):
     """Entropy, distinct-2 and each judge's perplexity of texts."""
-    told = {judge.name: judging.perplexity(judge, x_NL, batch, mesh)["ppl_token"] for judge in judges}
+    perplexities = {judge.name: judging.perplexity(judge, x_NL, batch, mesh)["ppl_token"] for judge in judges}
     entropy = float(text_metrics.entropy_nats_N(x_NL).mean())
-    return {"samples": len(x_NL), "entropy_nats": entropy, "distinct_2": float(text_metrics.distinct(x_NL, 2)), "ppl_token": told}
+    return {
+        "samples": len(x_NL),
+        "entropy_nats": entropy,
+        "distinct_2": float(text_metrics.distinct(x_NL, 2)),
+        "ppl_token": perplexities,
+    }

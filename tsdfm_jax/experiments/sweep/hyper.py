@@ -34,12 +34,12 @@ def differing(name, base, config):
     return named(name, {key: value for key, value in _leaves(config) if before[key] != value})
 
 
-def _leaves(config, at=""):
+def _leaves(config, prefix=""):
     for key, value in config.items():
         if hasattr(value, "items"):
-            yield from _leaves(value, f"{at}{key}.")
+            yield from _leaves(value, f"{prefix}{key}.")
         else:
-            yield f"{at}{key}", value
+            yield f"{prefix}{key}", value
 
 
 def product(parts):

@@ -44,13 +44,13 @@ class _Process:
     """A running job. It has its own process group: a Ctrl-C reaches it once, from here, and not from the terminal as well."""
 
     def __init__(self, job, keep):
-        self.job, self.begun, self.files = job, time.monotonic(), []
+        self.job, self.started_at, self.files = job, time.monotonic(), []
         out = err = None
         if job.workdir is not None:
             job.workdir.mkdir(parents=True, exist_ok=True)
             # Append, so that a resumed run keeps its earlier output.
             out, err = self.files = [open(job.workdir / name, "ab") for name in (OUT, ERR)]
-            self.said_before = err.tell()
+            self.stderr_start = err.tell()
         try:
             self.process = subprocess.Popen(
                 job.command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, process_group=0, pass_fds=keep
@@ -66,12 +66,12 @@ class _Process:
             self._close()
         return code if code is None or code >= 0 else 128 - code
 
-    def told(self):
+    def last_error_line(self):
         """The last line that it wrote to stderr; "" if there is none."""
         if self.job.workdir is None:
             return ""
         with open(self.job.workdir / ERR, "rb") as file:
-            file.seek(max(self.said_before, file.seek(0, 2) - 4096))
+            file.seek(max(self.stderr_start, file.seek(0, 2) - 4096))
             lines = file.read().decode(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
@@ -87,20 +87,20 @@ def run(jobs, parallel, say, keep=()):
     """
     waiting, working, codes = list(jobs), [], {}
     with catching() as caught:
-        told = 0
+        signals_sent = 0
         while working or (waiting and not caught):
             while waiting and len(working) < parallel and not caught:
                 working.append(_start(waiting.pop(0), say, keep))
-            for signum in caught[told:]:
-                if not told:
+            for signum in caught[signals_sent:]:
+                if not signals_sent:
                     say(f"stopping: {len(working)} at work save their state; once more Ctrl-C does not wait for that")
-                for each in working:
-                    each.process.send_signal(signum)
-                told += 1
-            for each in [each for each in working if each.ended() is not None]:
-                working.remove(each)
-                codes[each.job.name] = each.ended()
-                _tell(each, bool(caught), say)
+                for process in working:
+                    process.process.send_signal(signum)
+                signals_sent += 1
+            for process in [process for process in working if process.ended() is not None]:
+                working.remove(process)
+                codes[process.job.name] = process.ended()
+                _report_end(process, bool(caught), say)
             time.sleep(POLL if working else 0)
     if caught:
         raise Stopped(caught[0])
@@ -113,15 +113,15 @@ def _start(job, say, keep):
     return process
 
 
-def _tell(each, stopping, say):
-    code, seconds = each.ended(), time.monotonic() - each.begun
+def _report_end(process, stopping, say):
+    code, seconds = process.ended(), time.monotonic() - process.started_at
     if code == 0:
-        say(f"done {each.job.name} in {seconds:.0f} s", 1)
+        say(f"done {process.job.name} in {seconds:.0f} s", 1)
     elif stopping and code in (130, 143):
-        say(f"stopped {each.job.name}")
+        say(f"stopped {process.job.name}")
     else:
-        said = each.told()
-        say(f"failed {each.job.name}: exit code {code}" + (f": {said}" if said else ""))
+        last_line = process.last_error_line()
+        say(f"failed {process.job.name}: exit code {code}" + (f": {last_line}" if last_line else ""))
 
 
 @contextlib.contextmanager

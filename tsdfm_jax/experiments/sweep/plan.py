@@ -11,7 +11,7 @@ import time
 from tsdfm_jax.experiments.sweep import hyper, jobs as sweep_jobs, runs as sweep_runs
 
 MAIN = (sys.executable, "-m", "tsdfm_jax.main")
-HANDED = "handed_out.json"
+HANDED_OUT = "handed_out.json"
 
 
 class Sweep:
@@ -33,14 +33,14 @@ class Sweep:
         first, rest = self.runs[0], self.runs[1:]
         constant = {k: v for k, v in first.overrides.items() if all(run.overrides.get(k) == v for run in rest)}
         models = tuple(dict.fromkeys(name for run in self.runs for name in run.config.models))
-        whole = config.copy_and_resolve_references()
-        whole.update_from_flattened_dict(constant)
-        if models != whole.models:  # shared stages serve all runs' models; the other keys must not name further ones
+        full_config = config.copy_and_resolve_references()
+        full_config.update_from_flattened_dict(constant)
+        if models != full_config.models:  # shared stages serve all runs' models; the other keys must not name further ones
             constant |= {"models": models, "sample.model": models[0], "evaluate.frontier": ""}
-            whole.update_from_flattened_dict(constant)
+            full_config.update_from_flattened_dict(constant)
         workdir = self.root / sweep_runs.COMMON
         arguments = sweep_runs.arguments(self.file, workdir, {**given, **constant}, self.shared)
-        return sweep_runs.Run(name=sweep_runs.COMMON, overrides=constant, config=whole, workdir=workdir, arguments=arguments)
+        return sweep_runs.Run(name=sweep_runs.COMMON, overrides=constant, config=full_config, workdir=workdir, arguments=arguments)
 
     def ready(self):
         """Whether the shared stages are finished."""
@@ -62,40 +62,40 @@ class Sweep:
 
     def run(self, parallel, say):
         """Run the unfinished runs here, `parallel` at a time; returns the exit code."""
-        with alone(self.root) as lock:
+        with locked(self.root) as lock:
             if not self.ready():
-                if self.is_out(self.common, say):
+                if self.is_handed_out(self.common, say):
                     return 1
-                self._here([self.common], 1, say, lock)
+                self._run_here([self.common], 1, say, lock)
                 if not self.ready():
                     say(f"the runs wait for {', '.join(self.shared)}, which they share: mend that, and give the same command")
                     return 1
-            waiting = [run for run in self.left() if not self.is_out(run, say)]
+            waiting = [run for run in self.left() if not self.is_handed_out(run, say)]
             for run in waiting:
                 sweep_runs.link(run, self.shared, self.root / sweep_runs.COMMON)
-            failed = [name for name, code in self._here(waiting, parallel, say, lock).items() if code]
+            failed = [name for name, code in self._run_here(waiting, parallel, say, lock).items() if code]
         left = self.left()
         say(
             f"{len(self.runs) - len(left)} of {len(self.runs)} runs finished" + (f"; failed: {', '.join(failed)}" if failed else "")
         )
         return 1 if left else 0
 
-    def _here(self, runs, parallel, say, lock):
+    def _run_here(self, runs, parallel, say, lock):
         jobs = [sweep_jobs.Job(run.name, [*self.main, *run.arguments], run.workdir) for run in runs]
         return sweep_jobs.run(jobs, parallel, say, (lock,))
 
     def hand_out(self, launcher, say):
         """Give the unfinished runs to a launcher, one command after the other; returns the exit code."""
         start, failed = shlex.split(launcher), []
-        with alone(self.root):
-            if not self.ready() and not self.is_out(self.common, say):
+        with locked(self.root):
+            if not self.ready() and not self.is_handed_out(self.common, say):
                 failed += self._hand(self.common, start, say)
             if not self.ready():
-                where = self.common.workdir
-                say(f"{len(self.left())} runs wait for what they share, in {where}: give the same command when that is done")
+                directory = self.common.workdir
+                say(f"{len(self.left())} runs wait for what they share, in {directory}: give the same command when that is done")
                 return 1
             for run in self.left():
-                if not self.is_out(run, say):
+                if not self.is_handed_out(run, say):
                     sweep_runs.link(run, self.shared, self.root / sweep_runs.COMMON)
                     failed += self._hand(run, start, say)
         if failed:
@@ -107,26 +107,26 @@ class Sweep:
 
         run.workdir.mkdir(parents=True, exist_ok=True)
         command = [*start, *run.arguments]
-        note = run.workdir / HANDED
-        atomic.overwrite(note, json.dumps({"command": command, "at": time.strftime("%Y-%m-%d %H:%M:%S")}, indent=1))
+        handed_out_file = run.workdir / HANDED_OUT
+        atomic.overwrite(handed_out_file, json.dumps({"command": command, "at": time.strftime("%Y-%m-%d %H:%M:%S")}, indent=1))
         code = 1
         try:
             code = sweep_jobs.run([sweep_jobs.Job(run.name, command, None)], 1, say)[run.name]
         finally:
             if code:
-                note.unlink(missing_ok=True)
+                handed_out_file.unlink(missing_ok=True)
         return [run.name] if code else []
 
-    def is_out(self, run, say):
+    def is_handed_out(self, run, say):
         """Whether a run was given to a launcher before and may still be running; reports it."""
-        note = run.workdir / HANDED
-        if note.exists():
-            say(f"{run.name} was handed out and is not finished: wait for it, or delete {note} to start it again")
-        return note.exists()
+        handed_out_file = run.workdir / HANDED_OUT
+        if handed_out_file.exists():
+            say(f"{run.name} was handed out and is not finished: wait for it, or delete {handed_out_file} to start it again")
+        return handed_out_file.exists()
 
 
 @contextlib.contextmanager
-def alone(root):
+def locked(root):
     """Lock the sweep's directory; the runs inherit the lock, so that the runs of a killed sweep still hold it."""
     root.mkdir(parents=True, exist_ok=True)
     with open(root / ".lock", "w") as lock:

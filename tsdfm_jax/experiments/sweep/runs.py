@@ -59,23 +59,23 @@ def expand(file, config, given, hyper, root):
     runs, seen = [], {}
     for entry in hyper:
         overrides = {key: fitting(config, key, value) for key, value in entry.items()}
-        own = getattr(entry, "name", "")
-        name = check_name(file, own, runs) if own else name_of(overrides, short)
-        whole = config.copy_and_resolve_references()
-        whole.update_from_flattened_dict(overrides)
-        before = seen.setdefault(whole.to_json(), name)
+        explicit_name = getattr(entry, "name", "")
+        name = check_name(file, explicit_name, runs) if explicit_name else name_of(overrides, short)
+        full_config = config.copy_and_resolve_references()
+        full_config.update_from_flattened_dict(overrides)
+        same_as = seen.setdefault(full_config.to_json(), name)
         if len(seen) == len(runs):
-            raise ValueError(f"runs '{before}' and '{name}' of the sweep have the same config: leave one out")
-        check(name, whole)
+            raise ValueError(f"runs '{same_as}' and '{name}' of the sweep have the same config: leave one out")
+        check(name, full_config)
         workdir = root / name
         runs.append(
             Run(
                 name=name,
                 overrides=overrides,
-                config=whole,
+                config=full_config,
                 workdir=workdir,
                 arguments=arguments(file, workdir, {**given, **overrides}),
-                named=bool(own),
+                named=bool(explicit_name),
             )
         )
     return runs
@@ -95,8 +95,8 @@ def fitting(config, key, value):
         near = difflib.get_close_matches(key, known, n=1, cutoff=0)
         raise ValueError(f"the sweep sets {key}, and there is no such key: did you mean {near[0]}?")
     kind = type(known[key])
-    taken = {float: (float, int), tuple: (tuple, list)}.get(kind, kind)
-    if not isinstance(value, taken) or (isinstance(value, bool) and kind is not bool):
+    accepted = {float: (float, int), tuple: (tuple, list)}.get(kind, kind)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"the sweep sets {key}={value!r}, which must be {KINDS[kind]}, such as {known[key]!r}")
     return kind(value)
 
@@ -122,8 +122,8 @@ def short_names(keys):
     """{dotted key: its shortest suffix that no other key has}."""
     parts = {key: key.split(".") for key in keys}
     ends = lambda key: [".".join(parts[key][-n:]) for n in range(1, len(parts[key]) + 1)]
-    taken = [end for key in keys for end in ends(key)]
-    return {key: next((end for end in ends(key) if taken.count(end) == 1), key) for key in keys}
+    suffixes = [end for key in keys for end in ends(key)]
+    return {key: next((end for end in ends(key) if suffixes.count(end) == 1), key) for key in keys}
 
 
 def name_of(overrides, short):
@@ -159,17 +159,21 @@ def shared_stages(configs):
     from tsdfm_jax.config import networks
     from tsdfm_jax.workspace import jobs
 
-    named = [key for keys in jobs.KEYS.values() for key in keys] + ["evaluate", "report", "sample", "rounds", "models"]
-    rest = lambda c: {k: v for k, v in _leaves(c) if not any(f"{k}.".startswith(f"{name}.") for name in named)}
+    stage_keys = [key for keys in jobs.KEYS.values() for key in keys] + ["evaluate", "report", "sample", "rounds", "models"]
+    unnamed_keys = lambda c: {k: v for k, v in _leaves(c) if not any(f"{k}.".startswith(f"{name}.") for name in stage_keys)}
     shared, order = [], list(jobs.KEYS)
     for stage in order:
-        having = [c for c in configs if networks.needs(c, stage)]
-        if len(having) < 2:
+        users = [c for c in configs if networks.needs(c, stage)]
+        if len(users) < 2:
             continue
         reached = lambda name: order.index(stage) >= order.index(name)
-        asked = lambda c: (c.evaluate.to_dict(), jobs.fingerprint(c, "autoregressive")) if stage == "evaluate" else None
-        own = lambda c: (c.models if reached("compass") else None, c.rounds if reached("trajectories") else None, asked(c))
-        if len({json.dumps([jobs.fingerprint(c, stage), rest(c), own(c)]) for c in having}) == 1:
+        evaluation_keys = lambda c: (c.evaluate.to_dict(), jobs.fingerprint(c, "autoregressive")) if stage == "evaluate" else None
+        further_keys = lambda c: (
+            c.models if reached("compass") else None,
+            c.rounds if reached("trajectories") else None,
+            evaluation_keys(c),
+        )
+        if len({json.dumps([jobs.fingerprint(c, stage), unnamed_keys(c), further_keys(c)]) for c in users}) == 1:
             shared.append(stage)
         elif stage != "autoregressive":  # only evaluate depends on it
             break
@@ -193,8 +197,8 @@ def done(directory, stage, config):
     from tsdfm_jax.lineage import bookkeeping
     from tsdfm_jax.workspace import jobs
 
-    found = [bookkeeping.done(directory / name) for name in stage_directories(stage, config)]
-    return all(f is not None and f["fingerprint"] == jobs.fingerprint(config, stage) for f in found)
+    records = [bookkeeping.done(directory / name) for name in stage_directories(stage, config)]
+    return all(record is not None and record["fingerprint"] == jobs.fingerprint(config, stage) for record in records)
 
 
 def link(run, shared, common):
@@ -208,19 +212,19 @@ def link(run, shared, common):
 
     run.workdir.mkdir(parents=True, exist_ok=True)
     for stage in jobs.KEYS:
-        place = run.workdir / stage
-        if place.is_symlink() and not done(run.workdir, stage, run.config):
-            place.unlink()
-        if stage in shared and networks.needs(run.config, stage) and not place.exists():
-            place.symlink_to(pathlib.Path("..") / common.name / stage)
+        link_path = run.workdir / stage
+        if link_path.is_symlink() and not done(run.workdir, stage, run.config):
+            link_path.unlink()
+        if stage in shared and networks.needs(run.config, stage) and not link_path.exists():
+            link_path.symlink_to(pathlib.Path("..") / common.name / stage)
 
 
-def _leaves(config, at=""):
+def _leaves(config, prefix=""):
     for name, value in config.items():
         if isinstance(value, ConfigDict):
-            yield from _leaves(value, f"{at}{name}.")
+            yield from _leaves(value, f"{prefix}{name}.")
         else:
-            yield f"{at}{name}", value
+            yield f"{prefix}{name}", value
 
 
 def _read(file):

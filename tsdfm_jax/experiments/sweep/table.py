@@ -8,7 +8,7 @@ import re
 from tsdfm_jax.experiments.sweep import runs as sweep_runs
 
 STUDENTS = ("student_shaped", "student_blind")
-BOUNDED = ("teacher", "autoregressive")  # models with held-out bits per byte from their own stages
+WITH_HELDOUT = ("teacher", "autoregressive")  # models with held-out bits per byte from their own stages
 SHOWN = {"shaped": "student_shaped", "blind": "student_blind", "teacher": "teacher"}
 FURTHER = {"autoregressive": "autoregressive"}  # shown only if a run has it
 
@@ -18,7 +18,7 @@ def gather(runs):
     rows = [{"run": run.name, **run.overrides, "status": "finished" if run.finished() else "unfinished"} for run in runs]
     figures = [figures_of(run) if row["status"] == "finished" else {} for run, row in zip(runs, rows)]
     columns = dict.fromkeys(name for row in (*rows, *figures) for name in row)
-    return [{name: {**row, **found}.get(name) for name in columns} for row, found in zip(rows, figures)]
+    return [{name: {**row, **metrics}.get(name) for name in columns} for row, metrics in zip(rows, figures)]
 
 
 def figures_of(run):
@@ -31,25 +31,27 @@ def figures_of(run):
     sums = {}
     rows = [row for row in report["rows"] if row["temperature"] == report["config"]["evaluate"]["temperature"]]
     for row in sorted(rows, key=lambda row: row["judge_parameters"]):
-        at = f"{row['model']}_{row['steps']}" if row["steps"] else row["model"]
-        sums.setdefault(f"{at}_ppl_{row['judge']}", []).append(row["ppl_token"])
-        sums.setdefault(f"{at}_entropy_nats", []).append(row["entropy_nats"])
+        prefix = f"{row['model']}_{row['steps']}" if row["steps"] else row["model"]
+        sums.setdefault(f"{prefix}_ppl_{row['judge']}", []).append(row["ppl_token"])
+        sums.setdefault(f"{prefix}_entropy_nats", []).append(row["entropy_nats"])
     figures = {name: sum(values) / len(values) for name, values in sums.items()}
     order = sorted(figures, key=lambda name: (*_place(name), "entropy" in name))
     seconds = {"seconds": 0.0, "seconds_shared": 0.0}
     for name, stage in report["stages"].items():
         shared = (run.workdir / name.split("/")[0]).is_symlink()
         seconds["seconds_shared" if shared else "seconds"] += stage["seconds"]
-    bound = {f"{name}_heldout_bits_per_byte": report["stages"].get(name, {}).get("heldout_bits_per_byte") for name in BOUNDED}
-    bound = {name: bits for name, bits in bound.items() if bits is not None or name.startswith("teacher")}
-    return {name: figures[name] for name in order} | bound | seconds
+    heldout = {
+        f"{name}_heldout_bits_per_byte": report["stages"].get(name, {}).get("heldout_bits_per_byte") for name in WITH_HELDOUT
+    }
+    heldout = {name: bits for name, bits in heldout.items() if bits is not None or name.startswith("teacher")}
+    return {name: figures[name] for name in order} | heldout | seconds
 
 
 def _place(column):
     """(model, steps) as numbers to sort by: students first, then the teacher and the rest; each by its steps."""
-    models = (*STUDENTS, *BOUNDED, "data", "unigram")
-    at = next((i for i, model in enumerate(models) if column.startswith(model)), len(models))
-    return at, int(found[1]) if (found := re.match(r"[a-z_]+_(\d+)_", column)) else 0
+    models = (*STUDENTS, *WITH_HELDOUT, "data", "unigram")
+    rank = next((i for i, model in enumerate(models) if column.startswith(model)), len(models))
+    return rank, int(match[1]) if (match := re.match(r"[a-z_]+_(\d+)_", column)) else 0
 
 
 def write(file, runs, rows, directory):
@@ -76,28 +78,28 @@ def show(runs, rows, directory, console):
     keys = dict.fromkeys(key for run in runs for key in run.overrides)
     # Show explicit names instead of overrides, which would be too wide.
     short = {"run": "run"} if any(run.named for run in runs) else sweep_runs.short_names(keys)
-    ready = [row for row in rows if row["status"] == "finished"]
-    columns = [name for row in ready for name in row if row[name] is not None]
+    finished = [row for row in rows if row["status"] == "finished"]
+    columns = [name for row in finished for name in row if row[name] is not None]
     judges = list(dict.fromkeys(name.split("_ppl_")[1] for name in columns if "_ppl_" in name))
-    shown = SHOWN | {who: model for who, model in FURTHER.items() if any(name.startswith(f"{model}_") for name in columns)}
+    shown = SHOWN | {label: model for label, model in FURTHER.items() if any(name.startswith(f"{model}_") for name in columns)}
     steps = sorted({_place(name)[1] for name in columns if name.startswith((*STUDENTS, *FURTHER)) and _place(name)[1]})
     out = rich.table.Table(
-        title=f"{len(ready)} of {len(rows)} runs finished; everything is in {directory / 'sweep.csv'}",
+        title=f"{len(finished)} of {len(rows)} runs finished; everything is in {directory / 'sweep.csv'}",
         caption=f"perplexity (ppl_token) by {' / '.join(judges)}, in order of size; entropy in nats" if judges else None,
     )
     for name in (*short.values(), "at steps"):
         out.add_column(name, justify="right")
-    for who in shown:
-        out.add_column(f"{who} ppl", justify="right")
-    for name in (*(f"{who} entropy" for who in shown), "bits/byte", "seconds"):
+    for label in shown:
+        out.add_column(f"{label} ppl", justify="right")
+    for name in (*(f"{label} entropy" for label in shown), "bits/byte", "seconds"):
         out.add_column(name, justify="right")
     for number in steps:
-        for row in ready:
+        for row in finished:
             if "run" not in short or any(row.get(f"{model}_{number}_entropy_nats") is not None for model in shown.values()):
                 out.add_row(*line(row, short, number, judges, shown))
         out.add_section()
     console.print(out)
-    if len(ready) < len(rows):
+    if len(finished) < len(rows):
         names = ", ".join(row["run"] for row in rows if row["status"] == "unfinished")
         console.print(f"unfinished: {names}", markup=False, highlight=False, soft_wrap=True)
 
@@ -108,8 +110,8 @@ def line(row, keys, steps, judges, shown=SHOWN):
     yield from ("-" if row[key] is None else str(row[key]) for key in keys)
     yield str(steps)
     for model in shown.values():
-        found = [figure(f"{model}_{steps}_ppl_{judge}", ".0f") for judge in judges]
-        yield " / ".join(found) if set(found) != {"-"} else "-"
+        perplexities = [figure(f"{model}_{steps}_ppl_{judge}", ".0f") for judge in judges]
+        yield " / ".join(perplexities) if set(perplexities) != {"-"} else "-"
     yield from (figure(f"{model}_{steps}_entropy_nats", ".2f") for model in shown.values())
-    yield next((bits for name in BOUNDED if (bits := figure(f"{name}_heldout_bits_per_byte", ".3f")) != "-"), "-")
+    yield next((bits for name in WITH_HELDOUT if (bits := figure(f"{name}_heldout_bits_per_byte", ".3f")) != "-"), "-")
     yield figure("seconds", ",.0f")
