@@ -89,7 +89,7 @@ def test_the_readme_s_command_finds_its_config(installed):
 
 def test_the_commands_of_launch_are_there(installed):
     """`python -m launch.compare` is, and a config of the package is found by the others too."""
-    assert "side by side" in run(installed, "python", "-m", "launch.compare", "--help", code=1)
+    assert "--csv: " in run(installed, "python", "-m", "launch.compare", "--help", code=1)
     table = run(installed, "python", "-m", "launch.budget", "--config=configs/quickstart.py", "--slice=v5e-16")
     assert "FLOP estimate" in table and "teacher" in table
     assert "no config file 'configs/none.py'" in run(installed, "tsdfm", "run", "--config=configs/none.py", code=2)
