@@ -2,7 +2,8 @@
 
     python -m tsdfm_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
-Measured on 2 cores of an Intel Xeon without a GPU: 24 minutes beside other work, 16 min 48 s alone (an older commit); 1.5 GiB. On 2 of an AMD EPYC, alone: 5 min 4 s.
+Measured on 2 cores of an Intel Xeon without a GPU: 24 minutes beside other work, 16 min 48 s alone (an older commit); 1.5 GiB.
+On 2 cores of an AMD EPYC, alone: 5 min 4 s.
 Expect a held-out ELBO near 2.4 bits per byte, and at 8 steps a lower perplexity of the shaped student than of the blind one.
 results/README.md says what was tried.
 """
