@@ -21,7 +21,15 @@ def sample(*flags):
 
 def test_its_texts_are_those_of_load():
     """Every flag arrives: prompt, suffix, steps, number, temperature, length and seed give the texts of Model.sample."""
-    flags = ["--prompt=The Senate", "--suffix= of peace.", "--steps=2", "--number=2", "--temperature=0.8", "--length=30", "--seed=3"]
+    flags = [
+        "--prompt=The Senate",
+        "--suffix= of peace.",
+        "--steps=2",
+        "--number=2",
+        "--temperature=0.8",
+        "--length=30",
+        "--seed=3",
+    ]
     code, out, err = sample(MODEL, *flags)
     how = dict(suffix=" of peace.", steps=2, number=2, temperature=0.8, length=30, seed=3)
     assert code == 0, err

@@ -34,6 +34,7 @@ def posterior_of(system):
         kappa_B11 = jnp.maximum(t_B, 1e-6)[:, None, None] ** system.exponent
         noise_BDL = (x_BL == system.text_vocab)[:, None] if system.masked else 1.0 / system.text_vocab
         likelihood_BDL = kappa_B11 * (x_BL[:, None] == texts_DL[None]) + (1.0 - kappa_B11) * noise_BDL
+        likelihood_BDL /= likelihood_BDL.max(axis=1, keepdims=True)  # cancels below; kappa^L itself leaves float32 near t = 0
         joint_BD = likelihood_BDL.prod(axis=-1) * law_D[None]
         p_BLV = jnp.einsum("bd,dlv->blv", joint_BD / joint_BD.sum(axis=1, keepdims=True), onehot_DLV)
         logits_BLV = jnp.log(jnp.maximum(p_BLV, TINY))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies
+from hypothesis import assume, given, settings, strategies
 
 from tests import chance
 from tests.laws import enumerable, systems
@@ -39,7 +39,12 @@ def code_kernel_NN(system, kind, t, h):
 )
 @settings(max_examples=15, deadline=None, derandomize=True)
 def test_kernels(system, kind, t, share):
-    """A prepared jump has the kernel of its definition (method: jump), positions independent, to float32 rounding."""
+    """A prepared jump has the kernel of its definition, positions independent, to float32 rounding.
+
+    A step ends at t = 1 or at least 1/1024 before it, as every step of the package does: nearer, 1 - kappa(t + h) has no digits
+    left in float32.
+    """
+    assume(share == 1.0 or (1 - t) * (1 - share) >= 2**-10)
     h = share * (1 - t)
     np.testing.assert_allclose(code_kernel_NN(system, kind, t, h), system.jump_NN(kind, t, h), atol=2e-5)
 
