@@ -58,7 +58,7 @@ MIDPOINTS = [("mask", 0.0, 0.5), ("mask", 0.25, 0.5), ("uniform", 0.0, 0.5), ("u
 def test_what_choosing_does(source, t, h, figures):
     """With the exact ratio as energy, boltzmann tends to the true joint law as 1/K, argmin overshoots, worst moves away.
 
-    Boltzmann selection is importance resampling (method: compass). The laws are exact for each K, not simulated.
+    Boltzmann selection is importance resampling. The laws are exact for each K, not simulated.
     """
     m = Midpoint(source, t, h)
     tv = {s: [m.distance(m.chosen(k, s)) for k in COUNTS] for s in shaping.SELECTIONS}

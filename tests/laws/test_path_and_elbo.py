@@ -31,7 +31,7 @@ def nodes(count=80):
 
 
 def integrand_ND(system, kappa):
-    """The generalised KL per unit of kappa, summed over positions, at every state and text (method: teacher)."""
+    """The generalised KL per unit of kappa, summed over positions, at every state and text."""
     p = system.posterior_NLV(kappa)
     x, x_1 = system.states[:, None], system.texts[None]
     same = x == x_1

@@ -1,7 +1,7 @@
 """The tail of a large vocabulary: 5 % of the mass on tokens of 5e-5 each must be visited 5 % of the time, on every route.
 
 A draw by float32 Gumbel noise loses such tokens, more with every step, and so makes the perplexity of a many-step
-teacher look too good (method: jump).
+teacher look too good.
 """
 
 import ast
