@@ -9,7 +9,7 @@ import time
 
 from tests import tiny
 from tsdfm_jax.experiments.sweep import hyper, plan as sweep_plan
-from tsdfm_jax.workspace import jobs
+from tsdfm_jax.workspace import graph
 
 ROOT = pathlib.Path(__file__).parent.parent
 STUB = [sys.executable, str(ROOT / "tests/stub_main.py")]
@@ -29,7 +29,7 @@ def make(root, entries, main=None, given=None):
 
 def control(root, made, **what):
     """Write control.json, which tests/stub_main.py reads."""
-    marks = {stage: jobs.fingerprint(made.common.config, stage) for stage in made.shared}
+    marks = {stage: graph.fingerprint(made.common.config, stage) for stage in made.shared}
     (root / "control.json").write_text(json.dumps({"fingerprints": marks, **what}))
 
 

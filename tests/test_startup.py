@@ -185,7 +185,7 @@ def test_a_stage_tells_what_compiling_cost(tmp_path):
     before = json.loads((job.directory / "seconds.json").read_text())
     with jobs.job(tiny.get_config(), tmp_path, "tokenizer") as job:
         compile_one(3)
-        job.finish({"made": 1})
+        job.finish({"made": 1, "hash": "0"})
     figures = json.loads((job.directory / "done.json").read_text())["figures"]
     assert before["compilations"] >= 1 and figures["compilations"] == before["compilations"] + 1
     assert before["compile_seconds"] < figures["compile_seconds"] < figures["seconds"] and figures["made"] == 1

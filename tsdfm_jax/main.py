@@ -27,7 +27,6 @@ ORDER = (
     "report",
     "sample",
 )
-COMMAND = "command.txt"
 TYPED_ARGUMENTS = tuple(sys.argv[1:])  # before any of it is parsed
 ROUNDS = ("trajectories", "student")
 parse, fail = functools.partial(command_line.parse, "tsdfm_jax"), functools.partial(command_line.fail, "tsdfm_jax")
@@ -35,6 +34,8 @@ parse, fail = functools.partial(command_line.parse, "tsdfm_jax"), functools.part
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration file, such as configs/quickstart.py.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Directory that everything is written to; by default runs/ and the config's name.")
 _STAGE = flags.DEFINE_list("stage", [], f"Stages to run, comma-separated: {', '.join(ORDER)}. All of them by default.")
+_REMAKE = flags.DEFINE_bool("remake", False, "Make again what another config, text or model made here, and nothing else.")
+_STATUS = flags.DEFINE_bool("status", False, "Show what is whole, stale or missing in --workdir, and run nothing.")
 _MULTIHOST = flags.DEFINE_bool("multihost", False, "Whether this is one of several processes of one run.")
 _COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port of process 0, where the cluster does not provide it.")
 _PROCESSES = flags.DEFINE_integer("processes", -1, "How many processes there are, where the cluster does not provide it.")
@@ -63,43 +64,36 @@ def default_workdir():
     return pathlib.Path("runs") / command_line.run_name(config_flags.get_config_filename(flags.FLAGS["config"]))
 
 
-def run(config, workdir, stages=(), command=None):
+def run(config, workdir, stages=(), command=None, remake=False):
     """Run the stages of a config in a work directory; bad input raises ValueError or FileNotFoundError, in one line.
 
-    `command` is the command line that was typed; the report shows it.
+    `command` is the command line that was typed; the report shows it. What an earlier config made stays and stops the run,
+    unless `remake` says that all that is stale is to be made again, and nothing else.
     """
     plan(stages, 1)  # before JAX is imported, so that a mistyped stage fails at once
     memory.keep()
     from tsdfm_jax.config import networks, validation  # late: help and a mistyped flag do not wait for JAX
     from tsdfm_jax.runtime import compile_cache, hosts, metrics
-    from tsdfm_jax.storage import atomic
 
+    workdir = pathlib.Path(workdir)
     validation.validate(config)
-    todo = [(name, arguments) for name, arguments in plan(stages, config.rounds) if networks.needs(config, name)]
     from tsdfm_jax.exchange import external  # later still: a mistyped value does not wait for the imports that read models
+    from tsdfm_jax.workspace import plan as plans, record
 
-    external.check(config, workdir, [name for name, _ in todo])
+    state = hosts.first(lambda: plans.make(config, workdir))
+    names = state.wanted(config, stages)
+    if not remake and (refusal := state.refusal(names)):
+        raise ValueError(refusal)
+    stale = state.stages(state.stale(names))
+    todo = plan([name for name in ORDER if name in (*stages, *stale)] if stages else (), config.rounds)
+    todo = [(name, arguments) for name, arguments in todo if networks.needs(config, name)]
+    external.check(config, [state.states[name] for name in state.named([name for name, _ in todo])])
     compile_cache.enable()
-
-    config_file = workdir / "config.json"
-    previous_config = hosts.first(lambda: config_file.read_text() if config_file.exists() else None)
-
-    def write_config():
-        workdir.mkdir(parents=True, exist_ok=True)
-        atomic.overwrite(config_file, config.to_json(indent=1))
-        if command is not None:
-            atomic.overwrite(workdir / COMMAND, command + "\n")
-
-    hosts.first(write_config)
+    hosts.first(lambda: record.write(config, workdir, stages and [name for name, _ in todo], command))
     for name in (name for name in stages if hosts.is_first() and not networks.needs(config, name)):
         metrics.LOG.warning("%s: skipped, since models is %s", name, ", ".join(networks.models(config)))
-    try:
-        for name, arguments in todo:
-            importlib.import_module(f"tsdfm_jax.stages.{name}").run(config, workdir, *arguments)
-    except ValueError:
-        if previous_config is not None and hosts.is_first():
-            atomic.overwrite(config_file, previous_config)  # a refused config is not the run's config
-        raise
+    for name, arguments in todo:
+        importlib.import_module(f"tsdfm_jax.stages.{name}").run(config, workdir, *arguments, remake=remake)
 
 
 def main(argv):
@@ -108,9 +102,18 @@ def main(argv):
     except ValueError as error:
         return fail(error)
     workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else default_workdir()
+    if _STATUS.value:
+        return attempt(lambda: status(_CONFIG.value, workdir), workdir)
     if _MULTIHOST.value:
         return run_one_of_several(workdir)
-    return attempt(lambda: run(_CONFIG.value, workdir, _STAGE.value, typed_command()), workdir)
+    return attempt(lambda: run(_CONFIG.value, workdir, _STAGE.value, typed_command(), _REMAKE.value), workdir)
+
+
+def status(config, workdir):
+    """Print the state of each stage's results under a config."""
+    from tsdfm_jax.workspace import status as status_lib  # late: as above
+
+    status_lib.show(config, workdir)
 
 
 def run_one_of_several(workdir):
@@ -119,7 +122,7 @@ def run_one_of_several(workdir):
 
     def join_and_run():
         hosts.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _HEARTBEAT.value)
-        run(_CONFIG.value, workdir, _STAGE.value, typed_command())
+        run(_CONFIG.value, workdir, _STAGE.value, typed_command(), _REMAKE.value)
 
     try:
         code = attempt(join_and_run, workdir)

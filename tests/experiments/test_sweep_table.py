@@ -6,13 +6,13 @@ import os
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests import earlier, tiny
 from tests.sweeping import TWO, Said, make, start
 from tsdfm_jax import main
 from tsdfm_jax.experiments.sweep import runs as sweep_runs, table as sweep_table
 from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.runtime import checkpoint
-from tsdfm_jax.workspace import jobs
+from tsdfm_jax.workspace import graph
 
 
 def rows(shaped):
@@ -102,7 +102,7 @@ def test_stages_work_through_links(tmp_path):
     config, common, run = tiny.get_config(), tmp_path / "common", tmp_path / "a=1,b=2"
     main.run(config, common, ["tokenizer"])
     checkpoint.save_params(common / "teacher/model", {"w": np.arange(6.0).reshape(2, 3)}, {"tokenizer": "t"})
-    bookkeeping.finish(common / "teacher", jobs.fingerprint(config, "teacher"), {})
+    earlier.finish(common / "teacher", graph.fingerprint(config, "teacher"), {})
     before = {file: file.stat().st_mtime_ns for file in common.rglob("*")}
     made = sweep_runs.Run(name=run.name, overrides={}, config=config, workdir=run, arguments=[])
     sweep_runs.link(made, ["tokenizer", "teacher"], common)

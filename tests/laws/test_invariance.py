@@ -11,17 +11,16 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from tests import tiny
+from tests import earlier, tiny
 from tsdfm_jax import main
 from tsdfm_jax.config import settings
 from tsdfm_jax.data import records
 from tsdfm_jax.distillation import generation
 from tsdfm_jax.flow import sampler
 from tsdfm_jax.inference import sampling
-from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import checkpoint, mesh as meshes, signals
-from tsdfm_jax.workspace import jobs, trained
+from tsdfm_jax.workspace import graph, trained
 
 RATE = 1e-5  # the share of tokens that float32 rounding may change
 V, LENGTH, STEPS, BATCH = 31, 16, 8, 256
@@ -149,11 +148,10 @@ def generating(tmp_path_factory):
     tok = trained.tokenizer(c, where)
     _, _, params = network(c, tok.vocab_size)
     for name in ("teacher", "compass"):  # the compass looks ahead and has no weights
-        mark = jobs.fingerprint(c, name)
-        bookkeeping.begin(where / name, mark)
+        mark = graph.fingerprint(c, name)
         if name == "teacher":
             checkpoint.save_params(where / name / "model", params, {"tokenizer": tok.content_hash})
-        bookkeeping.finish(where / name, mark, {})
+        earlier.finish(where / name, mark, {})
     main.run(c, where, ["trajectories"])
     shutil.move(where / "trajectories", where / "never_stopped")
     return where

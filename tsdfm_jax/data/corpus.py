@@ -137,3 +137,13 @@ def _from_package(package: str) -> Iterator[str]:
     if not (hasattr(module, "fileids") and hasattr(module, "raw")):
         raise ValueError(f"the package {package!r} has no fileids() and raw(): give its text with --config.data.files")
     return (module.raw(fileid) for fileid in module.fileids())
+
+
+def files(cfg: CorpusConfig) -> list[pathlib.Path | hub.RemoteFile]:
+    """The files of the corpus, each once, in the order in which they are read. Errors as in `documents`."""
+    return _files(cfg.files)
+
+
+def version(package: str) -> str:
+    """The version of an installed package. Errors: FileNotFoundError, one line, if it is not installed."""
+    return _version(package)

@@ -9,6 +9,7 @@ import pathlib
 import re
 import time
 import urllib.parse
+from collections.abc import Sequence
 
 SCHEME = "hf://"
 _FORM = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^/]+))?/(.+)")
@@ -110,3 +111,15 @@ def _fits(name: list[str], glob: list[str]) -> bool:
     if glob[0] == "**":
         return any(_fits(name[start:], glob[1:]) for start in range(len(name) + 1))
     return bool(name) and fnmatch.fnmatchcase(name[0], glob[0]) and _fits(name[1:], glob[1:])
+
+
+def on_disk(name: str, patterns: Sequence[str]) -> pathlib.Path | None:
+    """The directory of a model: `name` itself, or what the hub library's cache holds of that name; None if there is neither."""
+    if (directory := pathlib.Path(name)).is_dir():
+        return directory
+    try:
+        import huggingface_hub
+
+        return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=list(patterns), local_files_only=True))
+    except Exception:  # no such package, no such name, or nothing in the cache
+        return None

@@ -8,6 +8,7 @@ import numpy as np
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+PATTERNS = ("config.json", "tokenizer.json", "model*.safetensors", INDEX)  # the files that a judge's numbers depend on
 TYPES = ("F32", "F16", "BF16")
 _CHUNK = 2**24
 

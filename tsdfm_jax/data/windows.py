@@ -68,6 +68,12 @@ def prepare(
     return _seal(pack, identity, "windows" if len(head) == 1 else "documents")
 
 
+def forget(directory: pathlib.Path) -> None:
+    """Let `prepare` make everything again in a directory that it had finished."""
+    (directory / _MANIFEST).unlink(missing_ok=True)
+    packer.remove_progress(directory)
+
+
 def _require_same(directory: pathlib.Path, identity: dict[str, Any]) -> dict[str, Any]:
     meta = manifest(directory)
     for key, value in identity.items():

@@ -11,10 +11,12 @@ from tsdfm_jax.config import networks, settings
 from tsdfm_jax.data import windows
 from tsdfm_jax.flow import losses
 from tsdfm_jax.lineage import bookkeeping
+from tsdfm_jax.lineage.artefact import digest
 from tsdfm_jax.runtime import hosts, mesh as meshes, signals
 from tsdfm_jax.storage import atomic
 from tsdfm_jax.workspace import jobs, trained
 
+SCORER = 1  # of `heldout`; another number makes stored bounds stale
 ROUNDS = 16  # stratified times per held-out window
 EXACT = {"autoregressive": "-log p itself, not a bound: it multiplies the tokens' own probabilities"}
 MEASURED_BY_STAGES = ("teacher", "autoregressive")  # measured by their own stages
@@ -51,20 +53,28 @@ def bits_per_byte(data):
 
 
 def bits_per_byte_of_models(config, workdir, job):
-    """{model: bits per byte} for each of the config's models, kept in `bounds.json`; the models in `EXACT` have exact -log p."""
+    """{model: bits per byte} for each of the config's models; the models in `EXACT` have exact -log p.
+
+    `bounds.json` keeps those that are measured here, each with a hash of what it was measured on.
+    """
     file, mesh, data = job.directory / "bounds.json", settings.mesh(config), jobs.require(config, workdir, "data")
-    bits = hosts.first(lambda: json.loads(file.read_text()) if file.exists() else {})
+    stored = hosts.first(lambda: atomic.read_json(file))
+    bits = {}
     for name in (name for name in MEASURED_BY_STAGES if networks.needs(config, name)):
         bits[name] = bookkeeping.require(jobs.require(config, workdir, name), name)["heldout_bits_per_byte"]
     text_vocab, c = trained.tokenizer(config, workdir).vocab_size, config.teacher
     network = trained.network(config, text_vocab, mesh, step_conditioned=True)
     measure = None
     for variant in networks.variants(config):
-        if (name := f"student_{variant}") not in bits:
+        name, student = f"student_{variant}", trained.student(config, workdir, mesh, variant)
+        of = digest([student.hash, bookkeeping.done(data)["content"], config.flow.to_dict(), c.heldout, c.batch, SCORER])
+        entry = stored.get(name)
+        if not isinstance(entry, dict) or entry.get("of") != of:
             if signals.stop_agreed():
                 raise signals.Interrupted("evaluate: stopped; the same command goes on from there")
             held_NL = windows.heldout(data, c.heldout)
             measure = measure or heldout(finest(network.apply), settings.path(config, text_vocab), mesh, held_NL, c.batch)
-            bits[name] = bits_per_byte(data) * measure(trained.student(config, workdir, mesh, variant).params)
-            hosts.first(lambda: atomic.overwrite(file, json.dumps(bits, indent=1)))
+            stored[name] = {"bits_per_byte": bits_per_byte(data) * measure(student.params), "of": of}
+            hosts.first(lambda: atomic.overwrite(file, json.dumps(stored, indent=1, allow_nan=False)))
+        bits[name] = stored[name]["bits_per_byte"]
     return {name: bits[name] for name in networks.models(config)}

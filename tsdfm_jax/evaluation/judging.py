@@ -10,10 +10,12 @@ import numpy as np
 
 from tsdfm_jax.config import settings
 from tsdfm_jax.evaluation import text_metrics
+from tsdfm_jax.lineage.artefact import digest
 from tsdfm_jax.models import causal
 from tsdfm_jax.runtime import checkpoint, mesh as meshes, pipeline
 from tsdfm_jax.workspace import jobs, trained
 
+SCORER = 1  # of `nll` and `features`; another number makes stored scores stale
 SHORTEST = 16  # windows are padded to this times a power of two, to compile few programs
 
 
@@ -29,6 +31,7 @@ class Judge:
       bos_policy: the origin of `bos`, in words.
       context: most tokens that it reads in a window, `bos` included.
       hash: sha256 of its weights, in hex.
+      settings: what else its numbers depend on, as JSON, such as the hash of its config file.
     """
 
     name: str
@@ -39,6 +42,15 @@ class Judge:
     bos_policy: str
     context: int
     hash: str = ""
+    settings: Any = None
+
+    @property
+    def identity(self):
+        """A hash of all that its numbers depend on."""
+        shape = dataclasses.asdict(self.cfg) if dataclasses.is_dataclass(self.cfg) else None
+        of_the_machine = ("attention", "remat", "unroll")
+        shape = shape and {name: value for name, value in shape.items() if name not in of_the_machine}
+        return digest([SCORER, self.hash, self.settings, shape, self.tokenizer.content_hash, self.bos, self.context])
 
 
 def local_judge(name, cfg, params, tok, content_hash=""):

@@ -14,7 +14,6 @@ from tsdfm_jax.models import causal
 from tsdfm_jax.runtime import mesh as meshes
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
-FILES = (CONFIG, TOKENIZER, "model*.safetensors", stored.INDEX)
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 SECONDS_TO_ANSWER = 10
 DTYPES = ("float32", "bfloat16")
@@ -47,6 +46,7 @@ def load(name, mesh=None, dtype="float32"):
         context=cfg.length,
         name=str(name),
         hash=files.hash(),
+        settings=config,
     )
 
 
@@ -64,7 +64,9 @@ def find(name):
     except ImportError:
         raise ValueError(f"no directory {name!r}; to fetch it needs pip install 'tsdfm_jax[hf]': do so, or {remedy}") from None
     try:
-        return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=list(FILES), etag_timeout=SECONDS_TO_ANSWER))
+        return pathlib.Path(
+            huggingface_hub.snapshot_download(name, allow_patterns=list(stored.PATTERNS), etag_timeout=SECONDS_TO_ANSWER)
+        )
     except Exception as error:  # its own errors, its HTTP client's, or OSError
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"no directory {name!r}, and the hub did not give it ({reason}): {remedy}") from None

@@ -1,6 +1,5 @@
 """Summary of an evaluation: means over seeds, frontiers, perplexity at matched entropy, and the verdict in one sentence."""
 
-import json
 import pathlib
 
 import numpy as np
@@ -9,6 +8,7 @@ from tsdfm_jax.config import networks, settings
 from tsdfm_jax.data import records
 from tsdfm_jax.evaluation import text_metrics, text_sets
 from tsdfm_jax.flow import shaping
+from tsdfm_jax.storage import atomic
 
 RECORDS = 512  # records of a set of trajectories to average over
 
@@ -38,9 +38,9 @@ def text_scores(config, workdir, model, steps, temperature, digest):
     for seed in config.evaluate.seeds:
         name = text_sets.Set(model, steps, seed, temperature).name(config)
         file = pathlib.Path(workdir) / "evaluate" / f"{name}.json"
-        stored = json.loads(file.read_text()) if file.exists() else {"judges": {}}
-        if (scores := stored["judges"].get(digest)) is None:
-            raise ValueError(f"{file} is not there or lacks a judge: run --stage=evaluate with this config first")
+        stored = atomic.read_json(file)
+        if (scores := stored.get("judges", {}).get(digest)) is None:
+            raise ValueError(f"{file} is not there or lacks a judge: run --stage=evaluate, and it is made again")
         parts.append((stored["texts"]["entropy"], scores["nll"], scores["tokens"]))
     entropy_N, nll_N, tokens_N = (np.concatenate([np.array(part[i]) for part in parts]) for i in range(3))
     return {"temperature": temperature, "entropy_N": entropy_N, "nll_N": nll_N, "tokens_N": tokens_N}
@@ -72,8 +72,10 @@ def matched(config, workdir, rows):
 
 
 def judges(rows):
-    """{judge: hash of its weights} of a table, smallest first."""
-    return {row["judge"]: row["judge_hash"] for row in sorted(rows, key=lambda row: row["judge_parameters"])}
+    """{judge: its identity} of a table, smallest first; see judging.Judge.identity."""
+    return {
+        row["judge"]: row.get("judge_identity", row["judge_hash"]) for row in sorted(rows, key=lambda row: row["judge_parameters"])
+    }
 
 
 def table(config, rows):

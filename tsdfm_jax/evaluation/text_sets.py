@@ -12,9 +12,11 @@ from tsdfm_jax.config import networks, settings
 from tsdfm_jax.data import corpus, windows
 from tsdfm_jax.evaluation import judging
 from tsdfm_jax.inference import sampling
+from tsdfm_jax.lineage import bookkeeping
+from tsdfm_jax.lineage.artefact import digest
 from tsdfm_jax.runtime import hosts
 from tsdfm_jax.storage import atomic
-from tsdfm_jax.workspace import jobs, trained
+from tsdfm_jax.workspace import graph, jobs, trained
 
 
 class Set(NamedTuple):
@@ -54,47 +56,77 @@ def wanted(config):
 
 
 class Maker:
-    """Makes sets, and writes each to `samples/` when it is done."""
+    """Makes sets, and writes each to `samples/` when it is done.
 
-    def __init__(self, config, workdir, mesh):
-        self._config, self._workdir, self._mesh = config, workdir, mesh
+    `adopted` says that sets of an earlier version of the code, which do not say what they were made of, are still right.
+    """
+
+    def __init__(self, config, workdir, mesh, adopted=False):
+        self._config, self._workdir, self._mesh, self._adopted = config, workdir, mesh, adopted
         self._tok = trained.tokenizer(config, workdir)
         self._path = settings.path(config, self._tok.vocab_size)
         self._data = jobs.require(config, workdir, "data")
         self._samplers, self._networks = {}, {}
+        directories = {name: jobs.require(config, workdir, graph.model_directory(config, name)) for name in networks.models(config)}
+        self._contents = {name: bookkeeping.done(directory)["content"] for name, directory in directories.items()}
 
     def __call__(self, text_set, bar):
-        """(judging.Texts, metrics) of a set, read from disk if it exists there.
+        """(judging.Texts, about) of a set, read from disk if it stands there and was made of the same.
 
-        The metrics are `tokens_per_second` (None if nothing was generated), and for text from elsewhere its `sha256` and how
-        many texts were `cut` to the models' length.
+        `about` is `tokens_per_second` (None if nothing was generated), for text from elsewhere its `sha256` and how many
+        texts were `cut` to the models' length, `made_of`, and `texts`, the sha256 of the .jsonl file.
         """
-        name = text_set.name(self._config)
-        file, metrics_file = self._workdir / "samples" / f"{name}.jsonl", self._workdir / "samples" / f"{name}.json"
-        source_hash = {"sha256": sha256(text_set.file)} if text_set.file else {}
-        jumps = text_set.steps * -(-self._config.evaluate.samples // self._config.evaluate.batch)
-        if hosts.first(
-            lambda: metrics_file.exists() and file.exists() and source_hash.items() <= json.loads(metrics_file.read_text()).items()
-        ):
+        name, made_of = text_set.name(self._config), self.made_of(text_set)
+        file, about_file = self._workdir / "samples" / f"{name}.jsonl", self._workdir / "samples" / f"{name}.json"
+        about = hosts.first(lambda: self._stored(file, about_file, made_of))
+        if about is not None:
             lines = [json.loads(line) for line in file.read_text().splitlines()]
-            bar.advance(jumps)
+            bar.advance(text_set.steps * -(-self._config.evaluate.samples // self._config.evaluate.batch))
             rows = [np.array(line["tokens"], np.int32) for line in lines]
-            return self._texts(rows, [line["text"] for line in lines]), json.loads(metrics_file.read_text())
+            return self._texts(rows, [line["text"] for line in lines]), about
         make = Maker._external if text_set.file else MAKERS.get(text_set.model, Maker._sampled)
         rows, figures = make(self, text_set, bar)
-        texts, about = self._texts(rows), {"model": text_set.model, "steps": text_set.steps, "seed": text_set.seed}
-        about |= {"temperature": text_set.temperature}
+        texts, common = self._texts(rows), {"model": text_set.model, "steps": text_set.steps, "seed": text_set.seed}
+        common |= {"temperature": text_set.temperature}
         lines = [
-            about | {"index": i, "text": text, "tokens": row.tolist()} for i, (row, text) in enumerate(zip(texts.rows, texts.text))
+            common | {"index": i, "text": text, "tokens": row.tolist()} for i, (row, text) in enumerate(zip(texts.rows, texts.text))
         ]
+        body = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        about = figures | ({"sha256": sha256(text_set.file)} if text_set.file else {})
+        about |= {"made_of": made_of, "texts": hashlib.sha256(body).hexdigest()}
 
         def write():
             file.parent.mkdir(exist_ok=True)
-            atomic.overwrite(file, "".join(json.dumps(line) + "\n" for line in lines))
-            atomic.overwrite(metrics_file, json.dumps(figures | source_hash))
+            atomic.overwrite(file, body)
+            atomic.write_sealed(about_file, about)
 
         hosts.first(write)
-        return texts, figures | source_hash
+        return texts, about
+
+    def _stored(self, file, about_file, made_of):
+        """What stands beside a set's texts on disk; None if they are not there, are damaged, or were made of something else."""
+        about = atomic.read_json(about_file)
+        if self._adopted and about and "made_of" not in about and file.exists():  # of an earlier version, and still the same
+            about |= {"made_of": made_of, "texts": atomic.sha256(file)}
+            atomic.write_sealed(about_file, about)
+        try:
+            about = atomic.read_sealed(about_file, missing="", damaged="")
+            return about if about["made_of"] == made_of and atomic.sha256(file) == about["texts"] else None
+        except (ValueError, OSError, KeyError):
+            return None
+
+    def made_of(self, text_set):
+        """A hash of all that the texts of a set depend on."""
+        c, network = self._config, None
+        if text_set.model in networks.MODELS:
+            network = self._contents[text_set.model]
+        of = {"set": text_set._replace(file=""), "samples": c.evaluate.samples, "seed": c.seed, "network": network}
+        of |= {"data": bookkeeping.done(self._data)["content"], "tokenizer": self._tok.content_hash, "length": c.data.length}
+        if network is not None:
+            of |= {"top_p": c.evaluate.top_p, "flow": c.flow.to_dict(), "dtype": c.model.dtype}
+        if text_set.file:
+            of |= {"sha256": sha256(text_set.file)}
+        return digest(of)
 
     def _texts(self, rows, text=None):
         text = [self._tok.decode_pretty(row) for row in rows] if text is None else text
@@ -120,6 +152,11 @@ class Maker:
     def _real(self, text_set, bar):
         """Held-out windows, a different sample for every seed."""
         return self._heldout(text_set.seed, 0), {"tokens_per_second": None}
+
+    def reference_of(self, text_set):
+        """A hash of the text that a set is compared with."""
+        c = self._config
+        return digest([bookkeeping.done(self._data)["content"], c.evaluate.samples, c.seed, text_set.seed, self._tok.content_hash])
 
     def reference(self, seed):
         """Held-out text to compare every set with; it shares no window with the table's row of that seed."""

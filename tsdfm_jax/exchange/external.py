@@ -1,26 +1,21 @@
 """Models that a run loads from a directory: `teacher.path` is its teacher, `student.path` has the students' initial weights."""
 
-import pathlib
-
-from tsdfm_jax.config import networks
 from tsdfm_jax.exchange import model_directory
-from tsdfm_jax.lineage import bookkeeping
-from tsdfm_jax.workspace import jobs
+from tsdfm_jax.lineage.states import Kind
 
 SHAPE = ("blocks", "width", "heads", "cond_width", "mlp_ratio")
 FLOW = ("source", "exponent")
 KINDS = {"teacher": ("teacher",), "student": model_directory.KINDS}
 
 
-def check(config, workdir, stages):
-    """Check the models that the unfinished ones of these stages will load, before anything is computed.
+def check(config, states):
+    """Check the models that a run will load, before anything is computed; `states` are those of what it will make.
 
     Raises ValueError, one line, for a directory that holds no model, or one that does not fit the config.
     """
-    variants = [jobs.student_directory(variant, 0) for variant in networks.variants(config)]
-    for section, directories in {"teacher": ["teacher"], "student": variants}.items():
-        finished = all(bookkeeping.done(pathlib.Path(workdir) / directory) for directory in directories)
-        if config[section].path and section in stages and not finished:
+    stages = {state.artefact.stage for state in states if state.kind is not Kind.DONE}
+    for section in ("teacher", "student"):
+        if config[section].path and section in stages:
             read_about(config, section)
 
 

@@ -46,8 +46,10 @@ def load(directory, model=None, mesh=None):
         settings.choose("model", model, networks.MODELS)
     config = stored_config(directory)
     model = next(name for name in PREFERRED if name in networks.models(config)) if model is None else model
+    networks.check_made(config, "model", model)
+    config = trained.own_config(config, directory, model)
     meshes.require_positions(config.data.length, mesh, "data.length")
-    writer = sampling.writer(config, directory, mesh, model)
+    writer = sampling.writer(config, directory, mesh, model, trained.whole)
     if model == "autoregressive":
         cfg = settings.autoregressive(config, writer.tokenizer.vocab_size)
     else:

@@ -10,7 +10,7 @@ from tsdfm_jax.config import networks, settings
 from tsdfm_jax.evaluation import summary
 from tsdfm_jax.exchange import loading, model_card, model_directory
 from tsdfm_jax.runtime import mesh as meshes
-from tsdfm_jax.workspace import jobs
+from tsdfm_jax.workspace import graph, trained
 
 
 def export(workdir, out, *, model="student_shaped", dtype="float32", force=False):
@@ -26,6 +26,7 @@ def export(workdir, out, *, model="student_shaped", dtype="float32", force=False
     config = loading.stored_config(workdir)
     mesh = meshes.make_mesh(meshes.MeshConfig(), jax.local_devices()[:1])
     loaded = loading.load(workdir, model, mesh)
+    config = trained.own_config(config, workdir, model)
     report, reason = report_of(workdir, stage(config, model), loaded.hash)
     about = model_directory.About(
         directory=pathlib.Path(out),
@@ -47,7 +48,7 @@ def export(workdir, out, *, model="student_shaped", dtype="float32", force=False
 
 def stage(config, model):
     """The directory of the stage that made a model; report.json lists the stage under that name."""
-    return model if model == "teacher" else jobs.student_directory(model.removeprefix("student_"), config.rounds - 1)
+    return graph.model_directory(config, model)
 
 
 def report_of(workdir, stage, digest):

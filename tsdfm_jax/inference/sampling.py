@@ -13,7 +13,7 @@ from tsdfm_jax.flow import sampler
 from tsdfm_jax.inference import decoding
 from tsdfm_jax.models import causal
 from tsdfm_jax.runtime import hosts, mesh as meshes, signals
-from tsdfm_jax.workspace import trained
+from tsdfm_jax.workspace import jobs, trained
 
 STEPS_A_CALL = 64
 SHORTEST = 16  # tokens of the smallest window that a text is written in
@@ -254,11 +254,14 @@ class Writer:
         return self._samplers[key]
 
 
-def writer(config, workdir, mesh, model):
-    """The Writer of a run's trained model. Raises ValueError if the config does not make it, or if it is unfinished."""
+def writer(config, workdir, mesh, model, find=jobs.require):
+    """The Writer of a run's trained model. Raises ValueError if the config does not make it, or if it is unfinished.
+
+    `find` gives the directory of what it reads; see trained.tokenizer.
+    """
     networks.check_made(config, "model", model)
-    network = trained.model(config, workdir, mesh, model)
-    return Writer(config, mesh, trained.tokenizer(config, workdir), network, model)
+    network = trained.model(config, workdir, mesh, model, find)
+    return Writer(config, mesh, trained.tokenizer(config, workdir, find), network, model)
 
 
 TABLE_SEED = 6000  # added to a seed of the evaluation table to make the seed of its texts

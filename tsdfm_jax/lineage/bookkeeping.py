@@ -1,60 +1,106 @@
-"""A stage's bookkeeping on disk: the config that it began with, and the numbers that it finished with."""
+"""A stage's records on disk: what it began with, what it finished with, and what its result is made of.
+
+Two files stand in an artefact's directory: fingerprint.json from the beginning, done.json once it is whole. Both hold
+
+  {"fingerprint": {config key: value}, "identity": …, "made_of": {"sources", "additions", "inputs", "figures_of"}}
+
+where an input is [its identity, the hash of its content]. done.json also has the artefact's own `content`, its `figures`, and
+`files`, the stamps of its files. Those of an earlier version of the code have a fingerprint and no identity.
+"""
 
 import json
+import os
 import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from tsdfm_jax.lineage import stamps
+from tsdfm_jax.lineage.artefact import Artefact
 from tsdfm_jax.storage import atomic
 
 DONE = "done.json"
 FINGERPRINT = "fingerprint.json"
 SECONDS = "seconds.json"  # seconds that the stage has run so far, and how many of them went into compiling
+OWN = (DONE, FINGERPRINT, SECONDS)
+UNCOUNTED = ("checkpoints", "checkpoints.damaged")  # what is needed only while the artefact is made
 
 
-def begin(directory, fingerprint):
-    """Make a stage's directory and note the config that it begins with; return its numbers if it is already finished, else None.
+def made_of(artefact: Artefact, contents: Mapping[str, str]) -> dict[str, Any]:
+    """The record of an artefact that is being made; `contents` are the hashes of its inputs' contents, by name."""
+    with_contents = lambda inputs: {name: [one.identity, contents[name]] for name, one in inputs.items()}
+    about = {"sources": artefact.sources, "additions": artefact.additions}
+    about |= {"inputs": with_contents(artefact.inputs), "figures_of": with_contents(artefact.figures_of)}
+    return json.loads(json.dumps({"fingerprint": artefact.keys, "identity": artefact.identity, "made_of": about}))
 
-    `fingerprint` is a nested dict of the config keys that the stage's result depends on. Raises ValueError where the
-    directory was begun or finished with other values.
-    """
-    directory = pathlib.Path(directory)
+
+def begin(directory: pathlib.Path, record: dict[str, Any]) -> None:
+    """Make an artefact's directory and note what it begins with."""
     directory.mkdir(parents=True, exist_ok=True)
-    if {file.name for file in directory.iterdir()} <= {FINGERPRINT, SECONDS}:
-        (directory / FINGERPRINT).unlink(missing_ok=True)  # nothing is made yet: a mistyped config must not block the right one
-    check(directory, fingerprint)
-    finished = done(directory)
-    if finished is not None:
-        return finished["figures"]
-    if not (directory / FINGERPRINT).exists():
-        atomic.overwrite(directory / FINGERPRINT, json.dumps(fingerprint, indent=1))
-    return None
+    if _read(directory / FINGERPRINT) != record:
+        atomic.overwrite(directory / FINGERPRINT, json.dumps(record, indent=1))
 
 
-def done(directory):
-    """Read a finished stage's done.json, {"fingerprint", "figures"}; None if it is unfinished."""
-    return _read(pathlib.Path(directory) / DONE)
+def finish(
+    root: pathlib.Path,
+    name: str,
+    record: Mapping[str, Any],
+    figures: Mapping[str, Any],
+    content: str,
+    more_files: Iterable[str] = (),
+) -> None:
+    """Mark the artefact `name` below `root` as whole; `content` is the hash of what others read of it.
+
+    Its files are those of its directory and `more_files`, names below `root`. Reads every byte of them.
+    """
+    files = [f"{name}/{file}" for file in owned(root / name)]
+    body = {**record, "figures": dict(figures), "content": content, "files": stamps.take(root, [*files, *more_files])}
+    atomic.write_sealed(root / name / DONE, body)
 
 
-def finish(directory, fingerprint, figures):
-    """Mark a stage as finished: later runs skip it, and the stages after it may read its directory."""
-    atomic.overwrite(pathlib.Path(directory) / DONE, json.dumps({"fingerprint": fingerprint, "figures": figures}, indent=1))
+def owned(directory: pathlib.Path) -> list[str]:
+    """The names of the files that make up an artefact, below its directory."""
+    names = []
+    for path, directories, files in os.walk(directory):
+        directories[:] = [name for name in directories if name not in UNCOUNTED]
+        here = pathlib.Path(path).relative_to(directory)
+        names += [(here / name).as_posix() for name in files if name not in OWN and not name.endswith(".tmp")]
+    return names
 
 
-def check(directory, fingerprint):
-    """Raise ValueError, naming the first key that differs, where a stage was begun or finished with another config."""
+def restamp(directory: pathlib.Path, record: dict[str, Any]) -> None:
+    """Write a finished record again, with new times of files that were copied or touched."""
+    atomic.write_sealed(directory / DONE, {key: value for key, value in record.items() if key != "sha256"})
+
+
+def done(directory: pathlib.Path | str) -> dict[str, Any] | None:
+    """A finished artefact's done.json; None if it is unfinished, or if that file is damaged."""
+    file = pathlib.Path(directory) / DONE
+    record = _read(file)
+    if record is None or not isinstance(record.get("figures"), dict) or not isinstance(record.get("fingerprint"), dict):
+        return None
+    if "identity" in record:
+        try:
+            atomic.read_sealed(file, missing="", damaged="")
+        except (ValueError, OSError):
+            return None
+    return record
+
+
+def begun(directory: pathlib.Path | str) -> dict[str, Any] | None:
+    """What an unfinished artefact was begun with; None if nothing is made yet, so that a mistyped key binds nobody."""
     directory = pathlib.Path(directory)
-    finished = done(directory)
-    recorded = finished["fingerprint"] if finished is not None else _read(directory / FINGERPRINT)
-    if recorded is None:
-        return
-    current = json.loads(json.dumps(fingerprint))  # tuples become lists, as they did in the file
-    for key, old, new in _differences(recorded, current, ""):
-        raise ValueError(
-            f"{directory} was made with {key}={old}, but the config now says {new}: use another --workdir, or delete that directory"
-        )
+    try:
+        made = {file.name for file in directory.iterdir()} - set(OWN)
+    except OSError:
+        return None
+    record = _read(directory / FINGERPRINT) if made else None
+    if record is None:
+        return None
+    return record if "made_of" in record else {"fingerprint": record}
 
 
-def require(directory, stage_name):
-    """Return the numbers of an earlier stage; raise ValueError if it is unfinished."""
+def require(directory: pathlib.Path | str, stage_name: str) -> dict[str, Any]:
+    """Return the numbers of a finished artefact; raise ValueError if it is unfinished."""
     finished = done(directory)
     if finished is None:
         raise ValueError(f"{directory} is unfinished: run --stage={stage_name} first")
@@ -63,24 +109,7 @@ def require(directory, stage_name):
 
 def _read(path):
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError):
         return None
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): delete it, and the stage runs again") from error
-
-
-def _differences(old, new, prefix):
-    """Yield (dotted key, old, new) for every difference of two nested dicts."""
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        if old != new:
-            yield prefix, _short(old), _short(new)
-        return
-    for key in [*old, *(k for k in new if k not in old)]:
-        dotted_key = f"{prefix}.{key}" if prefix else str(key)
-        yield from _differences(old.get(key, "(unset)"), new.get(key, "(unset)"), dotted_key)
-
-
-def _short(value, limit=80):
-    text = json.dumps(value) if not isinstance(value, str) else value
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return record if isinstance(record, dict) else None

@@ -37,12 +37,13 @@ class Checkpoints:
     """The newest `keep` checkpoints of one stage, each complete or absent.
 
     A checkpoint has three parts: `state` (the TrainState), `params` (the weights to use: the average if there is one) and
-    `meta` (JSON: the position of the batches, and the caller's data). No part depends on the number of devices or
+    `meta` (JSON: the position of the batches, the caller's data, and `identity`, a hash of what the stage's result is made of;
+    a checkpoint with another identity counts as damaged). No part depends on the number of devices or
     processes that wrote it: the position of the batches is one number per iterator, the same in every process.
     """
 
-    def __init__(self, directory, keep=2, asynchronous=True):
-        self.directory = pathlib.Path(directory).absolute()
+    def __init__(self, directory, keep=2, asynchronous=True, identity=None):
+        self.directory, self._identity = pathlib.Path(directory).absolute(), identity
         self._keep, self._asynchronous = keep, asynchronous
 
     @functools.cached_property
@@ -66,7 +67,9 @@ class Checkpoints:
         items = {
             "state": ocp.args.StandardSave(state),
             "params": ocp.args.StandardSave(state.averaged),
-            "meta": ocp.args.JsonSave({"caller": meta, "batches": None if batches is None else batches.get_state()}),
+            "meta": ocp.args.JsonSave(
+                {"caller": meta, "batches": None if batches is None else batches.get_state(), "identity": self._identity}
+            ),
         }
         description = f"checkpoint {step} in {self.directory}"
         hosts.first(lambda: checksums.require_room(self.directory, _bytes(state) + _bytes(state.averaged), description))
@@ -127,6 +130,7 @@ class Checkpoints:
             path = self.directory / str(step)
             reason = hosts.first(lambda: next(filter(None, (checksums.damage(path / item) for item in items)), None))
             try:
+                reason = reason or self._foreign(step)
                 if reason is None:
                     _require_fit(path / items[0], abstract)
                     result = hosts.together(lambda: read(step))
@@ -139,6 +143,12 @@ class Checkpoints:
             LOG.warning("checkpoint %s is damaged (%s); going back to the one before", path, reason)
             damaged.append(step)
         raise ValueError(f"no checkpoint in {self.directory} can be read ({reason}): delete that directory to start anew")
+
+    def _foreign(self, step):
+        """Say so if a checkpoint is of another result than this one; None if it is not, or if an earlier version wrote it."""
+        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+        identity = meta.get("identity") or self._identity
+        return None if self._identity in (None, identity) else "it is of another run or network"
 
     def _set_aside(self, damaged):
         """Move damaged checkpoints aside, after an older one could be read, instead of deleting them."""
@@ -197,13 +207,35 @@ def load_params(directory, abstract=None, where=None):
     Raises ValueError if the model is missing, is damaged, or has other shapes.
     """
     directory = pathlib.Path(directory).absolute()
-    if not hosts.first((directory / META).exists):
-        raise ValueError(f"{directory} is unfinished: run --stage={directory.parent.name} first")
+    meta = read_meta(directory)
     reason = hosts.first(lambda: checksums.damage(directory / MODEL))
     if reason is not None:
-        raise ValueError(f"{directory / MODEL} is damaged ({reason}): delete {directory.parent} to make it again")
+        raise ValueError(f"{directory / MODEL} is damaged ({reason}): run --stage={_stage(directory / META)}, and it is made again")
     _require_fit(directory / MODEL, abstract)
-    return _read_tree(directory / MODEL, abstract, where), json.loads((directory / META).read_text())
+    return _read_tree(directory / MODEL, abstract, where), meta
+
+
+def read_meta(directory):
+    """The meta.json of a stage's finished model. Raises ValueError, one line, if it is missing or damaged."""
+    file = pathlib.Path(directory).absolute() / META
+
+    def read():
+        try:
+            return json.loads(file.read_text())
+        except OSError:
+            return None
+        except ValueError:
+            raise ValueError(f"{file} is damaged: run --stage={_stage(file)}, and it is written again") from None
+
+    meta = hosts.first(read)
+    if meta is None:
+        raise ValueError(f"{file.parent} is unfinished: run --stage={_stage(file)} first")
+    return meta
+
+
+def _stage(file):
+    """The stage that writes a file below DIRECTORY/model; students and judges stand deeper."""
+    return next((part for part in file.parts[::-1] if part in ("student", "judges")), file.parent.parent.name)
 
 
 def tree_hash(params):

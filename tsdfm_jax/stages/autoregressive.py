@@ -7,9 +7,9 @@ from tsdfm_jax.evaluation import causal_training, elbo
 from tsdfm_jax.workspace import jobs, trained
 
 
-def run(config, workdir):
+def run(config, workdir, remake=False):
     """Write `autoregressive/model`, its curve and its held-out -log p, which is exact."""
-    with jobs.job(config, workdir, "autoregressive") as job:
+    with jobs.job(config, workdir, "autoregressive", remake) as job:
         if job.finished is not None:
             return
         c, cfg = config.autoregressive, settings.autoregressive(config, trained.tokenizer(config, workdir).vocab_size)

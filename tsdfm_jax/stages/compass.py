@@ -13,14 +13,14 @@ from tsdfm_jax.distillation import compass_training, compasses
 from tsdfm_jax.evaluation import judging, text_metrics
 from tsdfm_jax.flow import chain, lookahead, path as paths, sampler
 from tsdfm_jax.runtime import hosts, mesh as meshes, metrics as metrics_lib, signals
-from tsdfm_jax.workspace import jobs, trained
+from tsdfm_jax.workspace import description, jobs, trained
 
 TIME_BINS = 4
 
 
-def run(config, workdir):
+def run(config, workdir, remake=False):
     """Write `compass/model` (if the kind is trained) and its metrics: accuracy, AUC, correlation, and the steered table."""
-    with jobs.job(config, workdir, "compass") as job:
+    with jobs.job(config, workdir, "compass", remake) as job:
         if job.finished is not None:
             return
         mesh, path = settings.mesh(config), trained.flow_path(config, workdir)
@@ -39,7 +39,9 @@ def train(config, workdir, job, mesh, teacher):
     data, tok = jobs.require(config, workdir, "data"), trained.tokenizer(config, workdir)
     batches = windows.batches(data, "train", config.compass.batch, config.seed + 3000, meshes.share(mesh))
     learn = compass_training.learner(config, tok.vocab_size, mesh, teacher)
-    state, figures = jobs.train(config, job, config.compass, learn, batches, name="compass", mesh=mesh, tok=tok)
+    path = settings.path(config, tok.vocab_size)
+    about = description.of_flow(settings.compass_network(config, path.vocab), config.data.length, path)
+    state, figures = jobs.train(config, job, config.compass, learn, batches, name="compass", mesh=mesh, tok=tok, about=about)
     return state.averaged, figures
 
 

@@ -2,17 +2,19 @@
 
 from tsdfm_jax.config import settings
 from tsdfm_jax.data import corpus, ingest, pool, windows
+from tsdfm_jax.lineage.artefact import digest
+from tsdfm_jax.lineage.states import Kind
 from tsdfm_jax.runtime import hosts, metrics, signals
 from tsdfm_jax.workspace import jobs, trained
 
 
-def run(config, workdir):
+def run(config, workdir, remake=False):
     """Write the training and held-out windows to `data/`."""
-    with jobs.job(config, workdir, "data") as job:
+    with jobs.job(config, workdir, "data", remake) as job:
         if job.finished is not None:
             return
         tok = trained.tokenizer(config, workdir)
-        manifest, costs, commits = hosts.first(lambda: prepare(config, tok, job.directory))
+        manifest, costs, commits = hosts.first(lambda: prepare(config, tok, job))
         figures = {"splits": {k: {n: v for n, v in s.items() if n != "shards"} for k, s in manifest["splits"].items()}}
         if commits:
             figures["commits"] = commits
@@ -22,20 +24,22 @@ def run(config, workdir):
         job.finish(figures)
 
 
-def prepare(config, tok, directory):
+def prepare(config, tok, job):
     """Write the windows; returns (manifest, costs of this run, commits of the hub's datasets that were read)."""
     source, costs = settings.corpus_config(config), ingest.Costs()
+    if job.state.kind is Kind.DAMAGED:
+        windows.forget(job.directory)
     size = corpus.size(source)
     with signals.stopping(), metrics.progress("data", size, "byte") as bar:
         try:
             manifest = windows.prepare(
                 corpus.documents(source),
                 tok,
-                directory,
+                job.directory,
                 settings.windows_config(config),
                 lambda processed: bar.advance(processed - bar.done),
                 signals.stop_requested,
-                fingerprint=corpus.fingerprint(source),
+                fingerprint=digest(job.state.artefact.sources),
                 workers=pool.processes(config.data.workers, size),
                 costs=costs,
             )

@@ -19,27 +19,24 @@ FORMULAS = {
 }
 
 
-def run(config, workdir):
+def run(config, workdir, remake=False):
     """Write `samples/*.jsonl`, `evaluate/<set>.json` with every text's metrics, and `evaluate/rows.json`.
 
-    Earlier results are kept: more steps, seeds, temperatures, judges or files of text only add to them.
+    Every set of texts and every score says what it was made of, and stays while that holds: more steps, seeds, temperatures,
+    judges or files of text only add to them.
     """
-    with jobs.job(config, workdir, "evaluate") as job:
-        sets = text_sets.wanted(config)
-        names = {text_set.name(config) for text_set in sets}
-        file_hashes = {text_set.file: text_sets.sha256(text_set.file) for text_set in sets if text_set.file}
-        requested = json.loads(
-            json.dumps([sorted(names), sorted(file_hashes.items()), settings.comma_list(config.evaluate.pretrained)])
-        )
-        if job.finished is not None and job.finished["asked"] == requested:
+    with jobs.job(config, workdir, "evaluate", remake) as job:
+        if job.finished is not None:
             return
+        sets = text_sets.wanted(config)
         jumps = sum(text_set.steps * -(-config.evaluate.samples // config.evaluate.batch) for text_set in sets)
         with signals.stopping(), metrics_lib.progress("evaluate", jumps, "jump") as bar:
             examine = Examiner(config, workdir, job)
             rows = [row for text_set in sets for row in examine(text_set, bar)]
             bounds = elbo.bits_per_byte_of_models(config, workdir, job)
-        hosts.first(lambda: atomic.overwrite(job.directory / "rows.json", json.dumps(rows, indent=1)))
-        job.finish({"rows": len(rows), "asked": requested, "bounds": bounds, "formulas": FORMULAS})
+        hosts.first(lambda: atomic.overwrite(job.directory / "rows.json", json.dumps(rows, indent=1, allow_nan=False)))
+        texts = [f"samples/{one.name(config)}.{ending}" for one in sets for ending in ("json", "jsonl")]
+        job.finish({"rows": len(rows), "bounds": bounds, "formulas": FORMULAS}, more_files=texts)
 
 
 class Examiner:
@@ -48,7 +45,7 @@ class Examiner:
     def __init__(self, config, workdir, job):
         self._config, self._job, self.mesh = config, job, settings.mesh(config)
         self._tok = trained.tokenizer(config, workdir)
-        self._make = text_sets.Maker(config, workdir, self.mesh)
+        self._make = text_sets.Maker(config, workdir, self.mesh, job.adopted)
         self._lexicon = windows.stored_lexicon(jobs.require(config, workdir, "data"))
         self._judges = [judging.trained_judge(config, workdir, self.mesh, i) for i in range(len(config.judges.widths))]
         self._judges += [pretrained.load(name, self.mesh) for name in settings.comma_list(config.evaluate.pretrained)]
@@ -57,29 +54,44 @@ class Examiner:
 
     def __call__(self, text_set, bar):
         """The rows of one set, one for each judge."""
-        texts, figures = self._make(text_set, bar)
+        texts, about = self._make(text_set, bar)
         name = text_set.name(self._config)
-        results = self._stored_results(name, figures)
-        results["texts"] = results.get("texts") or self._text_figures(texts)
+        stored = hosts.first(lambda: self._stored_results(name, about))
+        results = {**stored, "judges": dict(stored["judges"]), "features": dict(stored["features"])}
+        results["texts"] = results["texts"] or self._text_figures(texts)
         for judge in self._judges:
-            if judge.hash not in results["judges"]:
+            if judge.identity not in results["judges"]:
                 if signals.stop_agreed():
                     raise signals.Interrupted("evaluate: stopped; the same command goes on from there")
                 nll_N, tokens_N = judging.nll(judge, judging.rows_for(judge, texts), self._batch, self.mesh)
-                results["judges"][judge.hash] = {"nll": nll_N.tolist(), "tokens": tokens_N.tolist()}
-        last_judge = self._judges[-1]
-        if last_judge.hash not in results["features"]:
-            results["features"][last_judge.hash] = self._resemblance(last_judge, texts, text_set)
-        hosts.first(lambda: atomic.overwrite(self._job.directory / f"{name}.json", json.dumps(results)))
+                results["judges"][judge.identity] = {"nll": nll_N.tolist(), "tokens": tokens_N.tolist()}
+        last_judge, reference = self._judges[-1], self._make.reference_of(text_set)
+        features = results["features"].get(last_judge.identity, {})
+        if features.get("reference") != reference:
+            figures = self._resemblance(last_judge, texts, text_set)
+            results["features"][last_judge.identity] = {"reference": reference, "figures": figures}
+        if results != stored:
+            hosts.first(lambda: atomic.write_sealed(self._job.directory / f"{name}.json", results))
         self._job.metrics.text(text_set.steps, name, "\n\n---\n\n".join(texts.text[:4]))
-        return [self._row(text_set, texts, figures, results, judge) for judge in self._judges]
+        return [self._row(text_set, texts, about, results, judge) for judge in self._judges]
 
-    def _stored_results(self, name, figures):
-        """The stored results of a set, or empty ones if a given file has changed since."""
-        file = self._job.directory / f"{name}.json"
-        stored = hosts.first(lambda: json.loads(file.read_text()) if file.exists() else {})
-        empty = {"sha256": figures.get("sha256"), "judges": {}, "features": {}}
-        return stored if stored.get("sha256", "") == empty["sha256"] else empty
+    def _stored_results(self, name, about):
+        """The stored results of a set; empty ones if they are damaged or of other texts."""
+        file, empty = self._job.directory / f"{name}.json", {"of": about["texts"], "texts": None, "judges": {}, "features": {}}
+        if self._job.adopted:
+            self._adopt_results(file, about)
+        try:
+            stored = atomic.read_sealed(file, missing="", damaged="")
+        except (ValueError, OSError):
+            return empty
+        return {key: stored[key] for key in empty} if stored.get("of") == about["texts"] else empty
+
+    def _adopt_results(self, file, about):
+        """Give the results of an earlier version, whose scores are by the judges' weights alone, those of the judges trained here."""
+        old, by_hash = atomic.read_json(file), {judge.hash: judge.identity for judge in self._judges if judge.settings is None}
+        if "of" not in old and "judges" in old:
+            judges = {by_hash[digest]: scores for digest, scores in old["judges"].items() if digest in by_hash}
+            atomic.write_sealed(file, {"of": about["texts"], "texts": old["texts"], "judges": judges, "features": {}})
 
     def _text_figures(self, texts):
         """The metrics that need no judge; `entropy` is a list of each text's, for the frontiers."""
@@ -102,7 +114,7 @@ class Examiner:
         return {"mauve": mauve, "mauve_spread": spread, "frechet": text_metrics.frechet(features_ND, real_ND)}
 
     def _row(self, text_set, texts, figures, results, judge):
-        c, scores = self._config, results["judges"][judge.hash]
+        c, scores = self._config, results["judges"][judge.identity]
         nats, nll_and_tokens = float(np.mean(results["texts"]["entropy"])), (np.array(scores["nll"]), np.array(scores["tokens"]))
         bits = {"entropy_nats": nats, "entropy_bits": nats / float(np.log(2))}
         row = {
@@ -116,9 +128,10 @@ class Examiner:
         row |= {"samples": len(texts.rows), "length": max(map(len, texts.rows)), "symbols": sum(map(len, texts.rows))}
         row |= {"tokens_per_second": figures["tokens_per_second"], "cut": figures.get("cut", 0), **bits}
         row |= {name: value for name, value in results["texts"].items() if name not in ("entropy", "bytes")}
-        row |= results["features"][self._judges[-1].hash] | {"features": self._judges[-1].name}
+        row |= results["features"][self._judges[-1].identity]["figures"] | {"features": self._judges[-1].name}
         own_tokenizer = judge.tokenizer.content_hash == texts.tokenizer
-        row |= {"judge": judge.name, "judge_parameters": transformer.parameters(judge.params), "judge_hash": judge.hash}
+        row |= {"judge": judge.name, "judge_parameters": transformer.parameters(judge.params)}
+        row |= {"judge_hash": judge.hash, "judge_identity": judge.identity}
         row |= {"judge_tokenizer": "own" if own_tokenizer else judge.tokenizer.content_hash}
         row |= {
             "judge_bos": judge.bos,

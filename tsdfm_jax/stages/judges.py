@@ -8,9 +8,9 @@ from tsdfm_jax.evaluation import causal_training
 from tsdfm_jax.workspace import jobs, trained
 
 
-def run(config, workdir):
+def run(config, workdir, remake=False):
     """Write `judges/0`, `judges/1`, … and `judges/pilot`."""
-    with jobs.job(config, workdir, "judges") as job:
+    with jobs.job(config, workdir, "judges", remake) as job:
         if job.finished is not None:
             return
         names = list(range(len(config.judges.widths))) + ["pilot"]

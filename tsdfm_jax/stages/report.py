@@ -12,37 +12,43 @@ from tsdfm_jax.distillation import traces
 from tsdfm_jax.evaluation import elbo, summary
 from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.report import page
-from tsdfm_jax.runtime import environment, hosts, metrics as metrics_lib
+from tsdfm_jax.runtime import environment, hosts
 from tsdfm_jax.storage import atomic
-from tsdfm_jax.workspace import jobs, trained
+from tsdfm_jax.workspace import graph, jobs, trained
 
 COLUMNS = ("model", "steps", "seed", "samples", "entropy_nats", "distinct_2", "lexical", "tokens_per_second")
 
 
-def run(config, workdir):
+def run(config, workdir, remake=False):
     """Write `report/report.json`, `report/traces.json` and the page `report/index.html`, and print the tables."""
-    jobs.require(config, workdir, "evaluate")
-    trace_data = traces.make(config, workdir) if config.report.traces and networks.variants(config) else None
-    hosts.first(lambda: write(config, workdir, trace_data))
+    with jobs.job(config, workdir, "report", remake) as job:
+        jobs.require(config, workdir, "evaluate")
+        if job.finished is None:
+            trace_data = traces.make(config, workdir) if config.report.traces and networks.variants(config) else None
+            hosts.first(lambda: write(config, workdir, job.directory, trace_data))
+            job.finish({})
+        hosts.first(lambda: show(config, job.directory, job.metrics))
 
 
-def write(config, workdir, trace_data):
-    """Write the files and print the tables, in one process alone."""
+def write(config, workdir, directory, trace_data):
+    """Write the files, in one process alone."""
     rows = json.loads((jobs.require(config, workdir, "evaluate") / "rows.json").read_text())
     report = build_report(config, workdir, rows)
-    directory = pathlib.Path(workdir) / "report"
-    directory.mkdir(exist_ok=True)
-    atomic.overwrite(directory / "report.json", json.dumps(report, indent=1))
+    atomic.overwrite(directory / "report.json", json.dumps(report, indent=1, allow_nan=False))
     (directory / "traces.json").unlink(missing_ok=True)
     if trace_data is not None:
-        atomic.overwrite(directory / "traces.json", json.dumps(trace_data, separators=(",", ":")))
+        atomic.overwrite(directory / "traces.json", json.dumps(trace_data, separators=(",", ":"), allow_nan=False))
     page.write(directory / "index.html", report, trace_data)
+
+
+def show(config, directory, metrics):
+    """Print the tables and the verdict."""
+    report = json.loads((directory / "report.json").read_text())
     console = rich.console.Console(width=None if os.isatty(1) else 140)
     console.print(stage_table(report["stages"]))
-    console.print(table(summary.table(config, rows)))
-    with metrics_lib.Metrics(workdir, "report") as metrics:
-        metrics.line(f"the page: {directory / 'index.html'}")
-        metrics.line(report["verdict"])
+    console.print(table(summary.table(config, report["rows"])))
+    metrics.line(f"the page: {directory / 'index.html'}")
+    metrics.line(report["verdict"])
 
 
 def build_report(config, workdir, rows):
@@ -50,7 +56,7 @@ def build_report(config, workdir, rows):
     names = ("tokenizer", "data", "judges", "teacher", "autoregressive", "compass", "evaluate")
     names = [name for name in names if networks.needs(config, name)]
     for r in range(config.rounds if networks.needs(config, "trajectories") else 0):
-        names += [f"trajectories/round_{r}", *(jobs.student_directory(v, r) for v in networks.variants(config))]
+        names += [f"trajectories/round_{r}", *(graph.student_directory(v, r) for v in networks.variants(config))]
     figures = {name: figures_of(workdir, name) for name in names}
     total, matched = sum(f["seconds"] for f in figures.values()), summary.matched(config, workdir, rows)
     return {

@@ -24,8 +24,9 @@ GIVEN_STYLE = "bold"
 REPLACEMENTS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
-def run(config, workdir):
-    """Print texts and write them to `samples/sample.jsonl`; this stage runs every time."""
+def run(config, workdir, remake=False):
+    """Print texts and write them to `samples/sample.jsonl`; this stage runs every time, and `remake` means nothing to it."""
+    del remake
     config = with_actual_steps(config)
     c, mesh = config.sample, settings.mesh(config)
     requests = requests_of(config, trained.tokenizer(config, workdir))

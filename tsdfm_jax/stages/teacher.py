@@ -7,12 +7,12 @@ from tsdfm_jax.evaluation import elbo
 from tsdfm_jax.exchange import external
 from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import checkpoint, mesh as meshes
-from tsdfm_jax.workspace import jobs, trained
+from tsdfm_jax.workspace import description, jobs, trained
 
 
-def run(config, workdir):
+def run(config, workdir, remake=False):
     """Write `teacher/model`, its curve (if trained) and its held-out ELBO."""
-    with jobs.job(config, workdir, "teacher") as job:
+    with jobs.job(config, workdir, "teacher", remake) as job:
         if job.finished is not None:
             return
         data, tok, mesh = jobs.require(config, workdir, "data"), trained.tokenizer(config, workdir), settings.mesh(config)
@@ -31,7 +31,8 @@ def run(config, workdir):
             return dict(last)
 
         learn = teacher_training.learner(config, tok.vocab_size, mesh)
-        state, figures = jobs.train(config, job, c, learn, batches, name="teacher", mesh=mesh, tok=tok, evaluate=evaluate)
+        options = dict(mesh=mesh, tok=tok, about=trained.about(config, tok, step_conditioned=False), evaluate=evaluate)
+        state, figures = jobs.train(config, job, c, learn, batches, name="teacher", **options)
         job.finish(figures | (last or evaluate(state)))
 
 
@@ -39,5 +40,6 @@ def load_given(config, job, tok, mesh):
     """Copy the teacher of `teacher.path` to `model`, as if it had been trained here: (params, figures)."""
     about, params = external.read(config, "teacher", tok, mesh)
     job.metrics.line(f"taking {about}")
-    meta = checkpoint.save_params(job.directory / "model", params, {"tokenizer": tok.content_hash})
+    own = {"tokenizer": tok.content_hash, description.KEY: trained.about(config, tok, step_conditioned=False)}
+    meta = checkpoint.save_params(job.directory / "model", params, own)
     return params, {"taken": external.record(about), "parameters": transformer.parameters(params), "hash": meta["hash"]}

@@ -6,9 +6,9 @@ from tsdfm_jax.runtime import hosts
 from tsdfm_jax.workspace import jobs
 
 
-def run(config, workdir):
+def run(config, workdir, remake=False):
     """Write `tokenizer/`, which every later stage reads."""
-    with jobs.job(config, workdir, "tokenizer") as job:
+    with jobs.job(config, workdir, "tokenizer", remake) as job:
         if job.finished is not None:
             return
         hosts.first(lambda: make(config, job))

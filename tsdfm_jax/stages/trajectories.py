@@ -7,34 +7,43 @@ import numpy as np
 from tsdfm_jax.config import networks, settings
 from tsdfm_jax.data import records, windows
 from tsdfm_jax.distillation import generation, trajectory_records
+from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.runtime import hosts, mesh as meshes, metrics as metrics_lib, signals
-from tsdfm_jax.workspace import jobs, trained
+from tsdfm_jax.storage import atomic
+from tsdfm_jax.workspace import graph, jobs, trained
 
 LOG_LINE = "{variant} {kind}: {records_per_second:,.0f} records a second, device busy at least {device_busy:.1%} of {seconds:.1f} s"
+SUMMED = ("seconds", "compile_seconds", "compilations", "from_cache")
 
 
-def run(config, workdir, round_number=0):
+def run(config, workdir, round_number=0, remake=False):
     """Write `trajectories/round_r/{shaped,blind}/{whole,chain}`, those that the students and their target need."""
-    with jobs.job(config, workdir, "trajectories", f"trajectories/round_{round_number}") as job:
-        sets = [(variant, kind) for variant in networks.variants(config) for kind in settings.TARGETS[config.student.target]]
-        if job.finished is not None and hosts.first(
-            lambda: all(is_intact(job.directory / variant / kind) for variant, kind in sets)
-        ):
-            return
-        with signals.stopping():  # around all sets: a request to stop after the last batch of one set reaches the next
-            figures = {f"{v}_{k}": generate(config, workdir, job, v, k, round_number) for v, k in sets}
-            job.finish({"sets": figures})
-            if signals.stop_agreed():
-                raise signals.Interrupted("trajectories: stopped when all sets were made; the same command goes on from there")
+    with signals.stopping():  # around both sets: a request to stop after the last batch of one reaches the other
+        figures = {variant: make(config, workdir, variant, round_number, remake) for variant in networks.variants(config)}
+        hosts.first(lambda: write_summary(config, workdir / f"trajectories/round_{round_number}", figures))
+        if signals.stop_agreed():
+            raise signals.Interrupted("trajectories: stopped when all sets were made; the same command goes on from there")
 
 
-def is_intact(directory):
-    """Whether a finished set is complete and undamaged; if not, the stage makes its bad shards again."""
-    try:
-        records.open_store(directory)
-        return True
-    except (ValueError, FileNotFoundError):
-        return False
+def make(config, workdir, variant, round_number, remake):
+    """Make the sets of records of one variant; returns their figures."""
+    with jobs.job(config, workdir, graph.trajectories_directory(variant, round_number), remake) as job:
+        if job.finished is None:
+            kinds = settings.TARGETS[config.student.target]
+            sets = {f"{variant}_{kind}": generate(config, workdir, job, variant, kind, round_number) for kind in kinds}
+            job.finish({"sets": sets})
+    return bookkeeping.done(job.directory)["figures"]
+
+
+def write_summary(config, directory, figures):
+    """Write the figures of all sets of a round into its done.json."""
+    sets = {name: one for part in figures.values() for name, one in part["sets"].items()}
+    summed = {name: sum(part[name] for part in figures.values()) for name in SUMMED}
+    peak = max(part["peak_memory_bytes"] for part in figures.values())
+    body = {"fingerprint": graph.fingerprint(config, "trajectories"), "summary_of": list(figures)}
+    body |= {"figures": {"sets": sets, **summed, "peak_memory_bytes": peak}}
+    if bookkeeping.done(directory) != body:
+        atomic.overwrite(directory / bookkeeping.DONE, json.dumps(body, indent=1))
 
 
 def generate(config, workdir, job, variant, kind, round_number):
@@ -48,9 +57,10 @@ def generate(config, workdir, job, variant, kind, round_number):
     schema = trajectory_records.schema(
         config, settings.path(config, tok.vocab_size), kind, generation.shaping_config(config, variant).candidates
     )
-    directory, shards = job.directory / variant / kind, -(-c.count // c.shard)
+    directory, shards = job.directory / kind, -(-c.count // c.shard)
     sources = {"generator": generator.hash, "compass": compass_hash, "tokenizer": tok.content_hash}
-    provenance = json.dumps([sources, job.fingerprint, config.seed, round_number, variant], sort_keys=True)
+    keys = graph.fingerprint(config, "trajectories") | job.fingerprint
+    provenance = json.dumps([sources, keys, config.seed, round_number, variant], sort_keys=True)
     jitted = generation.program(config, tok.vocab_size, mesh, kind, variant, generator.apply, round_number)
     params = {"generator": generator.params, "compass": compass_params}
     finished = hosts.first(lambda: records.finished_shards(directory, schema, provenance) if directory.exists() else set())

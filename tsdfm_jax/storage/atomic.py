@@ -98,6 +98,15 @@ def read_sealed(path: pathlib.Path, *, missing: str, damaged: str) -> dict[str, 
     return sealed
 
 
+def read_json(path):
+    """The object in a JSON file; {} if the file is missing, is not JSON, or holds none."""
+    try:
+        value = json.loads(pathlib.Path(path).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def overwrite(path, content):
     """Write bytes or text so that the file is at any moment either the old one or the new one, never a part."""
     path = pathlib.Path(path)

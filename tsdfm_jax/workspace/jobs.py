@@ -1,72 +1,83 @@
-"""A running stage in a work directory: the config keys behind its result, its bookkeeping, and the training of one network."""
+"""A running stage in a work directory: whether it has anything to do, its bookkeeping, and the training of one network."""
 
 import contextlib
 import dataclasses
-import functools
 import json
 import pathlib
 import time
 
-from tsdfm_jax.lineage import bookkeeping
+from tsdfm_jax.lineage import bookkeeping, drafts
+from tsdfm_jax.lineage.artefact import digest
+from tsdfm_jax.lineage.states import Kind, State
 from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import checkpoint, hosts, loop, metrics as metrics_lib
 from tsdfm_jax.storage import atomic
+from tsdfm_jax.workspace import contents, description, plan
 
-# The config keys that each stage's result depends on, beside those of the stages before it.
-KEYS = {
-    "tokenizer": ("seed", "data.package", "data.files", "data.field", "data.limit_bytes", "tokenizer"),
-    "data": ("data.length", "data.holdout", "data.windows_per_shard"),
-    "judges": ("judges", "model.dtype", "teacher.heldout", "seed"),
-    "teacher": ("flow.source", "flow.exponent", "model", "teacher"),
-    "autoregressive": ("autoregressive", "model", "flow.source", "teacher.heldout", "seed"),
-    "compass": ("compass", "shaping", "flow", "trajectories.chain"),
-    "trajectories": ("shaping", "trajectories", "flow", "student.target", "student.progressive"),
-    "student": ("student",),
-    # Keys that add sets of texts or judges are not here: the stage keeps its results and adds to them.
-    "evaluate": ("evaluate.samples", "evaluate.temperature", "evaluate.top_p", "flow", "rounds"),
-}
-
-
-def fingerprint(config, name):
-    """The values of the keys that a stage's result depends on, as plain JSON."""
-    values = {}
-    for key in KEYS[name]:
-        value = functools.reduce(lambda node, part: node[part], key.split("."), config)
-        values[key] = value.to_dict() if hasattr(value, "to_dict") else value
-    return json.loads(json.dumps(values))
+IN_PLACE = ("evaluate", "report")  # made again file by file: each file knows what it was made of, and is replaced by a whole one
 
 
 @dataclasses.dataclass(kw_only=True)
 class Job:
-    """A running stage.
+    """A stage that makes one artefact.
 
     Attributes:
-      directory: the directory that it writes to.
+      directory: the directory that it writes to; of an artefact that is made again, a draft beside the old one.
       metrics: its log and curves.
-      fingerprint: the config keys that its result depends on, see `fingerprint`.
-      finished: its numbers if it was already finished, else None.
+      state: what stands in the artefact's place, as a lineage.states.State.
+      finished: its numbers if there is nothing to do, else None.
     """
 
     directory: pathlib.Path
     metrics: metrics_lib.Metrics
-    fingerprint: dict
+    state: State
     finished: dict | None
+    _workdir: pathlib.Path
+    _record: dict
     _start_time: float = 0.0
     _start_compiled: metrics_lib.Compiled = metrics_lib.Compiled()
 
-    def finish(self, figures):
-        """Mark the stage as finished, with its numbers; seconds and compilations sum over all its runs, without the pauses."""
+    @property
+    def identity(self):
+        """The hash of what it is made of; see lineage.artefact.Artefact."""
+        return self.state.artefact.identity
+
+    @property
+    def fingerprint(self):
+        """The config keys that its result depends on."""
+        return dict(self.state.artefact.keys)
+
+    @property
+    def adopted(self):
+        """Whether it goes on with what an earlier version of the code made."""
+        return bool(self._record.get("adopted"))
+
+    def finish(self, figures, more_files=()):
+        """Mark the artefact as whole, and put it in its place.
+
+        Seconds and compilations sum over all runs, without the pauses. `more_files` are names of its files outside its
+        directory, below the work directory.
+        """
         totals = self._add_up_time()
         figures = {**figures, **totals, "peak_memory_bytes": metrics_lib.peak_memory_bytes()}
-        hosts.first(lambda: bookkeeping.finish(self.directory, self.fingerprint, figures))
+        hosts.first(lambda: self._finish(figures, more_files))
         compiled = metrics_lib.Compiled(totals["compile_seconds"], totals["compilations"], totals["from_cache"])
         self.metrics.line(f"done in {totals['seconds']:.0f} s, of which {compiled}")
+
+    def _finish(self, figures, more_files):
+        artefact = self.state.artefact
+        is_draft = self.directory != self._workdir / artefact.name
+        root = drafts.root(self._workdir) if is_draft else self._workdir
+        content = contents.of(self.directory, artefact.stage, figures)
+        bookkeeping.finish(root, artefact.name, self._record, figures, content, more_files)
+        if is_draft:
+            drafts.install(self._workdir, artefact.name)
+            self.directory = self._workdir / artefact.name
 
     def _add_up_time(self):
         """Sum seconds and compilations of this run and earlier ones, write the sum to disk, return it; only process 0 writes."""
         file = self.directory / bookkeeping.SECONDS
-        earlier = json.loads(file.read_text()) if file.exists() else {}
-        earlier = earlier if isinstance(earlier, dict) else {"seconds": earlier}  # the format of an older version
+        earlier = _read_seconds(file)
         now, compiled = time.perf_counter(), metrics_lib.compiled()
         totals = {"seconds": now - self._start_time}
         totals |= dict(zip(("compile_seconds", "compilations", "from_cache"), compiled - self._start_compiled))
@@ -77,39 +88,78 @@ class Job:
         return totals
 
 
+def _read_seconds(file):
+    try:
+        earlier = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return earlier if isinstance(earlier, dict) else {"seconds": earlier}  # the format of an older version
+
+
 @contextlib.contextmanager
-def job(config, workdir, name, directory=None):
-    """Begin a stage or go on with it; where `job.finished` is not None there is nothing left to do."""
-    directory = pathlib.Path(workdir) / (directory or name)
-    config_fingerprint = fingerprint(config, name)
-    with metrics_lib.Metrics(workdir, name) as metrics:
-        finished = hosts.first(lambda: bookkeeping.begin(directory, config_fingerprint))
+def job(config, workdir, name, remake=False):
+    """Begin an artefact or go on with it; where `job.finished` is not None there is nothing left to do.
+
+    A stale one is made again only with `remake`. Raises ValueError, in one line, without it, and for inputs that are not whole.
+    """
+    workdir = pathlib.Path(workdir)
+    state = hosts.first(lambda: plan.of_artefact(config, workdir, name, look=True))
+    if state.kind is Kind.STALE and not remake and state.artefact.stage != "report":
+        plan.require(workdir, {name: state}, name)
+    stage = state.artefact.stage
+    root = drafts.root(workdir) if state.kind is Kind.STALE and stage not in IN_PLACE else workdir
+    finished = state.record["figures"] if state.kind is Kind.DONE else None
+    with metrics_lib.Metrics(workdir, stage) as metrics:
+        about = dict(directory=root / name, metrics=metrics, state=state, finished=finished, _workdir=workdir)
+        if finished is not None:
+            yield Job(_record={}, **about)
+            return
+        record = hosts.first(lambda: _begin(config, workdir, root, state))
         metrics_lib.reset_peak_memory()
         start = dict(_start_time=time.perf_counter(), _start_compiled=metrics_lib.compiled())
-        task = Job(directory=directory, metrics=metrics, fingerprint=config_fingerprint, finished=finished, **start)
+        task = Job(_record=record, **about, **start)
         try:
             yield task
         finally:
-            if finished is None and bookkeeping.done(directory) is None:
+            if task.directory.exists() and bookkeeping.done(task.directory) is None:
                 with contextlib.suppress(OSError):  # a full disk has its own message
                     task._add_up_time()
 
 
-def require(config, workdir, name, directory=None):
-    """The directory of an earlier stage; raises ValueError unless it is finished and was made with this config."""
-    directory = pathlib.Path(workdir) / (directory or name)
-    bookkeeping.require(directory, name)
-    bookkeeping.check(directory, fingerprint(config, name))
-    return directory
+def _begin(config, workdir, root, state):
+    """Make the directory, note what the artefact is made of, and drop what is left of another one."""
+    name = state.artefact.name
+    inputs = {one: (bookkeeping.done(workdir / one) or {}).get("content") for one in state.artefact.all_inputs}
+    record = bookkeeping.made_of(state.artefact, inputs)
+    if state.kind is Kind.MORE and state.record.get("adopted"):
+        record["adopted"] = True
+    if root == workdir:
+        drafts.unlink(workdir, name)
+    if root != workdir and bookkeeping.begun(root / name) != record:
+        drafts.discard(workdir, name)
+    if state.kind is Kind.DAMAGED:
+        (workdir / name / bookkeeping.DONE).unlink(missing_ok=True)
+    bookkeeping.begin(root / name, record)
+    return record
 
 
-def train(config, job, section, learner, batches, *, name, mesh, tok, directory=None, evaluate=None):
+def require(config, workdir, name):
+    """The directory of an earlier artefact; raises ValueError unless it is whole and is what this config makes."""
+    workdir = pathlib.Path(workdir)
+    state = hosts.first(lambda: plan.of_artefact(config, workdir, name, look=False))
+    plan.require(workdir, {name: state}, name)
+    return workdir / name
+
+
+def train(config, job, section, learner, batches, *, name, mesh, tok, about, directory=None, evaluate=None):
     """Train one network, and write its moving average to `model` below the job's directory (or `directory`).
 
-    `section` is the config section with its batch and optimiser, `learner` a `state.Learner`. Returns (state, numbers).
+    `section` is the config section with its batch and optimiser, `learner` a `state.Learner`, `about` a `description` of the
+    network, which is written beside it. Returns (state, numbers).
     """
     directory = directory or job.directory
-    checkpoints = checkpoint.Checkpoints(directory / "checkpoints")
+    identity = digest([job.identity, directory.relative_to(job.directory).as_posix()])  # judges share one artefact
+    checkpoints = checkpoint.Checkpoints(directory / "checkpoints", identity=identity)
     state, figures = loop.fit(
         learner,
         batches,
@@ -125,10 +175,5 @@ def train(config, job, section, learner, batches, *, name, mesh, tok, directory=
         tokens_per_step=section.batch * config.data.length,
     )
     checkpoints.close()
-    meta = checkpoint.save_params(directory / "model", state.averaged, {"tokenizer": tok.content_hash})
+    meta = checkpoint.save_params(directory / "model", state.averaged, {"tokenizer": tok.content_hash, description.KEY: about})
     return state, figures | {"parameters": transformer.parameters(state.params), "hash": meta["hash"]}
-
-
-def student_directory(variant, round_number):
-    """The directory of a student of a round, below the work directory."""
-    return f"student/{variant}/round_{round_number}"

@@ -157,48 +157,42 @@ def shared_stages(configs):
     those from the trajectories on, and keys of `evaluate` and of the autoregressive model for stage `evaluate`.
     """
     from tsdfm_jax.config import networks
-    from tsdfm_jax.workspace import jobs
+    from tsdfm_jax.workspace import graph
 
-    stage_keys = [key for keys in jobs.KEYS.values() for key in keys] + ["evaluate", "report", "sample", "rounds", "models"]
+    stage_keys = [key for keys in graph.KEYS.values() for key in keys] + ["evaluate", "report", "sample", "rounds", "models"]
     unnamed_keys = lambda c: {k: v for k, v in _leaves(c) if not any(f"{k}.".startswith(f"{name}.") for name in stage_keys)}
-    shared, order = [], list(jobs.KEYS)
+    shared, order = [], list(graph.KEYS)
     for stage in order:
         users = [c for c in configs if networks.needs(c, stage)]
         if len(users) < 2:
             continue
         reached = lambda name: order.index(stage) >= order.index(name)
-        evaluation_keys = lambda c: (c.evaluate.to_dict(), jobs.fingerprint(c, "autoregressive")) if stage == "evaluate" else None
+        evaluation_keys = lambda c: (c.evaluate.to_dict(), graph.stage_keys(c, "autoregressive")) if stage == "evaluate" else None
         further_keys = lambda c: (
             c.models if reached("compass") else None,
             c.rounds if reached("trajectories") else None,
             evaluation_keys(c),
         )
-        if len({json.dumps([jobs.fingerprint(c, stage), unnamed_keys(c), further_keys(c)]) for c in users}) == 1:
+        if len({json.dumps([graph.stage_keys(c, stage), unnamed_keys(c), further_keys(c)]) for c in users}) == 1:
             shared.append(stage)
         elif stage != "autoregressive":  # only evaluate depends on it
             break
     return shared
 
 
-def stage_directories(stage, config):
-    """Directories, relative to a work directory, in which a stage writes its done.json."""
-    from tsdfm_jax.config import networks
-    from tsdfm_jax.workspace import jobs
-
-    rounds = range(config.rounds)
-    return {
-        "trajectories": [f"trajectories/round_{r}" for r in rounds],
-        "student": [jobs.student_directory(v, r) for r in rounds for v in networks.variants(config)],
-    }.get(stage, [stage])
-
-
 def done(directory, stage, config):
-    """Whether a stage is finished in a work directory with this config."""
-    from tsdfm_jax.lineage import bookkeeping
-    from tsdfm_jax.workspace import jobs
+    """Whether a stage is whole in a work directory, and made of what this config makes it of."""
+    from tsdfm_jax.lineage.states import Kind
+    from tsdfm_jax.workspace import graph, plan
 
-    records = [bookkeeping.done(directory / name) for name in stage_directories(stage, config)]
-    return all(record is not None and record["fingerprint"] == jobs.fingerprint(config, stage) for record in records)
+    def is_whole(name):
+        state = plan.of_artefact(config, directory, name, look=False)
+        return state.kind is Kind.DONE or state.kind is Kind.UNFINISHED and state.record is not None  # of an earlier version
+
+    try:
+        return all(map(is_whole, graph.directories(config, stage)))
+    except ValueError:  # something that it is made of is not whole
+        return False
 
 
 def link(run, shared, common):
@@ -208,15 +202,26 @@ def link(run, shared, common):
     because the run would write through it.
     """
     from tsdfm_jax.config import networks
-    from tsdfm_jax.workspace import jobs
+    from tsdfm_jax.workspace import graph
 
     run.workdir.mkdir(parents=True, exist_ok=True)
-    for stage in jobs.KEYS:
+    for stage in graph.KEYS:
         link_path = run.workdir / stage
         if link_path.is_symlink() and not done(run.workdir, stage, run.config):
             link_path.unlink()
         if stage in shared and networks.needs(run.config, stage) and not link_path.exists():
             link_path.symlink_to(pathlib.Path("..") / common.name / stage)
+            if stage == "evaluate":
+                _link_texts(run.workdir, common)
+
+
+def _link_texts(workdir, common):
+    """Link the texts that an evaluation judged; the run's own samples stay its own."""
+    (workdir / "samples").mkdir(exist_ok=True)
+    for file in (common / "samples").glob("*.json*"):
+        link_path = workdir / "samples" / file.name
+        if not link_path.exists() and not file.name.startswith("sample."):
+            link_path.symlink_to(pathlib.Path("../..") / common.name / "samples" / file.name)
 
 
 def _leaves(config, prefix=""):
