@@ -11,6 +11,7 @@ from tsdfm_jax.config import command_line
 
 COMMANDS = {
     "run": "tsdfm_jax.main",
+    "status": "tsdfm_jax.workspace.status_command",
     "sample": "tsdfm_jax.exchange.sample_command",
     "compare": "tsdfm_jax.experiments.compare.command",
     "sweep": "tsdfm_jax.experiments.sweep.command",

@@ -90,6 +90,11 @@ def run(config, workdir, stages=(), command=None, remake=False):
     external.check(config, [state.states[name] for name in state.named([name for name, _ in todo])])
     compile_cache.enable()
     hosts.first(lambda: record.write(config, workdir, stages and [name for name, _ in todo], command))
+    if state.adopted:
+        with metrics.Metrics(workdir, "adopted") as out:
+            out.line(
+                f"{', '.join(state.adopted)}: made by an earlier version of the code, and kept, since all that is known agrees"
+            )
     for name in (name for name in stages if hosts.is_first() and not networks.needs(config, name)):
         metrics.LOG.warning("%s: skipped, since models is %s", name, ", ".join(networks.models(config)))
     for name, arguments in todo:

@@ -8,47 +8,64 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tests import earlier
 from tsdfm_jax.lineage import bookkeeping
+from tsdfm_jax.lineage.artefact import Artefact
 from tsdfm_jax.runtime import metrics, signals
 from tsdfm_jax.storage import atomic
 
 
-def test_a_stage_is_done_only_when_finished(tmp_path):
-    """begin returns None until finish, then the figures."""
-    config = {"steps": 10, "model": {"width": 64, "shape": (1, 2)}}
-    assert bookkeeping.begin(tmp_path / "teacher", config) is None
-    assert bookkeeping.begin(tmp_path / "teacher", config) is None
-    bookkeeping.finish(tmp_path / "teacher", config, {"seconds": 1.5})
-    assert bookkeeping.begin(tmp_path / "teacher", config) == {"seconds": 1.5}
+def record(**keys):
+    return bookkeeping.made_of(Artefact(name="teacher", stage="teacher", keys=keys), {})
+
+
+def test_an_artefact_is_done_only_when_finished(tmp_path):
+    """done gives None until finish, then the record with its figures and the stamps of its files."""
+    bookkeeping.begin(tmp_path / "teacher", record(steps=10))
+    assert bookkeeping.done(tmp_path / "teacher") is None
+    (tmp_path / "teacher/model").write_text("weights")
+    bookkeeping.finish(tmp_path, "teacher", record(steps=10), {"seconds": 1.5}, "content")
+    done = bookkeeping.done(tmp_path / "teacher")
+    assert done["figures"] == {"seconds": 1.5} and done["content"] == "content" and list(done["files"]) == ["teacher/model"]
     assert bookkeeping.require(tmp_path / "teacher", "teacher") == {"seconds": 1.5}
 
 
-@pytest.mark.parametrize("finished", [False, True])
-def test_another_config_is_refused_by_its_first_key(tmp_path, finished):
-    """A begun or finished directory refuses another config; the error names the first differing key and both values."""
-    bookkeeping.begin(tmp_path / "teacher", {"seed": 0, "model": {"width": 64, "heads": 4}})
-    if finished:
-        bookkeeping.finish(tmp_path / "teacher", {"seed": 0, "model": {"width": 64, "heads": 4}}, {})
-    else:
-        (tmp_path / "teacher" / "checkpoints").mkdir()
-    with pytest.raises(ValueError, match=r"model\.width=64, but the config now says 128: use another") as error:
-        bookkeeping.begin(tmp_path / "teacher", {"seed": 0, "model": {"width": 128, "heads": 8}})
-    assert "\n" not in str(error.value)
+@pytest.mark.parametrize("damage", [lambda text: text[:40], lambda text: text.replace("1.5", "1.6"), lambda text: "[]", lambda text: ""])
+def test_a_damaged_record_counts_as_none(tmp_path, damage):
+    """A done.json that is cut, or in which a number was changed, is not believed."""
+    bookkeeping.begin(tmp_path / "teacher", record(steps=10))
+    bookkeeping.finish(tmp_path, "teacher", record(steps=10), {"seconds": 1.5}, "content")
+    file = tmp_path / "teacher/done.json"
+    file.write_text(damage(file.read_text()))
+    assert bookkeeping.done(tmp_path / "teacher") is None
 
 
 def test_a_stage_that_made_nothing_does_not_bind(tmp_path):
-    """A stage that failed before it wrote any result may begin with another config."""
-    bookkeeping.begin(tmp_path / "tokenizer", {"vocab_size": 3})
+    """What an artefact was begun with counts only once something of it is made."""
+    bookkeeping.begin(tmp_path / "tokenizer", record(vocab_size=3))
     atomic.overwrite(tmp_path / "tokenizer" / bookkeeping.SECONDS, "0.1")
-    bookkeeping.begin(tmp_path / "tokenizer", {"vocab_size": 300})
-    with pytest.raises(ValueError, match="vocab_size=300"):
-        (tmp_path / "tokenizer" / "tokenizer.model").touch()
-        bookkeeping.begin(tmp_path / "tokenizer", {"vocab_size": 3})
+    assert bookkeeping.begun(tmp_path / "tokenizer") is None
+    (tmp_path / "tokenizer" / "tokenizer.model").touch()
+    assert bookkeeping.begun(tmp_path / "tokenizer")["fingerprint"] == {"vocab_size": 3}
+
+
+def test_checkpoints_and_drafts_are_no_files_of_an_artefact(tmp_path):
+    """Only what others read is stamped: not checkpoints, not the records, not half-written files."""
+    for name in ("0/model/meta.json", "0/checkpoints/4/state", "checkpoints.damaged/4/state", "seconds.json", ".x.json.7.tmp"):
+        (tmp_path / "judges" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "judges" / name).write_text("x")
+    assert bookkeeping.owned(tmp_path / "judges") == ["0/model/meta.json"]
+
+
+def test_a_record_of_an_earlier_version_is_read(tmp_path):
+    """It has a fingerprint and figures, and no seal."""
+    earlier.finish(tmp_path / "teacher", {"steps": 10}, {"hash": "a"})
+    assert bookkeeping.done(tmp_path / "teacher") == {"fingerprint": {"steps": 10}, "figures": {"hash": "a"}}
 
 
 def test_an_unfinished_stage_names_the_remedy(tmp_path):
     """An unfinished earlier stage gives an error that names the stage to run."""
-    bookkeeping.begin(tmp_path / "teacher", {})
+    bookkeeping.begin(tmp_path / "teacher", record())
     with pytest.raises(ValueError, match="is unfinished: run --stage=teacher first"):
         bookkeeping.require(tmp_path / "teacher", "teacher")
 

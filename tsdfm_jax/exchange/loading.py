@@ -1,7 +1,6 @@
 """`load`: a trained model of a run or of a model directory, ready to write text."""
 
 import functools
-import json
 import pathlib
 
 from ml_collections import ConfigDict
@@ -11,9 +10,8 @@ from tsdfm_jax.exchange import model_directory
 from tsdfm_jax.inference import model as model_lib, sampling
 from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import compile_cache, mesh as meshes
-from tsdfm_jax.workspace import trained
+from tsdfm_jax.workspace import record, trained
 
-SECTIONS = ("data", "flow", "model", "student", "teacher", "tokenizer")
 PREFERRED = ("student_shaped", "student_blind", "autoregressive", "teacher")  # the default is the first of these that a run has
 
 
@@ -44,7 +42,7 @@ def load(directory, model=None, mesh=None):
         return _from_model_directory(directory, model, mesh)
     if model is not None:
         settings.choose("model", model, networks.MODELS)
-    config = stored_config(directory)
+    config = record.config(directory)
     model = next(name for name in PREFERRED if name in networks.models(config)) if model is None else model
     networks.check_made(config, "model", model)
     config = trained.own_config(config, directory, model)
@@ -69,17 +67,3 @@ def _from_model_directory(directory, model, mesh):
     config = ConfigDict({"data": {"length": about.length}, "flow": flow})
     writer = None if tok is None else sampling.Writer(config, mesh, tok, network)
     return model_lib.Model(str(about), about.network, network, mesh, about.length, writer)
-
-
-def stored_config(directory):
-    """The config of a run's stages. Raises ValueError if there is none, or if it is damaged."""
-    file = directory / "config.json"
-    try:
-        values = json.loads(file.read_text())
-    except OSError:
-        raise ValueError(f"{directory} is no work directory of a run: there is no {file} (give the --workdir of one)") from None
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}): run any stage in {directory} again, and it is written anew") from None
-    if not isinstance(values, dict) or not all(isinstance(values.get(name), dict) for name in SECTIONS):
-        raise ValueError(f"{file} is not the config of a run: it must have {', '.join(SECTIONS)} (give the --workdir of one)")
-    return ConfigDict(values)

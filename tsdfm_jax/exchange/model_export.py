@@ -10,7 +10,7 @@ from tsdfm_jax.config import networks, settings
 from tsdfm_jax.evaluation import summary
 from tsdfm_jax.exchange import loading, model_card, model_directory
 from tsdfm_jax.runtime import mesh as meshes
-from tsdfm_jax.workspace import graph, trained
+from tsdfm_jax.workspace import graph, record, trained
 
 
 def export(workdir, out, *, model="student_shaped", dtype="float32", force=False):
@@ -23,7 +23,7 @@ def export(workdir, out, *, model="student_shaped", dtype="float32", force=False
     settings.choose("--dtype", dtype, model_directory.DTYPES)
     model_directory.check_free(out, force)
     workdir = pathlib.Path(workdir)
-    config = loading.stored_config(workdir)
+    config = record.config(workdir)
     mesh = meshes.make_mesh(meshes.MeshConfig(), jax.local_devices()[:1])
     loaded = loading.load(workdir, model, mesh)
     config = trained.own_config(config, workdir, model)

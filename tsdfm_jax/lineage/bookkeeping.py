@@ -48,13 +48,17 @@ def finish(
     content: str,
     more_files: Iterable[str] = (),
 ) -> None:
-    """Mark the artefact `name` below `root` as whole; `content` is the hash of what others read of it.
+    """Mark the artefact `name` below `root` as whole; see `finished`."""
+    atomic.write_sealed(root / name / DONE, finished(root, name, record, figures, content, more_files))
+
+
+def finished(root, name, record, figures, content, more_files=()) -> dict[str, Any]:
+    """What done.json says of the artefact `name` below `root`; `content` is the hash of what others read of it.
 
     Its files are those of its directory and `more_files`, names below `root`. Reads every byte of them.
     """
     files = [f"{name}/{file}" for file in owned(root / name)]
-    body = {**record, "figures": dict(figures), "content": content, "files": stamps.take(root, [*files, *more_files])}
-    atomic.write_sealed(root / name / DONE, body)
+    return {**record, "figures": dict(figures), "content": content, "files": stamps.take(root, [*files, *more_files])}
 
 
 def owned(directory: pathlib.Path) -> list[str]:

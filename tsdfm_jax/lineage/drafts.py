@@ -35,7 +35,7 @@ def recover(workdir: pathlib.Path, name: str, identity: str) -> None:
     elif not place.exists() and old.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
         old.rename(place)
-    elif old.exists() or old.is_symlink():
+    else:
         clear(workdir, name)
 
 

@@ -10,30 +10,33 @@ from tsdfm_jax.lineage.states import Kind
 from tsdfm_jax.workspace import contents
 
 
-def adopt(config, workdir, artefact, states):
-    """Give a finished artefact without an identity the record that it would have today; returns whether it did.
+def record_of(config, workdir, artefact, states):
+    """The done.json that a finished artefact without an identity would have today; None if it cannot be adopted.
 
     It is adopted if its fingerprint agrees with the config, if all that it is made from is adopted or made here, if what it
     recorded of these agrees, and if none of these was made after it.
     """
-    file = _record_file(workdir, artefact)
-    record = bookkeeping.done(file.parent)
-    if record is None or "identity" in record or "summary_of" in record:
-        return False
-    if any(states[name].kind not in (Kind.DONE, Kind.MORE) for name in artefact.all_inputs):
-        return False
     try:
+        record = bookkeeping.done(_record_file(workdir, artefact).parent)
+        if record is None or "identity" in record or "summary_of" in record:
+            return None
+        inputs = {name: states[name] for name in artefact.all_inputs}
+        if any(one.kind not in (Kind.DONE, Kind.MORE) for one in inputs.values()):
+            return None
         if _contradicts(config, workdir, artefact, record, states):
-            return False
-        contents_by_name = {name: one.content for name, one in states.items()}
+            return None
+        made_of = bookkeeping.made_of(artefact, {name: one.content for name, one in inputs.items()})
         content = contents.of(workdir / artefact.name, artefact.stage, record["figures"])
-        made_of = bookkeeping.made_of(artefact, contents_by_name) | {"adopted": True}
-        times = os.stat(file)
-        bookkeeping.finish(workdir, artefact.name, made_of, record["figures"], content)
-        os.utime(workdir / artefact.name / bookkeeping.DONE, ns=(times.st_atime_ns, times.st_mtime_ns))
-        return True
+        return bookkeeping.finished(workdir, artefact.name, made_of, record["figures"], content) | {"adopted": True}
     except (OSError, ValueError, KeyError, TypeError):  # a damaged file: the artefact is made again
-        return False
+        return None
+
+
+def adopt(workdir, artefact, record):
+    """Write the record of an adopted artefact, with the time of the old one."""
+    times = os.stat(_record_file(workdir, artefact))
+    bookkeeping.restamp(workdir / artefact.name, record)
+    os.utime(workdir / artefact.name / bookkeeping.DONE, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def _record_file(workdir, artefact):
@@ -49,9 +52,9 @@ def _contradicts(config, workdir, artefact, record, states):
     if any(fingerprint[key] != artefact.keys[key] for key in fingerprint if key in artefact.keys):
         return True
     ended = _record_file(workdir, artefact).stat().st_mtime
-    for name in artefact.all_inputs:  # one that began after this had ended was made again since
+    for name, one in artefact.all_inputs.items():  # one that began after this had ended was made again since
         seconds = states[name].record["figures"].get("seconds", 0)
-        if (workdir / name / bookkeeping.DONE).stat().st_mtime - ended > seconds > 0:
+        if _record_file(workdir, one).stat().st_mtime - ended > seconds > 0:
             return True
     return artefact.stage in EVIDENCE and EVIDENCE[artefact.stage](config, workdir, artefact, states)
 

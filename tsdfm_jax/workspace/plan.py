@@ -1,7 +1,6 @@
 """The state of a work directory under a config: what is whole, what is stale and why, and what a run would make."""
 
 import dataclasses
-import logging
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
@@ -10,16 +9,22 @@ from tsdfm_jax.lineage import bookkeeping, drafts, stamps
 from tsdfm_jax.lineage.states import Kind, State, roots, state
 from tsdfm_jax.workspace import adoption, graph, sources
 
-LOG = logging.getLogger("tsdfm_jax")
 SOURCES = "sources.json"  # the hashes of files outside the work directory, so that none is read twice
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The states of all artefacts of a config in a work directory, by name, each after those that it is made from."""
+    """The state of a work directory under a config.
+
+    Attributes:
+      workdir: the directory.
+      states: the state of each artefact by name, each after those that it is made from.
+      adopted: the artefacts of an earlier version of the code that were adopted just now.
+    """
 
     workdir: pathlib.Path
     states: Mapping[str, State]
+    adopted: tuple[str, ...] = ()
 
     def named(self, stages: Iterable[str]) -> list[str]:
         """The artefacts that some stages make, in order."""
@@ -89,12 +94,14 @@ def make(config, workdir, *, change: bool = True) -> Plan:
         memory.save()
     states, adopted = {}, []
     for name, artefact in artefacts.items():
-        if change and adoption.adopt(config, workdir, artefact, states):
+        if record := adoption.record_of(config, workdir, artefact, states):
             adopted.append(name)
+            if not change:
+                states[name] = State(artefact=artefact, kind=Kind.DONE, reasons=("by an earlier version",), record=record)
+                continue
+            adoption.adopt(workdir, artefact, record)
         states[name] = state(workdir, artefact, states, restamp=change)
-    if adopted:
-        LOG.info("%s was made by an earlier version: %s adopted, since their keys agree", workdir, ", ".join(adopted))
-    return Plan(workdir=workdir, states=states)
+    return Plan(workdir=workdir, states=states, adopted=tuple(adopted))
 
 
 def read_sources(config, workdir, memory, name, stage):

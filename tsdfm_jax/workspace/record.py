@@ -12,6 +12,7 @@ from tsdfm_jax.workspace import graph
 
 CONFIG, COMMAND, COMMANDS = "config.json", "command.txt", "commands.jsonl"
 # The sections that belong to one stage alone, beside the keys of graph.KEYS.
+NEEDED = ("data", "flow", "model", "student", "teacher", "tokenizer")  # sections that the config of any run has
 SECTIONS = {"evaluate": ("evaluate",), "report": ("report",), "sample": ("sample",)}
 
 
@@ -58,3 +59,17 @@ def merged(stored, wanted, stages):
                 node = node[part]
             node[leaf] = was
     return result
+
+
+def config(directory):
+    """The config of a run's stages. Raises ValueError if there is none, or if it is damaged."""
+    file = directory / CONFIG
+    try:
+        values = json.loads(file.read_text())
+    except OSError:
+        raise ValueError(f"{directory} is no work directory of a run: there is no {file} (give the --workdir of one)") from None
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error}): run any stage in {directory} again, and it is written anew") from None
+    if not isinstance(values, dict) or not all(isinstance(values.get(name), dict) for name in NEEDED):
+        raise ValueError(f"{file} is not the config of a run: it must have {', '.join(NEEDED)} (give the --workdir of one)")
+    return ConfigDict(values)

@@ -21,7 +21,10 @@ def lines(state):
 
 
 def show(config, workdir):
-    """Print the state of a work directory under a config; changes nothing. Raises ValueError if there is none."""
+    """Print the state of a work directory under a config, and return whether nothing is stale or damaged; changes nothing.
+
+    Raises ValueError if there is no such directory.
+    """
     workdir = pathlib.Path(workdir)
     if not workdir.is_dir():
         raise ValueError(f"no work directory '{workdir}': give the --workdir of a run")
@@ -36,4 +39,11 @@ def show(config, workdir):
         table.add_row(name, f"[{style}]{kind.value}[/{style}]", rich.markup.escape(why), shown)
     console.print(table)
     remade = state.refusal(state.states)
-    console.print(remade or "nothing is stale", markup=False, highlight=False, soft_wrap=True)
+    bad = [name for name, one in state.states.items() if one.kind in (Kind.STALE, Kind.DAMAGED)]
+    console.print(
+        remade or ("nothing is stale" if not bad else f"the next run makes {', '.join(bad)} again"),
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    return not bad

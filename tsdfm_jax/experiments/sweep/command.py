@@ -23,6 +23,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the runs; by default
 _DRY_RUN = flags.DEFINE_bool("dry-run", False, "Print the commands of the unfinished runs, and run nothing.")
 _PARALLEL = flags.DEFINE_integer("parallel", 1, "Number of runs at a time on this machine; they share its devices.", lower_bound=1)
 _LAUNCHER = flags.DEFINE_string("launcher", "", "A command that takes main's arguments, such as 'sbatch launch/slurm_gpu.sbatch'.")
+_REMAKE = flags.DEFINE_bool("remake", False, "Let the runs make again what another config made in their directories; see main.")
 _TABLE = flags.DEFINE_bool("table", False, "Write the finished runs' metrics to sweep.csv and sweep.json, and run nothing.")
 
 
@@ -32,7 +33,12 @@ def main(argv):
     def begin():
         file = command_line.config_file(argv, "configs/sweeps/shaping.py")
         root = pathlib.Path(_WORKDIR.value or f"runs/{command_line.run_name(file)}")
-        return act(sweep_plan.Sweep(file, _CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]), root), root)
+        return act(
+            sweep_plan.Sweep(
+                file, _CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]), root, remake=_REMAKE.value
+            ),
+            root,
+        )
 
     return sweep_jobs.attempt(begin, fail)
 

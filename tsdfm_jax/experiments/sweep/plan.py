@@ -15,7 +15,7 @@ HANDED_OUT = "handed_out.json"
 
 
 class Sweep:
-    """The runs of a sweep and their shared stages; `main` is the command that starts a run.
+    """The runs of a sweep and their shared stages; `main` is the command that starts a run, `remake` its flag.
 
     Attributes:
       runs: a list of `sweep_runs.Run`.
@@ -23,8 +23,8 @@ class Sweep:
       common: the run that makes the shared stages, None if there are none.
     """
 
-    def __init__(self, file, config, given, root, main=None):
-        self.file, self.root, self.main = file, root, list(main or MAIN)
+    def __init__(self, file, config, given, root, main=None, remake=False):
+        self.file, self.root, self.main, self._remake = file, root, list(main or MAIN), ["--remake"] if remake else []
         self.runs = sweep_runs.expand(file, config, given, read_hyper(file), root)
         self.shared = sweep_runs.shared_stages([run.config for run in self.runs])
         self.common = self._common(config, given) if self.shared else None
@@ -58,7 +58,7 @@ class Sweep:
             if run not in waiting:
                 print(f"# finished: {run.name}")
         for run in waiting:
-            print(shlex.join([*start, *run.arguments]))
+            print(shlex.join([*start, *run.arguments, *self._remake]))
 
     def run(self, parallel, say):
         """Run the unfinished runs here, `parallel` at a time; returns the exit code."""
@@ -81,7 +81,7 @@ class Sweep:
         return 1 if left else 0
 
     def _run_here(self, runs, parallel, say, lock):
-        jobs = [sweep_jobs.Job(run.name, [*self.main, *run.arguments], run.workdir) for run in runs]
+        jobs = [sweep_jobs.Job(run.name, [*self.main, *run.arguments, *self._remake], run.workdir) for run in runs]
         return sweep_jobs.run(jobs, parallel, say, (lock,))
 
     def hand_out(self, launcher, say):
@@ -106,7 +106,7 @@ class Sweep:
         from tsdfm_jax.storage import atomic
 
         run.workdir.mkdir(parents=True, exist_ok=True)
-        command = [*start, *run.arguments]
+        command = [*start, *run.arguments, *self._remake]
         handed_out_file = run.workdir / HANDED_OUT
         atomic.overwrite(handed_out_file, json.dumps({"command": command, "at": time.strftime("%Y-%m-%d %H:%M:%S")}, indent=1))
         code = 1
