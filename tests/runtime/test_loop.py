@@ -117,6 +117,25 @@ def test_stopped_and_resumed_is_never_stopped(straight, tmp_path):
     assert figures["recompilations"] == 0 and [n for n, _ in figures["evaluations"]] == [3, 8]
 
 
+def test_stopped_in_an_evaluation(straight, tmp_path):
+    """A run that is stopped in an evaluation saves the state of that update, and makes up for the evaluation when it goes on."""
+
+    def stopped(state):
+        raise signals.Interrupted("toy: stopped")
+
+    for step in (7, 12):  # between two checkpoints, and after the last update
+        with pytest.raises(signals.Interrupted):
+            fit(tmp_path, evaluate=stopped, evaluate_every=7, save_every=100)
+        assert checkpoint.Checkpoints(tmp_path / "checkpoints").latest() == step
+        only_once = lambda state: {"at": int(state.step)} if int(state.step) == step else stopped(state)
+        if step == 7:
+            with pytest.raises(signals.Interrupted):
+                fit(tmp_path, evaluate=only_once, evaluate_every=7, save_every=100)
+    state, figures = fit(tmp_path, evaluate=only_once, evaluate_every=7, save_every=100)
+    assert_same_bits(straight[0], state)
+    assert figures["evaluations"] == [[7, {"at": 7.0}], [12, {"at": 12.0}]] and figures["curve"] == straight[1]["curve"]
+
+
 def test_a_finished_run_is_not_run_again(straight):
     """With the last checkpoint there, no step runs, and the curve is that of the run."""
     never = lambda *_: pytest.fail("a step was taken, or a newborn state made")

@@ -1,5 +1,7 @@
 """The training loop of teacher, compass, students and judges."""
 
+import contextlib
+
 from tsdfm_jax.runtime import ledger as ledger_lib, metrics as metrics_lib, signals
 
 
@@ -33,11 +35,15 @@ def fit(
         ledger.resume(meta)
     first_step = ledger.done
     with signals.stopping(), metrics_lib.progress(name, steps, "step", first_step) as ledger.bar:
+        due = first_step and (first_step == steps or first_step % evaluate_every == 0)
+        if evaluate is not None and due and not ledger.has_evaluated():  # it was stopped in this evaluation
+            ledger.evaluate(evaluate, state)
         while ledger.done < steps:
             state = ledger.update(learner.step, state, _next(batches, name, ledger.done, steps), mesh)
             last, stop = ledger.done == steps, signals.stop_agreed(ledger.done, every=10)
             if evaluate is not None and (last or ledger.done % evaluate_every == 0):
-                ledger.evaluate(evaluate, state)
+                with _saved_if_stopped(ledger, checkpoints, state, batches):
+                    ledger.evaluate(evaluate, state)
             if last or stop or ledger.done % save_every == 0:
                 ledger.settle()
                 checkpoints.save(ledger.done, state, batches, ledger.meta())
@@ -48,6 +54,18 @@ def fit(
     if first_step < steps:
         checkpoints.wait()
     return state, ledger.summary()
+
+
+@contextlib.contextmanager
+def _saved_if_stopped(ledger, checkpoints, state, batches):
+    """Save the state where the block is asked to stop: an evaluation may end long after the newest checkpoint."""
+    try:
+        yield
+    except signals.Interrupted:
+        ledger.settle()
+        checkpoints.save(ledger.done, state, batches, ledger.meta())
+        checkpoints.wait()
+        raise
 
 
 def _next(batches, name, done, steps):
