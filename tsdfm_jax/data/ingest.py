@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from tsdfm_jax.data import encoding, packer, pool, tokenizer as tokenizers
+from tsdfm_jax.data import encoding, packer, pool, tokenizer as tokenizers, words as word_lists
 
 # Documents are tokenised in batches up to this size: enough to keep a process busy, small compared with memory.
 _BATCH_CHARACTERS = 1 << 20
@@ -140,6 +140,6 @@ def fill_one(pack: packer.Packer, text: str, tokenizer: tokenizers.Tokenizer, *,
         split = "heldout" if number in heldout else "train"
         pack.add(split, window, size=len(window_text.encode()), documents=0)
         if split == "train":
-            pack.add_words(encoding.whole_words(window_text))
+            pack.add_words(word_lists.whole_words(window_text))
     pack.add("train", ids[count * length :], size=0, documents=0)
     pack.documents, pack.bytes = 1, len(text.encode())

@@ -86,5 +86,6 @@ def bits_per_byte_of_models(config, workdir, job):
             held_NL = windows.heldout(data, c.heldout)
             measure = measure or heldout(finest(network.apply), settings.path(config, text_vocab), mesh, held_NL, c.batch)
             bits[name] = bits_per_byte(data) * measure(trained.student(config, workdir, mesh, variant).params)
-            hosts.first(lambda: atomic.overwrite(file, json.dumps(bits, indent=1)))
+            bits = atomic.finite(bits)
+            hosts.first(lambda: atomic.overwrite(file, atomic.json_text(bits, indent=1)))
     return {name: bits[name] for name in networks.models(config)}

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from tsdfm_jax.runtime import mesh as mesh_lib, metrics as metrics_lib
+from tsdfm_jax.storage import atomic
 
 LOG = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ class Ledger:
         """Call `evaluate(state)` without counting it in the training rate, and keep its numbers."""
         self.settle()
         numbers = {name: float(value) for name, value in evaluate(state).items()}
-        self.record["evaluations"].append([self.done, numbers])
+        self.record["evaluations"].append([self.done, atomic.finite(numbers)])
         self.metrics.scalars(self.done, numbers)
         text = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         LOG.info("%s step %d: %s", self.name, self.done, text)
