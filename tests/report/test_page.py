@@ -248,3 +248,16 @@ def test_missing_figures_are_dashes(tmp_path, model):
     shown = [found.sections.get(name, "") for name in ("table", "perplexity", "compass")]
     assert "–" in shown[0] and "–" in shown[2] and bool(shown[1]) == (model is not None)
     assert not re.search(r"\b(nan|None|inf)\b", "".join(shown))
+
+
+def test_what_the_tokenizer_loses(tmp_path):
+    """The page says how much of the corpus survives the tokenizer, and why not all; a report without these figures says nothing."""
+    report = showing.report()
+    assert "gives back" not in written(tmp_path, report, None)
+    lossless = {"bytes": 12345, "lost_bytes": 0, "tokens": 4000, "unknown_tokens": 0, "cause": None}
+    report["stages"]["tokenizer"] = {"seconds": 1.0, "text": lossless}
+    assert "gives back all of 12,345 bytes of the corpus; 0 of its tokens" in written(tmp_path, report, None)
+    lossy = {"lost_bytes": 1234, "unknown_tokens": 40, "cause": "its normaliser <NFKC>"}
+    report["stages"]["tokenizer"]["text"] = lossless | lossy
+    found = Read(written(tmp_path, report, None)).sections["making"]
+    assert "gives back 90.00% of 12,345 bytes of the corpus; lost to its normaliser <NFKC>; 0.01 of its tokens" in found

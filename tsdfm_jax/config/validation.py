@@ -98,6 +98,8 @@ def check_choices(config):
         raise ValueError(f"student.weights {config.student.weights} must be 3 numbers: of chain, endpoint and data")
     if not 0.0 <= config.student.fresh <= 1.0:
         raise ValueError(f"student.fresh {config.student.fresh} is no share: take a number from 0 to 1")
+    if not 0.0 <= config.data.text_loss <= 1.0:
+        raise ValueError(f"data.text_loss {config.data.text_loss} is no share: take a number from 0 to 1")
     settings.frontier(config)
     if not config.evaluate.seeds:
         raise ValueError("evaluate.seeds () is empty: the table needs one")
