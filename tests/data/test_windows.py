@@ -389,3 +389,13 @@ def test_real_text_is_in_its_own_lexicon(tmp_path):
     windows.prepare(corpus.documents(limited), loaded, tmp_path / "data", windows.WindowsConfig(length=64))
     share = windows.lexical_share(windows.texts(tmp_path / "data", "heldout", loaded), windows.stored_lexicon(tmp_path / "data"))
     assert 0.8 < share < 1
+
+
+@pytest.mark.parametrize(
+    ("documents", "says"), [(["a"], "one document with 2 tokens"), (["a", "b"], "split of the corpus, \\d tokens")]
+)
+def test_a_corpus_of_letters_is_refused(tmp_path, documents, says):
+    """Too little text for one window is a line with the two keys that can change it."""
+    with pytest.raises(ValueError, match=f"data.length {_LENGTH} .*{says}.*data.files") as caught:
+        _prepare(tmp_path, documents)
+    assert "\n" not in str(caught.value)

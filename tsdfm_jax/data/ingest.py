@@ -130,7 +130,8 @@ def fill_one(pack: packer.Packer, text: str, tokenizer: tokenizers.Tokenizer, *,
     count = len(ids) // length
     if count < 2:
         raise ValueError(
-            f"length {length} is too long for a corpus of one document with {len(ids)} tokens: both splits need a window"
+            f"data.length {length} is too long for a corpus of one document with {len(ids)} tokens, where both splits need a window: "
+            "shorten it or give more text in data.files"
         )
     heldout_count = max(1, round(count * holdout))
     heldout = set(np.random.default_rng(seed).permutation(count)[:heldout_count].tolist())

@@ -86,6 +86,12 @@ def check_whole(name, value, least, most=LARGEST):
         raise ValueError(f"{name} {value!r} must be a whole number, at least {least} and at most {most:,}")
 
 
+def check_infill(text):
+    """Raise ValueError for an infill that was given and is empty: it would write as if there was none."""
+    if text == "":
+        raise ValueError("infill '' is empty: give a whole text with a marker where something is to be written, or leave it out")
+
+
 def check_left_to_right(ask):
     """Raise ValueError if an Ask gives text after a gap, which a left-to-right model cannot use."""
     for name in ("suffix", "infill"):

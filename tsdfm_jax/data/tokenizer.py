@@ -324,7 +324,7 @@ def _lines(documents: Iterator[str]) -> Iterator[str]:
 
 def _training_error(message: str, vocab_size: int) -> str:
     if small := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
-        return f"vocab_size {vocab_size} is too small: bytes and this text's characters alone need {small[1]}"
+        return f"tokenizer.vocab_size {vocab_size} is too small: bytes and this text's characters alone need {small[1]}"
     if large := re.search(r"too high \(\d+\)\. Please set it to a value <= (\d+)", message):
-        return f"vocab_size {vocab_size} is too large for this much text: at most {large[1]}, or give more text"
-    return f"no tokenizer of vocab_size {vocab_size} could be trained: {message.splitlines()[0]}"
+        return f"tokenizer.vocab_size {vocab_size} is too large for this much text: at most {large[1]}, or more text in data.files"
+    return f"no tokenizer of tokenizer.vocab_size {vocab_size} could be trained: {message.splitlines()[0]}"

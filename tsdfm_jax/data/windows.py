@@ -84,8 +84,8 @@ def _seal(pack: packer.Packer, identity: dict[str, Any], split_by: str) -> dict[
     for name, count in tokens.items():
         if count < cfg["length"]:
             raise ValueError(
-                f"length {cfg['length']} is longer than the {name} split of the corpus, {count} tokens: "
-                "shorten it or give more text"
+                f"data.length {cfg['length']} is longer than the {name} split of the corpus, {count} tokens: "
+                "shorten it or give more text in data.files"
             )
     splits = pack.finish()
     words = "".join(f"{word}\n" for word in sorted(pack.words)).encode()

@@ -102,6 +102,6 @@ def text_scores(judges, x_NL, mesh, batch=64):
     return {
         "samples": len(x_NL),
         "entropy_nats": entropy,
-        "distinct_2": float(text_metrics.distinct(x_NL, 2)),
+        "distinct_2": text_metrics.distinct(x_NL, 2),
         "ppl_token": perplexities,
     }
