@@ -114,7 +114,8 @@ def test_a_stage_writes_log_and_events(tmp_path):
     """log.txt has lines and progress, TensorBoard has curves and texts, and closing releases both."""
     with metrics.Metrics(tmp_path, "teacher") as out:
         out.line("seven updates")
-        out.scalars(1, {"loss": 2.0})
+        with out.curve("teacher", 0) as curve:
+            curve.scalars(1, {"loss": 2.0})
         out.text(1, "sample", "my fellow citizens")
         with metrics.progress("teacher", 3, "step") as bar:
             for _ in range(3):

@@ -30,7 +30,7 @@ class SamplerConfig:
         for name, most in (("temperature", HUGE), ("top_p", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, numbers.Real) or not TINY <= value <= most:
-                raise ValueError(f"{name} {value!r} must be a number from {TINY} to {most}")
+                raise ValueError(f"{name} {value!r} must be a number above 0, from {TINY} to {most}")
 
 
 def sharpen(logits_BLV, cfg):

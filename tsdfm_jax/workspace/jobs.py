@@ -123,6 +123,7 @@ def train(config, job, section, learner, batches, *, name, mesh, tok, directory=
         evaluate=evaluate,
         evaluate_every=config.evaluate_every,
         tokens_per_step=section.batch * config.data.length,
+        curve=directory.relative_to(job.metrics.workdir).as_posix(),
     )
     checkpoints.close()
     meta = checkpoint.save_params(directory / "model", state.averaged, {"tokenizer": tok.content_hash})
