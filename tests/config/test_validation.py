@@ -66,7 +66,9 @@ def test_a_temperature_is_a_number_that_float32_holds(name, value):
     """From Python too, a temperature or top_p that is no number in its range is one line."""
     with pytest.raises(ValueError) as caught:
         sampler.SamplerConfig(**{name: value})
-    assert str(caught.value).startswith(f"{name} {value!r} must be a number above 0, from 1e-30 to") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{name} {value!r} must be a number above 0, from 1e-30 to") and "\n" not in str(
+        caught.value
+    )
 
 
 def test_numbers_of_numpy_are_numbers():
