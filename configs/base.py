@@ -59,6 +59,7 @@ def get_config():
     c.data.files = ""
     c.data.field = "text"  # field of .jsonl and .parquet records that holds the text
     c.data.limit_bytes = 0  # stop reading after this many bytes of text; 0 reads all
+    c.data.text_loss = 0.0  # largest share of the corpus's bytes that the tokenizer may lose; one that loses more is refused
     c.data.length = 64  # L, tokens in a window
     c.data.holdout = 0.05  # share of the documents held out from training
     c.data.windows_per_shard = 8192  # windows in a cached shard

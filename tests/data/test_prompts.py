@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import sentencepiece
+import tokenizers
 
 from tsdfm_jax.data import prompts, tokenizer
 
@@ -117,6 +118,42 @@ def test_a_file_of_prompts(tok, tmp_path):
     assert (prompt.ask.number, prompt.ask.seed, prompt.length) == (3, 9, 7) and prompt.ask.prompt == "The"
     assert infill.length == len(infill.given) + 2 and infill.ask.number == 2
     assert suffix.given[-1] == 11 and suffix.ask.span == "____"
+
+
+@pytest.fixture(scope="module")
+def lossy(tmp_path_factory):
+    """A byte-level tokenizer.json that lower-cases, and drops spaces at both ends."""
+    model = tokenizers.Tokenizer(tokenizers.models.BPE())
+    model.normalizer = tokenizers.normalizers.Sequence([tokenizers.normalizers.Lowercase(), tokenizers.normalizers.Strip()])
+    model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    special = ["<|endoftext|>"]
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    model.train_from_iterator(SPEECH, trainer)
+    file = tmp_path_factory.mktemp("lossy") / "t.json"
+    model.save(str(file))
+    return tokenizer.from_file(str(file))
+
+
+@pytest.mark.parametrize("fields, said", [
+    (dict(prompt="The law"), "prompt 'The law' would become 'the law'"),
+    (dict(prompt="the law "), "prompt 'the law ' would become 'the law'"),
+    (dict(suffix="of War"), "suffix 'of War' would become 'of war'"),
+    (dict(infill="the ____ of____"), "infill 'the ' would become 'the'"),
+    (dict(infill="the____ of Peace"), "infill ' of Peace' would become 'of peace'"),
+])  # fmt: skip
+def test_given_text_that_would_change_is_refused(lossy, tmp_path, fields, said):
+    """A text that the tokenizer does not give back is refused in a line with what it would become; in a file with its line."""
+    with pytest.raises(ValueError) as caught:
+        request(lossy, **fields)
+    assert said in str(caught.value) and "never changed" in str(caught.value) and "\n" not in str(caught.value)
+    (tmp_path / "a.jsonl").write_text('{"prompt": "the"}\n' + json.dumps(fields))
+    with pytest.raises(ValueError, match="a.jsonl, line 2: ") as caught:
+        prompts.from_file(str(tmp_path / "a.jsonl"), prompts.Ask(), lossy, L)
+    assert said in str(caught.value)
+    kept = request(lossy, prompt="the law", suffix=" of war")  # Strip drops the space only where a text begins
+    assert lossy.decode([*lossy.encode("a"), *kept.given_L[kept.given][len(lossy.encode("the law")) :]]) == "a of war"
 
 
 @pytest.mark.parametrize("name, content, said", [

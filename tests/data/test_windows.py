@@ -1,5 +1,6 @@
 """Windows hold exactly the corpus, and are the same after any interruption."""
 
+import hashlib
 import itertools
 import os
 import pathlib
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import strategies
 
 from tsdfm_jax.data import corpus, tokenizer, windows
+from tsdfm_jax.storage import atomic
 
 _LENGTH = 16
 _CFG = windows.WindowsConfig(length=_LENGTH, holdout=0.2, seed=3, windows_per_shard=120)
@@ -334,7 +336,7 @@ def test_the_lexicon_is_the_training_text_alone(tmp_path):
     names = [a + b for a, b in itertools.product("abcdefghij", repeat=2)]
     documents = [f"{name}{name}x {name.upper()}'s padding to fill a window or more" for name in names]
     _prepare(tmp_path, documents)
-    stored, trained = windows.stored_lexicon(tmp_path), list(windows.texts(tmp_path, "train", _Bytes()))
+    stored, trained = windows.stored_lexicon(tmp_path).words, list(windows.texts(tmp_path, "train", _Bytes()))
     assert {"padding", "window"} <= stored
     held = "".join(windows.texts(tmp_path, "heldout", _Bytes()))
     for name in names:
@@ -348,10 +350,35 @@ def test_the_lexicon_is_the_training_text_alone(tmp_path):
 def test_lexical_share_counts_whole_words():
     """The lexical share ignores case and each window's first and last word, which may be cut."""
     known = windows.lexicon(["The people don't ask.", "Why"])
-    assert known == {"the", "people", "don't", "ask", "why"}
+    assert known.words == {"the", "people", "don't", "ask", "why"}
     assert windows.lexical_share(["eople THE people zzz as"], known) == pytest.approx(2 / 3)
     assert windows.lexical_share(["x the y", "x why y"], known) == 1.0
-    assert np.isnan(windows.lexical_share(["two words"], known))
+    assert windows.lexical_share(["two words"], known) is None
+
+
+def test_the_lexicon_knows_every_script(tmp_path):
+    """Words of Cyrillic, Greek, Devanagari and Chinese text are in the lexicon, and the manifest names their pattern."""
+    text = "Мы, народ Штатов; ο λαός, we the people don\u2019t हम भारत के लोग, 我們人民。"
+    _prepare(tmp_path, [f"{text} {i}" for i in range(20)])
+    stored = windows.stored_lexicon(tmp_path)
+    assert stored.words >= {"народ", "штатов", "λαός", "people", "don\u2019t", "लोग", "我們人民"}
+    assert windows.manifest(tmp_path)["lexicon"]["pattern"] == stored.pattern == "letters"
+    assert windows.lexical_share(["x народ Штатов лампа y"], stored) == pytest.approx(2 / 3)
+
+
+def test_an_old_directory_keeps_its_words(tmp_path):
+    """A manifest that names no pattern is of ASCII words, and the share of a text is counted with the same words."""
+    _prepare(tmp_path, [f"the café of the people number {i}" for i in range(20)])
+    body = {key: value for key, value in windows.manifest(tmp_path).items() if key != "sha256"}
+    words = b"caf\nnumber\nof\npeople\nthe\n"
+    (tmp_path / "lexicon.txt").write_bytes(words)
+    body["lexicon"] = {"words": 5, "full": False, "sha256": hashlib.sha256(words).hexdigest()}
+    atomic.write_sealed(tmp_path / "manifest.json", body)
+    windows.verify(tmp_path)
+    stored = windows.stored_lexicon(tmp_path)
+    assert stored.pattern == "ascii"
+    assert windows.lexical_share(["x the café of y"], stored) == 1.0
+    assert windows.lexical_share(["x народ y"], stored) is None
 
 
 def test_real_text_is_in_its_own_lexicon(tmp_path):
@@ -362,3 +389,13 @@ def test_real_text_is_in_its_own_lexicon(tmp_path):
     windows.prepare(corpus.documents(limited), loaded, tmp_path / "data", windows.WindowsConfig(length=64))
     share = windows.lexical_share(windows.texts(tmp_path / "data", "heldout", loaded), windows.stored_lexicon(tmp_path / "data"))
     assert 0.8 < share < 1
+
+
+@pytest.mark.parametrize(
+    ("documents", "says"), [(["a"], "one document with 2 tokens"), (["a", "b"], "split of the corpus, \\d tokens")]
+)
+def test_a_corpus_of_letters_is_refused(tmp_path, documents, says):
+    """Too little text for one window is a line with the two keys that can change it."""
+    with pytest.raises(ValueError, match=f"data.length {_LENGTH} .*{says}.*data.files") as caught:
+        _prepare(tmp_path, documents)
+    assert "\n" not in str(caught.value)

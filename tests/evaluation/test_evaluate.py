@@ -78,6 +78,15 @@ def test_own_samples_as_text_of_others(copy):
         assert theirs["ppl_token"] == pytest.approx(ours["ppl_token"], rel=0.25)
 
 
+def test_texts_of_one_letter(copy):
+    """Texts of one token have null for the n-grams that none of them has, and the report is made all the same."""
+    mine = copy.parent / "mine.jsonl"
+    mine.write_text('{"text": "a"}\n{"text": "b"}\n')
+    main.run(config(**{"evaluate.text": str(mine)}), copy, ["evaluate", "report"])
+    for row in rows_of(copy, "text:mine"):
+        assert row["samples"] == 2 and row["distinct_1"] is not None and row["distinct_2"] is None and row["ppl_token"] > 1
+
+
 @pytest.mark.parametrize("changes, said", [
     ({"evaluate.text": "nowhere.jsonl"}, "nowhere.jsonl"),
     ({"evaluate.text": "a/theirs.jsonl, b/theirs.jsonl"}, "both be called theirs"),

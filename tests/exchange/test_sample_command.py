@@ -45,6 +45,8 @@ def test_its_texts_are_those_of_load():
         ([MODEL, "--steps=0"], "steps"),
         ([MODEL, "The Senate"], "'The Senate' is not a flag"),
         ([MODEL, "--infill=The ____", "--prompt=The"], "infill"),
+        ([MODEL, "--infill="], "infill '' is empty"),
+        ([MODEL, "--temperature=1e-45"], "temperature 1e-45"),
     ],
 )
 def test_what_cannot_be_written_is_one_line(flags, message):

@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -260,3 +261,15 @@ def test_wrong_flags(tmp_path, flag, said):
     """An unknown flag, an unwritable file and a missing run each give one line and exit code 2."""
     code, out, err = command(*leave(tmp_path, a=BASE, b=BASE), flag)
     assert (code, out) == (2, "") and err.startswith("compare: ") and said in err and err.count("\n") == 1
+
+
+def test_missing_figures_are_dashes(tmp_path, capsys):
+    """Null figures, and the NaN and Infinity that older versions wrote, are dashes in the tables and null in the JSON."""
+    lost = report(matched=[at_match(None, entropy_nats=None)])
+    lost = changed(lost, ppl_token=None, lexical=None, mauve=float("nan"), frechet=float("inf"))
+    runs = reports.read_all(leave(tmp_path, a=BASE, b=lost))
+    rows, matched = reports.table(runs), reports.matched(runs)
+    assert all(row["ppl_token_judge_0"] is None and row["frechet_judge_0"] is None for row in rows if row["run"] == "b")
+    compare.show(runs, rows, matched, [])
+    said = capsys.readouterr().out
+    assert " - " in said and not re.search(r"\b(nan|None|inf)\b", said)

@@ -111,3 +111,21 @@ def test_stages_work_through_links(tmp_path):
     assert (params["w"] == np.arange(6.0).reshape(2, 3)).all() and meta["tokenizer"] == "t"
     assert before == {file: file.stat().st_mtime_ns for file in common.rglob("*")}
     assert (run / "tokenizer").is_symlink() and bookkeeping.done(run / "data") and not (common / "data").exists()
+
+
+def test_missing_figures_are_dashes(tmp_path):
+    """A seed without a perplexity is left out of the mean; without any there is a dash."""
+    made = make(tmp_path, [{"shaping.candidates": 2}])
+    made.run(1, Said())
+    (run,) = made.runs
+    lost = [
+        row | {"ppl_token": None} if row["model"] == "teacher" or (row["model"] == "student_blind" and row["seed"]) else row
+        for row in rows(100.0)
+    ]
+    lost[0]["ppl_token"] = float("inf")  # as older versions wrote it
+    report = {"config": run.config.to_dict(), "rows": lost, "stages": {}}
+    (run.workdir / "report/report.json").write_text(json.dumps(report))
+    figures = sweep_table.figures_of(run)
+    assert figures["teacher_1024_ppl_judge_0"] is None and figures["student_blind_8_ppl_judge_0"] == 51.0
+    (row,) = sweep_table.gather(made.runs)
+    assert list(sweep_table.line(row, {}, 1024, ["judge_0"]))[3] == "-"

@@ -185,7 +185,15 @@ def test_short_texts_take_a_short_window():
     (dict(steps=2.0), ("steps 2.0",)),
     (dict(batch=0), ("batch 0",)),
     (dict(temperature=0.0), ("temperature 0.0",)),
+    (dict(temperature=1e-45), ("temperature 1e-45", "1e-30")),
+    (dict(temperature="1"), ("temperature '1'",)),
+    (dict(temperature=None), ("temperature None",)),
+    (dict(temperature=[1.0]), ("temperature [1.0]",)),
     (dict(top_p=2.0), ("top_p 2.0",)),
+    (dict(top_p=True), ("top_p True",)),
+    (dict(infill=""), ("infill ''", "leave it out")),
+    (dict(infill=0), ("infill 0", "text")),
+    (dict(length=0), ("length 0", "at least 1")),
 ])  # fmt: skip
 def test_what_cannot_be_sampled_is_one_line(model, ask, said):
     """Bad numbers and texts that do not fit are refused in one line that names them."""

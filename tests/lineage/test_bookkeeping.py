@@ -30,7 +30,9 @@ def test_an_artefact_is_done_only_when_finished(tmp_path):
     assert bookkeeping.require(tmp_path / "teacher", "teacher") == {"seconds": 1.5}
 
 
-@pytest.mark.parametrize("damage", [lambda text: text[:40], lambda text: text.replace("1.5", "1.6"), lambda text: "[]", lambda text: ""])
+@pytest.mark.parametrize(
+    "damage", [lambda text: text[:40], lambda text: text.replace("1.5", "1.6"), lambda text: "[]", lambda text: ""]
+)
 def test_a_damaged_record_counts_as_none(tmp_path, damage):
     """A done.json that is cut, or in which a number was changed, is not believed."""
     bookkeeping.begin(tmp_path / "teacher", record(steps=10))
@@ -131,7 +133,8 @@ def test_a_stage_writes_log_and_events(tmp_path):
     """log.txt has lines and progress, TensorBoard has curves and texts, and closing releases both."""
     with metrics.Metrics(tmp_path, "teacher") as out:
         out.line("seven updates")
-        out.scalars(1, {"loss": 2.0})
+        with out.curve("teacher", 0) as curve:
+            curve.scalars(1, {"loss": 2.0})
         out.text(1, "sample", "my fellow citizens")
         with metrics.progress("teacher", 3, "step") as bar:
             for _ in range(3):

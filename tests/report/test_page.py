@@ -227,3 +227,37 @@ def test_what_cannot_be_shown_is_one_line(tmp_path):
             page.write(tmp_path / "index.html", report, found)
         assert said in str(caught.value) and "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def without_figures(value):
+    """The report with null for every metric that may be missing."""
+    missing = ("ppl_token", "ppl_low", "ppl_high", "low", "high", "entropy_nats", "mauve", "mauve_spread", "frechet", "lexical")
+    if isinstance(value, dict):
+        return {key: None if key in missing else without_figures(part) for key, part in value.items()}
+    return [without_figures(part) for part in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("model", [None, "student_shaped"])
+def test_missing_figures_are_dashes(tmp_path, model):
+    """Perplexities, entropies and distances that are null, of one model or of all, leave dashes and no other trace."""
+    report = showing.report()
+    for name in ("rows", "matched", "frontiers"):
+        report[name] = [without_figures(row) if model in (None, row["model"]) else row for row in report[name]]
+    report["compass"] = without_figures(report["compass"])
+    found = Read(written(tmp_path, report, None))
+    shown = [found.sections.get(name, "") for name in ("table", "perplexity", "compass")]
+    assert "–" in shown[0] and "–" in shown[2] and bool(shown[1]) == (model is not None)
+    assert not re.search(r"\b(nan|None|inf)\b", "".join(shown))
+
+
+def test_what_the_tokenizer_loses(tmp_path):
+    """The page says how much of the corpus survives the tokenizer, and why not all; a report without these figures says nothing."""
+    report = showing.report()
+    assert "gives back" not in written(tmp_path, report, None)
+    lossless = {"bytes": 12345, "lost_bytes": 0, "tokens": 4000, "unknown_tokens": 0, "cause": None}
+    report["stages"]["tokenizer"] = {"seconds": 1.0, "text": lossless}
+    assert "gives back all of 12,345 bytes of the corpus; 0 of its tokens" in written(tmp_path, report, None)
+    lossy = {"lost_bytes": 1234, "unknown_tokens": 40, "cause": "its normaliser <NFKC>"}
+    report["stages"]["tokenizer"]["text"] = lossless | lossy
+    found = Read(written(tmp_path, report, None)).sections["making"]
+    assert "gives back 90.00% of 12,345 bytes of the corpus; lost to its normaliser <NFKC>; 0.01 of its tokens" in found

@@ -8,7 +8,9 @@ import functools
 import os
 import pathlib
 import re
+import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -19,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2
 
 from tsdfm_jax.runtime import checkpoint, ledger, loop, mesh as mesh_lib, metrics, signals, state as state_lib
 
@@ -117,6 +120,70 @@ def test_stopped_and_resumed_is_never_stopped(straight, tmp_path):
     assert figures["recompilations"] == 0 and [n for n, _ in figures["evaluations"]] == [3, 8]
 
 
+def test_stopped_in_an_evaluation(straight, tmp_path):
+    """A run that is stopped in an evaluation saves the state of that update, and makes up for the evaluation when it goes on."""
+
+    def stopped(state):
+        raise signals.Interrupted("toy: stopped")
+
+    for step in (7, 12):  # between two checkpoints, and after the last update
+        with pytest.raises(signals.Interrupted):
+            fit(tmp_path, evaluate=stopped, evaluate_every=7, save_every=100)
+        assert checkpoint.Checkpoints(tmp_path / "checkpoints").latest() == step
+        only_once = lambda state: {"at": int(state.step)} if int(state.step) == step else stopped(state)
+        if step == 7:
+            with pytest.raises(signals.Interrupted):
+                fit(tmp_path, evaluate=only_once, evaluate_every=7, save_every=100)
+    state, figures = fit(tmp_path, evaluate=only_once, evaluate_every=7, save_every=100)
+    assert_same_bits(straight[0], state)
+    assert figures["evaluations"] == [[7, {"at": 7.0}], [12, {"at": 12.0}]] and figures["curve"] == straight[1]["curve"]
+
+
+def test_a_killed_run_draws_no_point_twice(tmp_path):
+    """After a kill behind a checkpoint each step of the resumed curve stands once; training anew removes the old curve."""
+
+    def killed(state):
+        if int(state.step) == 9:
+            raise KeyboardInterrupt
+        return {"heldout": 1.0}
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, evaluate=killed, evaluate_every=3, curve="nets/toy")
+    assert [step for step, _ in points(tmp_path / "tensorboard/nets/toy", "loss")] == [1, 4, 8]
+    _, figures = fit(tmp_path, evaluate=lambda state: {"heldout": 1.0}, evaluate_every=3, curve="nets/toy")
+    assert checkpoint.Checkpoints(tmp_path / "checkpoints").latest() == 12 and len(files(tmp_path / "tensorboard/nets/toy")) == 2
+    found = points(tmp_path / "tensorboard/nets/toy", "loss")
+    assert [step for step, _ in found] == [1, 4, 8, 12]
+    assert [value for _, value in found] == pytest.approx([loss for _, loss in figures["curve"]])
+    assert [step for step, _ in points(tmp_path / "tensorboard/nets/toy", "heldout")] == [3, 6, 9, 12]
+    assert not files(tmp_path / "tensorboard/toy") and not files(tmp_path / "tensorboard/nets")
+    fit(tmp_path, curve="nets/toy")  # nothing left to do, and nothing to write
+    assert len(files(tmp_path / "tensorboard/nets/toy")) == 2
+    shutil.rmtree(tmp_path / "checkpoints")
+    fit(tmp_path, steps=5, curve="nets/toy", changes={})
+    assert len(files(tmp_path / "tensorboard/nets/toy")) == 1
+    assert [step for step, _ in points(tmp_path / "tensorboard/nets/toy", "loss")] == [1, 4, 5]
+
+
+def files(directory):
+    return sorted(directory.glob("events*"))
+
+
+def points(directory, tag):
+    """[(step, value)] of a curve as TensorBoard reads it: a restart takes back the points from its step on."""
+    found = []
+    for file in files(directory):
+        data, at = file.read_bytes(), 0
+        while at < len(data):
+            (size,) = struct.unpack("<Q", data[at : at + 8])
+            event = event_pb2.Event.FromString(data[at + 12 : at + 12 + size])
+            at += 16 + size
+            if event.session_log.status == event_pb2.SessionLog.START:
+                found = [(step, value) for step, value in found if step < event.step]
+            found += [(event.step, value.simple_value) for value in event.summary.value if value.tag == tag]
+    return found
+
+
 def test_a_finished_run_is_not_run_again(straight):
     """With the last checkpoint there, no step runs, and the curve is that of the run."""
     never = lambda *_: pytest.fail("a step was taken, or a newborn state made")
@@ -127,7 +194,7 @@ def test_a_finished_run_is_not_run_again(straight):
 
 def test_what_a_checkpoint_tells_is_not_changed_by_later_steps():
     """Orbax writes it in the background, by when the curve may have grown by points that are past the checkpoint's step."""
-    account = ledger.Ledger(name="toy", steps=2, tokens_per_step=1, log_every=1, metrics=None)
+    account = ledger.Ledger(name="toy", steps=2, tokens_per_step=1, log_every=1)
     account.record["curve"].append([1, 2.0])
     meta = account.meta()
     account.record["curve"].append([2, 1.0])

@@ -132,6 +132,46 @@ def test_accumulation_is_a_big_batch():
     np.testing.assert_allclose([h["loss"] for h in history], [h["loss"] for h in accumulated], rtol=1e-5)
 
 
+def counted_loss(params, rows, count):
+    error = (Toy().apply({"params": params}, rows["x"]) - rows["y"]) ** 2
+    weighed = (error * rows["weight"][:, None]).sum() / count
+    return weighed + jnp.mean(error), {"weighed": weighed}
+
+
+@pytest.mark.parametrize("accumulate", [2, 4, 16])
+@pytest.mark.parametrize("share", [0.3, 0.0])
+def test_a_ratio_of_microbatches_is_that_of_the_batch(accumulate, share):
+    """A loss over a count that varies from row to row gives the whole batch's loss, parts and gradient, however it is split."""
+
+    def prepare(key, batch, frozen):
+        weight = (batch["x"][:, 0] < batch["x"][:, 0].mean() + 9) * (jnp.abs(batch["x"][:, 1]) * frozen > 1.0)
+        return batch | {"weight": jnp.floor(3 * jnp.abs(batch["x"][:, 2])) * weight}
+
+    loss = state_lib.Counted(prepare=prepare, count=lambda rows: rows["weight"].sum(), loss=counted_loss)
+    mesh, frozen = one_device(), jnp.float32(3.0 if share else 0.0)
+    run = lambda parts: train(mesh, loss, state_lib.OptimiserConfig(learning_rate=0.02, warmup=2, steps=8, accumulate=parts), frozen=frozen)  # fmt: skip
+    whole, history = run(1)
+    parts, accumulated = run(accumulate)
+    for one, other in zip(history, accumulated):
+        for name in ("loss", "weighed", "grad_norm"):
+            np.testing.assert_allclose(one[name], other[name], rtol=1e-5)
+    assert (history[0]["weighed"] > 0) == (share > 0)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), whole.params, parts.params)
+
+
+def test_a_counted_loss_of_one_batch_is_itself():
+    """Without microbatches a Counted is its parts called one after the other, and its key is the step's."""
+    loss = state_lib.Counted(
+        prepare=lambda key, batch: batch | {"weight": jax.random.uniform(key, batch["x"].shape[:1])},
+        count=lambda rows: rows["weight"].sum(),
+        loss=counted_loss,
+    )
+    batch = {name: jnp.asarray(value) for name, value in rows(0).items()}
+    weight_B = jax.random.uniform(jax.random.key(3), (16,))
+    direct = counted_loss(fresh(), batch | {"weight": weight_B}, jnp.maximum(weight_B.sum(), 1))
+    np.testing.assert_array_equal(loss(jax.random.key(3), fresh(), batch)[0], direct[0])
+
+
 def test_microbatches_that_do_not_divide_are_refused():
     """The error names batch, microbatches and devices."""
     cfg = state_lib.OptimiserConfig(learning_rate=0.02, warmup=2, steps=8, accumulate=3)

@@ -43,7 +43,9 @@ def test_what_a_run_leaves(finished):
         assert (finished / name).exists(), name
     for name in ("teacher", "student/shaped/round_0", "student/blind/round_0"):
         assert (finished / name / "model").exists()
-    assert list(finished.glob("tensorboard/teacher/events*"))
+    networks = ("teacher", "judges/0", "judges/1", "judges/pilot", "student/shaped/round_0", "student/blind/round_0")
+    written = {file.parent.relative_to(finished / "tensorboard").as_posix() for file in finished.glob("tensorboard/**/events*")}
+    assert written == {*networks, "evaluate"}
     assert len(list(finished.glob("samples/*.jsonl"))) == 1 + 2 + 2 + 2 * 2 + 2 * 2  # sample; real, unigram; the table; frontiers
     lines = [json.loads(line) for line in (finished / "samples/sample.jsonl").read_text().splitlines()]
     assert len(lines) == 2 and all(line["text"] and len(line["tokens"]) == 16 for line in lines)

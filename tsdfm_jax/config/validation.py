@@ -2,7 +2,7 @@
 
 from tsdfm_jax.config import networks, settings
 from tsdfm_jax.data import prompts
-from tsdfm_jax.flow import chain, jump, lookahead, losses
+from tsdfm_jax.flow import chain, jump, lookahead, losses, sampler
 from tsdfm_jax.models import attention
 from tsdfm_jax.runtime import mesh as meshes
 
@@ -13,10 +13,13 @@ MINIMUM |= {"mesh.data": -1, "mesh.fsdp": -1, "mesh.tensor": -1, "sample.length"
 MAXIMUM = {"data.limit_bytes": 2**63 - 1, "tokenizer.train_bytes": 2**63 - 1, "data.workers": 1024}
 MAXIMUM |= {"rounds": 1000, "shaping.candidates": 2**15 - 1}  # each round has its own seed; the index of a candidate is an int16
 MAXIMUM |= {"student.progressive": 1024}
+MAXIMUM |= {
+    "trajectories.seed": 2**31 // settings.STUDENT_SEEDS - 1
+}  # with any seed the sum is below 2^32, the most a key tells apart
 MAXIMUM |= {"sample.number": prompts.BOUNDS["number"][1], "sample.batch": 2**16}
 FLAGS = ("compass.from_teacher", "sample.states", "sample.live")
 MULTILINE = ("sample.prompt", "sample.suffix", "sample.infill")  # text that may have several lines
-TINY, HUGE = 1e-30, 1e30  # float32 can hold these numbers and divide by them
+TINY, HUGE = sampler.TINY, sampler.HUGE
 
 
 def validate(config):
@@ -98,14 +101,40 @@ def check_choices(config):
         raise ValueError(f"student.weights {config.student.weights} must be 3 numbers: of chain, endpoint and data")
     if not 0.0 <= config.student.fresh <= 1.0:
         raise ValueError(f"student.fresh {config.student.fresh} is no share: take a number from 0 to 1")
+    if not 0.0 <= config.shaping.tau <= 1.0:
+        raise ValueError(f"shaping.tau {config.shaping.tau} is no time of a jump: take a number from 0 to 1 (1 is the last jump)")
+    if not 0.0 <= config.data.text_loss <= 1.0:
+        raise ValueError(f"data.text_loss {config.data.text_loss} is no share: take a number from 0 to 1")
     settings.frontier(config)
     if not config.evaluate.seeds:
         raise ValueError("evaluate.seeds () is empty: the table needs one")
+    check_lists(config)
     sizes = {len(config.judges[k]) for k in ("widths", "blocks", "heads")}
     if len(sizes) != 1 or not 0 <= config.judges.pilot < sizes.pop():
         raise ValueError(
             f"judges.widths, blocks and heads must be of one length, and judges.pilot {config.judges.pilot} one of their places"
         )
+
+
+def check_lists(config):
+    """Check that no list is empty that a stage takes a value from."""
+    c = config.evaluate
+    if not config.judges.widths:
+        raise ValueError("judges.widths () is empty: the table needs one judge at least")
+    if not c.student_steps and networks.variants(config) and config.report.traces:
+        raise ValueError("evaluate.student_steps () is empty: give a number of steps, or set report.traces=0, which shows none")
+    if settings.frontier(config) and not set(c.frontier_temperatures) - {c.temperature}:
+        raise ValueError(
+            f"evaluate.frontier_temperatures {c.frontier_temperatures} has none besides evaluate.temperature: give one, or leave "
+            f"evaluate.frontier out"
+        )
+    temperatures = sorted({c.temperature, *c.frontier_temperatures})
+    for low, high in zip(temperatures, temperatures[1:]):
+        if f"{low:g}" == f"{high:g}":  # they name the files of their texts
+            raise ValueError(
+                f"evaluate.frontier_temperatures: {low!r} and {high!r} are equal in six digits (evaluate.temperature counts too): leave "
+                f"one out"
+            )
 
 
 def check_trajectories(config):

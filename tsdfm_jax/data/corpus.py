@@ -83,7 +83,8 @@ def _within_limit(source: Iterator[str], cfg: CorpusConfig) -> Iterator[str]:
         if bytes_left <= 0:
             break
     if not has_text:
-        raise ValueError(f"the corpus is empty: no document with text in {cfg.files or cfg.package!r}")
+        remedy = "check data.files, or evaluate.text if that names it" if cfg.files else "check data.package"
+        raise ValueError(f"the corpus is empty: no document with text in {cfg.files or cfg.package!r}; {remedy}")
 
 
 def _files(files: str) -> list[pathlib.Path | hub.RemoteFile]:

@@ -4,22 +4,15 @@ A worker process imports this module and the tokenizer, and nothing heavier: no 
 """
 
 import dataclasses
-import re
 import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tsdfm_jax.data import tokenizer as tokenizers
+from tsdfm_jax.data import tokenizer as tokenizers, words as word_lists
 
-WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 # An encoder reports each word once. It forgets the reported words when there are more than this (some 20 MB).
 _MOST_REPORTED = 200_000
-
-
-def whole_words(text: str) -> list[str]:
-    """The lower-cased words of a window of text, without its first and last, which may be cut."""
-    return WORD.findall(text.lower())[1:-1]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +78,7 @@ class Encoder:
     def _words(self, text: str) -> list[str]:
         if len(self._reported) > _MOST_REPORTED:
             self._reported.clear()
-        words = dict.fromkeys(WORD.findall(text.lower()))  # in the text's order: a full lexicon must not vary
+        words = dict.fromkeys(word_lists.words(text))  # in the text's order: a full lexicon must not vary
         new = [word for word in words if word not in self._reported]
         self._reported.update(new)
         return new

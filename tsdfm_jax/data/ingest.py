@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from tsdfm_jax.data import encoding, packer, pool, tokenizer as tokenizers
+from tsdfm_jax.data import encoding, packer, pool, tokenizer as tokenizers, words as word_lists
 
 # Documents are tokenised in batches up to this size: enough to keep a process busy, small compared with memory.
 _BATCH_CHARACTERS = 1 << 20
@@ -130,7 +130,8 @@ def fill_one(pack: packer.Packer, text: str, tokenizer: tokenizers.Tokenizer, *,
     count = len(ids) // length
     if count < 2:
         raise ValueError(
-            f"length {length} is too long for a corpus of one document with {len(ids)} tokens: both splits need a window"
+            f"data.length {length} is too long for a corpus of one document with {len(ids)} tokens, where both splits need a window: "
+            "shorten it or give more text in data.files"
         )
     heldout_count = max(1, round(count * holdout))
     heldout = set(np.random.default_rng(seed).permutation(count)[:heldout_count].tolist())
@@ -140,6 +141,6 @@ def fill_one(pack: packer.Packer, text: str, tokenizer: tokenizers.Tokenizer, *,
         split = "heldout" if number in heldout else "train"
         pack.add(split, window, size=len(window_text.encode()), documents=0)
         if split == "train":
-            pack.add_words(encoding.whole_words(window_text))
+            pack.add_words(word_lists.whole_words(window_text))
     pack.add("train", ids[count * length :], size=0, documents=0)
     pack.documents, pack.bytes = 1, len(text.encode())

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tsdfm_jax.data import shards
+from tsdfm_jax.data import shards, words as word_lists
 from tsdfm_jax.storage import atomic
 
 SPLITS = ("train", "heldout")
@@ -123,16 +123,17 @@ class Packer:
             "documents": self.documents,
             "bytes": self.bytes,
             "splits": {name: _counts(part) for name, part in self.splits.items()},
+            "pattern": word_lists.LETTERS,
         }
         buffer = io.BytesIO()
         # The words are stored as plain bytes: sorting a million of them, or JSON, would take a second after every shard.
-        texts = {"state": json.dumps(state), "words": "\n".join(self.words)}
+        texts = {"state": atomic.json_text(state), "words": "\n".join(self.words)}
         arrays = {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()}
         np.savez(buffer, **arrays, **{name: part.joined() for name, part in self.splits.items()})
         atomic.write(self.directory / _PROGRESS, buffer.getvalue())
 
     def restore(self) -> None:
-        """Restore the state that an interrupted run of the same identity saved, if there is one."""
+        """Restore the state that an interrupted run of the same identity, with the same words, saved, if there is one."""
         path = self.directory / _PROGRESS
         if not path.is_file():
             return
@@ -143,7 +144,8 @@ class Packer:
                 pending = {name: file[name] for name in SPLITS}
         except Exception:  # a broken file makes NumPy and zipfile raise errors of many kinds; the run then starts anew
             return
-        if state["identity"] != self.identity or not self._intact(state):
+        same = state["identity"] == self.identity and state.get("pattern") == word_lists.LETTERS
+        if not same or not self._intact(state):
             return
         self.documents, self.bytes, self.words = state["documents"], state["bytes"], set(filter(None, words))
         for name, fields in state["splits"].items():

@@ -86,6 +86,12 @@ def check_whole(name, value, least, most=LARGEST):
         raise ValueError(f"{name} {value!r} must be a whole number, at least {least} and at most {most:,}")
 
 
+def check_infill(text):
+    """Raise ValueError for an infill that was given and is empty: it would write as if there was none."""
+    if text == "":
+        raise ValueError("infill '' is empty: give a whole text with a marker where something is to be written, or leave it out")
+
+
 def check_left_to_right(ask):
     """Raise ValueError if an Ask gives text after a gap, which a left-to-right model cannot use."""
     for name in ("suffix", "infill"):
@@ -125,20 +131,48 @@ def request(tok, ask, window):
 def _pieces(tok, ask):
     """Tokens of the given pieces; between every two pieces is a gap to fill."""
     first, *others = ask.infill.split(ask.span) if ask.infill else (ask.prompt, ask.suffix)
-    return [_encode(tok, first), *(_encode_after(tok, text) for text in others)]
+    first_field, field = ("infill", "infill") if ask.infill else ("prompt", "suffix")
+    return [_encode_first(tok, first_field, first), *(_encode_after(tok, field, text) for text in others)]
 
 
 def _encode(tok, text):
     return tok.encode(text) if text else np.zeros(0, np.int32)
 
 
-def _encode_after(tok, text):
-    """Tokens of text that follows other text: tokenizers that begin every text with a space must not add one here."""
+def _encode_first(tok, field, text):
+    """Tokens of a text's beginning; ValueError if they do not give it back."""
+    ids = _encode(tok, text)
+    if (found := tok.decode(ids)) != text:
+        raise ValueError(_changed(field, text, found))
+    return ids
+
+
+def _encode_after(tok, field, text):
+    """Tokens of text that follows other text; ValueError if they do not give it back.
+
+    Tokenizers that begin every text with a space must not add one here.
+    """
     prefix = _encode(tok, "a")
-    for ids in (_encode(tok, text), _encode(tok, text.removeprefix(" "))):
-        if tok.decode([*prefix, *ids]) == tok.decode(prefix) + text:
+    before, alone = tok.decode(prefix), _encode(tok, text)
+    for ids in (alone, _encode(tok, text.removeprefix(" ")), *_encoded_behind(tok, text)):
+        if tok.decode([*prefix, *ids]) == before + text:
             return ids
-    return _encode(tok, text)
+    raise ValueError(_changed(field, text, tok.decode([*prefix, *alone]).removeprefix(before)))
+
+
+def _encoded_behind(tok, text):
+    """Tokens of a text as they stand behind other text, where those of the other text stay what they are by themselves."""
+    for other in ("\n", ".", "a"):
+        ids, prefix = _encode(tok, other + text), _encode(tok, other)
+        if ids[: len(prefix)].tolist() == prefix.tolist():
+            yield ids[len(prefix) :]
+
+
+def _changed(field, text, found):
+    return (
+        f"{field} {text!r} would become {found!r}, and given text is never changed: give text that the model's tokenizer keeps, or "
+        f"take a model with another tokenizer"
+    )
 
 
 def from_file(file, ask, tok, window):

@@ -4,6 +4,7 @@ import abc
 import hashlib
 import heapq
 import io
+import json
 import os
 import pathlib
 import re
@@ -37,6 +38,8 @@ class Tokenizer(abc.ABC):
         vocab_size: number of tokens, without a mask token; code that needs one adds it at `vocab_size`.
         eos_id: the token that ends a document; never the result of encoding text.
         content_hash: sha256 of the tokenizer's file, in hex.
+        unknown_id: the token of what the vocabulary lacks, -1 if there is none.
+        file: the bytes of the tokenizer's file.
         end_text: text that would be encoded as the document end, if there is any; a corpus may hold it.
         threads: threads for encoding a batch; only SentencePiece uses it.
     """
@@ -44,6 +47,7 @@ class Tokenizer(abc.ABC):
     vocab_size: int
     eos_id: int
     content_hash: str
+    unknown_id: int = -1
     threads: int = _THREADS
 
     @abc.abstractmethod
@@ -97,7 +101,7 @@ class SentencePiece(Tokenizer):
             raise ValueError("the file is empty")
         self._model = sentencepiece.SentencePieceProcessor(model_proto=data)
         self.vocab_size = self._model.vocab_size()
-        self.eos_id = self._model.eos_id()
+        self.eos_id, self.unknown_id = self._model.eos_id(), self._model.unk_id()
         self.content_hash = hashlib.sha256(data).hexdigest()
         if self.eos_id < 0:
             raise ValueError("the model has no end-of-sentence token to mark document ends with")
@@ -109,6 +113,10 @@ class SentencePiece(Tokenizer):
         self._byte_tokens = {c: [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in c.encode()] for c in lost_characters}
         if self._adds_space or not all(self._model.is_byte(i) for ids in self._byte_tokens.values() for i in ids):
             self._byte_tokens = {}
+
+    @property
+    def file(self) -> bytes:
+        return self._model.serialized_model_proto()
 
     def _bytes_of(self, token: int) -> bytes:
         piece = self._model.id_to_piece(token)
@@ -160,7 +168,9 @@ class Json(Tokenizer):
         ends = [self._model.token_to_id(name) for name in _END_NAMES if self._model.token_to_id(name) is not None]
         if not ends:
             raise ValueError(f"it has none of {', '.join(_END_NAMES)} to mark document ends with")
-        self.eos_id, self._data = ends[0], data
+        self.eos_id, self.file = ends[0], data
+        unknown = getattr(self._model.model, "unk_token", None) or json.loads(data)["model"].get("unk_id")
+        self.unknown_id = self._model.token_to_id(unknown) if isinstance(unknown, str) else -1 if unknown is None else unknown
 
     @property
     def end_text(self) -> str:
@@ -170,7 +180,7 @@ class Json(Tokenizer):
 
     def __reduce__(self):
         # The library's own pickle loses the setting `encode_special_tokens`.
-        return type(self), (self._data,)
+        return type(self), (self.file,)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         for text in texts:
@@ -314,7 +324,7 @@ def _lines(documents: Iterator[str]) -> Iterator[str]:
 
 def _training_error(message: str, vocab_size: int) -> str:
     if small := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
-        return f"vocab_size {vocab_size} is too small: bytes and this text's characters alone need {small[1]}"
+        return f"tokenizer.vocab_size {vocab_size} is too small: bytes and this text's characters alone need {small[1]}"
     if large := re.search(r"too high \(\d+\)\. Please set it to a value <= (\d+)", message):
-        return f"vocab_size {vocab_size} is too large for this much text: at most {large[1]}, or give more text"
-    return f"no tokenizer of vocab_size {vocab_size} could be trained: {message.splitlines()[0]}"
+        return f"tokenizer.vocab_size {vocab_size} is too large for this much text: at most {large[1]}, or more text in data.files"
+    return f"no tokenizer of tokenizer.vocab_size {vocab_size} could be trained: {message.splitlines()[0]}"

@@ -11,7 +11,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from tsdfm_jax.data import encoding, ingest, packer, shards, tokenizer as tokenizers
+from tsdfm_jax.data import ingest, packer, shards, tokenizer as tokenizers, words as word_lists
 from tsdfm_jax.data.window_config import WindowsConfig
 from tsdfm_jax.storage import atomic
 
@@ -90,18 +90,19 @@ def _seal(pack: packer.Packer, identity: dict[str, Any], split_by: str) -> dict[
     for name, count in tokens.items():
         if count < cfg["length"]:
             raise ValueError(
-                f"length {cfg['length']} is longer than the {name} split of the corpus, {count} tokens: "
-                "shorten it or give more text"
+                f"data.length {cfg['length']} is longer than the {name} split of the corpus, {count} tokens: "
+                "shorten it or give more text in data.files"
             )
     splits = pack.finish()
     words = "".join(f"{word}\n" for word in sorted(pack.words)).encode()
     atomic.write(pack.directory / _LEXICON, words)
+    lexicon_entry = {"words": len(pack.words), "full": pack.lexicon_full, "sha256": hashlib.sha256(words).hexdigest()}
     body = identity | {
         "documents": pack.documents,
         "bytes": pack.bytes,
         "split_by": split_by,
         "splits": splits,
-        "lexicon": {"words": len(pack.words), "full": pack.lexicon_full, "sha256": hashlib.sha256(words).hexdigest()},
+        "lexicon": lexicon_entry | {"pattern": word_lists.LETTERS},
     }
     packer.sweep(pack.directory, keep={entry["name"] for part in splits.values() for entry in part["shards"]})
     written = atomic.write_sealed(pack.directory / _MANIFEST, body)
@@ -209,21 +210,34 @@ def texts(directory: pathlib.Path, split: str, tokenizer: tokenizers.Tokenizer) 
             yield tokenizer.decode_pretty(decode([record])[0])
 
 
-def lexicon(texts: Iterable[str]) -> set[str]:
-    """The lower-cased words of all texts."""
-    return {word for text in texts for word in encoding.WORD.findall(text.lower())}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lexicon:
+    """Known words, and the name of the pattern that told them from the rest of the text; see words.py."""
+
+    words: frozenset[str]
+    pattern: str = word_lists.LETTERS
 
 
-def stored_lexicon(directory: pathlib.Path) -> set[str]:
-    """The words of the training split, as `prepare` wrote them; raises ValueError if the file is missing or altered."""
-    _check_lexicon(directory, manifest(directory))
-    return set((directory / _LEXICON).read_text().split())
+def lexicon(texts: Iterable[str]) -> Lexicon:
+    """The words of all texts."""
+    return Lexicon(words=frozenset(word for text in texts for word in word_lists.words(text)))
 
 
-def lexical_share(texts: Iterable[str], lexicon: set[str]) -> float:
-    """The share of words found in `lexicon`, in [0, 1]; NaN without words.
+def stored_lexicon(directory: pathlib.Path) -> Lexicon:
+    """The words of the training split, as `prepare` wrote them; raises ValueError if the file is missing or altered.
+
+    A manifest that names no pattern is of a version that knew the letters a to z alone.
+    """
+    meta = manifest(directory)
+    _check_lexicon(directory, meta)
+    words = frozenset((directory / _LEXICON).read_text(encoding="utf-8").split())
+    return Lexicon(words=words, pattern=meta["lexicon"].get("pattern", word_lists.ASCII))
+
+
+def lexical_share(texts: Iterable[str], lexicon: Lexicon) -> float | None:
+    """The share of words found in `lexicon`, in [0, 1]; None without words.
 
     Each text is a window: its first and last word may be cut and are not counted.
     """
-    words = [word in lexicon for text in texts for word in encoding.whole_words(text)]
-    return sum(words) / len(words) if words else float("nan")
+    known = [word in lexicon.words for text in texts for word in word_lists.whole_words(text, lexicon.pattern)]
+    return sum(known) / len(known) if known else None

@@ -41,10 +41,21 @@ def nce_loss(config, path, cfg, teacher, key, params, x_1_BL, teacher_params):
 
     Pairs of two equal texts count too: without them the optimum is more extreme than the ratio of the two distributions.
     """
-    negative_BL, positive_BL, left_BL, time_B, _ = draw_pair(key, config, path, teacher, teacher_params, x_1_BL)
+    return counted_nce(config, path, cfg, teacher)(key, params, x_1_BL, teacher_params)
+
+
+def counted_nce(config, path, cfg, teacher):
+    """`nce_loss` as a state.Counted: the positions that jumped are counted over all microbatches together."""
+    prepare = lambda key, x_1_BL, teacher_params: draw_pair(key, config, path, teacher, teacher_params, x_1_BL)[:4]
+    return states.Counted(prepare=prepare, count=lambda pair: pair[2].sum(), loss=functools.partial(pair_loss, cfg))
+
+
+def pair_loss(cfg, params, pair, jumped):
+    """The noise-contrastive loss of pairs, of which `jumped` positions jumped, and its two parts."""
+    negative_BL, positive_BL, left_BL, time_B = pair
     negative_energy_B, negative_score_BL = energies.apply(cfg, params, negative_BL, time_B)
     positive_energy_B, positive_score_BL = energies.apply(cfg, params, positive_BL, time_B)
-    token = (losses.nce(positive_score_BL, negative_score_BL) * left_BL).sum() / jnp.maximum(left_BL.sum(), 1)
+    token = (losses.nce(positive_score_BL, negative_score_BL) * left_BL).sum() / jumped
     sequence = losses.nce(positive_energy_B, negative_energy_B).mean()
     return sequence + token, {"loss_sequence": sequence, "loss_token": token}
 
@@ -62,6 +73,7 @@ def distilled_loss(config, path, cfg, teacher, key, params, x_1_BL, teacher_para
 
 
 LOSSES = {"nce": nce_loss, "distilled": distilled_loss}
+COUNTED = {"nce": counted_nce}  # losses that are not a mean over the batch alone, for microbatches
 
 
 def learner(config, text_vocab, mesh, teacher):
@@ -73,7 +85,8 @@ def learner(config, text_vocab, mesh, teacher):
         params = energies.init(jax.random.key(seed), cfg, config.data.length)
         return energies.overlay(params, teacher) if c.from_teacher else params
 
-    loss = functools.partial(LOSSES[c.kind], config, path, cfg, teacher.apply)
+    context = (config, path, cfg, teacher.apply)
+    loss = COUNTED[c.kind](*context) if c.kind in COUNTED else functools.partial(LOSSES[c.kind], *context)
     seed = config.seed + 3000
     options = dict(given=(meshes.seed_word(seed), teacher.params), frozen=teacher.params)
     return states.learner(init, loss, settings.optimiser(c), mesh, seed, **options)

@@ -1,7 +1,6 @@
 """Negative ELBO of held-out text for teacher and students, -log p for the autoregressive model; bits per byte, lower is better."""
 
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -26,19 +25,39 @@ FINEST = settings.STEP_SIZES[-1]  # step size given to a student: the ELBO is th
 def heldout(posterior, path, mesh, x_1_NL, batch):
     """`params -> nats`: the negative ELBO per token of held-out text, with stratified t and a fixed seed.
 
-    `posterior(params, x_BL, t_B)` gives a network's logits.
+    `posterior(params, x_BL, t_B)` gives a network's logits. Every window counts alike, however many the last batch has. The
+    function raises signals.Interrupted between two batches when asked to stop; every process must call it.
     """
 
     def of_batch(params, x_1_BL, number):
         key = jax.random.fold_in(jax.random.key(0), number)
-        return losses.elbo(key, path, functools.partial(posterior, params), x_1_BL).mean()
+        return losses.elbo(key, path, functools.partial(posterior, params), x_1_BL).mean(axis=1)
 
-    jitted = meshes.jit(mesh, of_batch, out_shardings=meshes.replicated(mesh))
-    parts = [x_1_NL[i : i + batch] for i in range(0, len(x_1_NL) - batch + 1, batch)]
-    batches = [meshes.put_whole(mesh, part) for part in parts]
-    return lambda params: float(
-        np.mean([jitted(params, x, np.int32(r * len(batches) + i)) for r in range(ROUNDS) for i, x in enumerate(batches)])
-    )
+    jitted = meshes.jit(mesh, of_batch, out_shardings=meshes.batch_sharding(mesh))
+    count, whole = len(x_1_NL), len(x_1_NL) // batch
+    firsts = range(0, count, batch)
+    # The last window fills up the last batch; its copies are not counted.
+    batches = [meshes.put_whole(mesh, x_1_NL[np.minimum(np.arange(i, i + batch), count - 1)]) for i in firsts]
+    # Whole batches have the numbers that they would have without the last one.
+    numbers = [r * whole + i if i < whole else ROUNDS * whole + r for r in range(ROUNDS) for i in range(len(batches))]
+    rows = [count - first if first + batch > count else batch for first in firsts] * ROUNDS
+
+    def nats(params):
+        total, earlier = 0.0, None
+        for place, number in enumerate(numbers):
+            now = jitted(params, batches[place % len(batches)], np.int32(number))
+            total += 0.0 if earlier is None else _sum(*earlier)  # one batch is queued while the one before is fetched
+            earlier = now, rows[place]
+            if signals.stop_agreed():
+                raise signals.Interrupted("held-out ELBO: stopped; the same command goes on from there")
+        return (total + _sum(*earlier)) / (ROUNDS * count)
+
+    return nats
+
+
+def _sum(nats_B, rows):
+    """The sum of an array's first rows, in float64 on the host."""
+    return float(hosts.gather(nats_B)[:rows].sum(dtype=np.float64))
 
 
 def finest(apply):
@@ -74,7 +93,7 @@ def bits_per_byte_of_models(config, workdir, job):
                 raise signals.Interrupted("evaluate: stopped; the same command goes on from there")
             held_NL = windows.heldout(data, c.heldout)
             measure = measure or heldout(finest(network.apply), settings.path(config, text_vocab), mesh, held_NL, c.batch)
-            stored[name] = {"bits_per_byte": bits_per_byte(data) * measure(student.params), "of": of}
-            hosts.first(lambda: atomic.overwrite(file, json.dumps(stored, indent=1, allow_nan=False)))
+            stored[name] = atomic.finite({"bits_per_byte": bits_per_byte(data) * measure(student.params), "of": of})
+            hosts.first(lambda: atomic.overwrite(file, atomic.json_text(stored, indent=1)))
         bits[name] = stored[name]["bits_per_byte"]
     return {name: bits[name] for name in networks.models(config)}

@@ -34,11 +34,11 @@ def entropy_nats_N(x_NL, valid_NL=None):
 def distinct(x_NL, n, valid_NL=None):
     """Different n-grams over all n-grams of a set of texts (distinct-n, arXiv 1510.03055).
 
-    An n-gram lies within one text and only on valid positions. ValueError if there is no n-gram.
+    An n-gram lies within one text and only on valid positions. None if no text has one.
     """
     gram_MN, _ = _grams(x_NL, n, valid_NL)
     if not len(gram_MN):
-        raise ValueError(f"no text has {n} valid tokens in a row: distinct-{n} needs longer texts or a smaller n")
+        return None
     return len(np.unique(gram_MN, axis=0)) / len(gram_MN)
 
 

@@ -1,11 +1,10 @@
 """The model card, README.md beside a model's weights; all that it says comes from the files of the run or of the import."""
 
-import json
-
 import jax
 
 from tsdfm_jax.models import transformer
 from tsdfm_jax.report import cells
+from tsdfm_jax.storage import atomic
 
 TRAINED = {
     "teacher": "discrete flow matching on the corpus",
@@ -58,7 +57,7 @@ def header(**more):
     """The YAML header; strings are written as JSON, which YAML reads."""
     fields = more | {"library_name": "tsdfm_jax", "pipeline_tag": "text-generation"}
     fields |= {"tags": ["discrete-flow-matching", "text-generation", "jax", "flax"]}
-    return "---\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in fields.items()) + "---\n"
+    return "---\n" + "".join(f"{key}: {atomic.json_text(value)}\n" for key, value in fields.items()) + "---\n"
 
 
 def describe(about):

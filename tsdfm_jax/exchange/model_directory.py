@@ -20,7 +20,7 @@ from tsdfm_jax.data import tensors as stored, tokenizer as tokenizers
 from tsdfm_jax.flow import jump as jumps, path as paths
 from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import checkpoint, mesh as meshes
-from tsdfm_jax.storage import checksums
+from tsdfm_jax.storage import atomic, checksums
 
 FORMAT, VERSION = "tsdfm_jax model", 1
 CONFIG, CARD = "config.json", "README.md"
@@ -118,7 +118,7 @@ def _fill(draft, about, arrays, card, tokenizer):
     safetensors.save_file(arrays, draft / stored.SINGLE, metadata={"format": FORMAT})
     (draft / CARD).write_text(card(about))
     shutil.copymode(draft / CARD, draft / stored.SINGLE)  # safetensors makes its file unreadable for other users
-    (draft / CONFIG).write_text(json.dumps(_body(about), indent=1) + "\n")
+    (draft / CONFIG).write_text(atomic.json_text(atomic.finite(_body(about)), indent=1) + "\n")
     for path in draft.iterdir():
         with open(path, "rb") as file:
             os.fsync(file.fileno())

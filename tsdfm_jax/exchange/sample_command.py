@@ -33,10 +33,11 @@ def main(argv):
     """Load, write, print; the exit code."""
     try:
         command_line.only_flags(argv, "python -m launch.sample --model=runs/quickstart", model=_MODEL.value)
+        infill = _INFILL.value if _INFILL.present else None
         from tsdfm_jax.exchange import loading  # late: help and a mistyped flag should not wait for JAX
 
         options = dict(steps=_STEPS.value, number=_NUMBER.value, seed=_SEED.value, length=_LENGTH.value or None)
-        options |= dict(suffix=_SUFFIX.value, infill=_INFILL.value or None, span=_SPAN.value, span_length=_SPAN_LENGTH.value)
+        options |= dict(suffix=_SUFFIX.value, infill=infill, span=_SPAN.value, span_length=_SPAN_LENGTH.value)
         model = loading.load(_MODEL.value, _NETWORK.value or None)
         texts = model.sample(_PROMPT.value, temperature=_TEMPERATURE.value, top_p=_TOP_P.value, **options)
     except (ValueError, OSError) as error:

@@ -1,11 +1,14 @@
 """The sampler: from noise to text in any number of steps, with given tokens held fixed, in one compiled program."""
 
 import dataclasses
+import numbers
 
 import jax
 import jax.numpy as jnp
 
 from tsdfm_jax.flow import jump, path as paths
+
+TINY, HUGE = 1e-30, 1e30  # float32 can hold these numbers and divide by them
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -14,8 +17,8 @@ class SamplerConfig:
 
     Attributes:
       jump: `bridge`, `cumulative` or `euler`.
-      temperature: divides the logits, > 0.
-      top_p: keeps the smallest set of tokens that holds this mass, in (0, 1].
+      temperature: divides the logits, from TINY to HUGE.
+      top_p: keeps the smallest set of tokens that holds this mass, from TINY to 1.
     """
 
     jump: str = "bridge"
@@ -24,10 +27,10 @@ class SamplerConfig:
 
     def __post_init__(self):
         jump.check(self.jump)
-        if not self.temperature > 0:
-            raise ValueError(f"temperature {self.temperature} must be above 0")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p {self.top_p} must be in (0, 1]")
+        for name, most in (("temperature", HUGE), ("top_p", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not TINY <= value <= most:
+                raise ValueError(f"{name} {value!r} must be a number above 0, from {TINY} to {most}")
 
 
 def sharpen(logits_BLV, cfg):

@@ -118,10 +118,14 @@ class Model:
             )
         prompts.check_whole("steps", steps, 1)
         prompts.check_whole("batch", batch, 1)
+        if length is not None:
+            prompts.check_whole("length", length, 1)
+        if infill is not None:
+            prompts.check_infill(infill)
         ask = prompts.Ask(
             prompt=prompt,
             suffix=suffix,
-            infill=infill or "",
+            infill="" if infill is None else infill,
             span=span,
             span_length=span_length,
             length=0 if length is None else length,

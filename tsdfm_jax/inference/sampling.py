@@ -246,9 +246,9 @@ class Writer:
         return min(size, -(-batch // parts) * parts)
 
     def _sampler(self, temperature, top_p, size, window):
-        key = (temperature, top_p, size, window)
+        cfg = sampler.SamplerConfig(jump=self._config.flow.jump, temperature=temperature, top_p=top_p)
+        key = (cfg, size, window)
         if key not in self._samplers:
-            cfg = sampler.SamplerConfig(jump=self._config.flow.jump, temperature=temperature, top_p=top_p)
             context = (self._mesh, self.tokenizer, self._model, self.network.apply)
             self._samplers[key] = make_sampler(self._config, *context, size, cfg, window)
         return self._samplers[key]

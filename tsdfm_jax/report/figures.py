@@ -92,7 +92,8 @@ def against_entropy(report):
         shown = [p for p in points if p[0].model not in ("unigram", "data")]
         if curves or shown:
             star = next(((x, y) for c, x, y in points if c.model == "data"), None)
-            matched_entropies = sorted({m["entropy_nats"] for m in report.get("matched") or [] if m["judge"] == name})
+            matched_rows = [m for m in report.get("matched") or [] if m["judge"] == name and cells.number(m["entropy_nats"])]
+            matched_entropies = sorted({m["entropy_nats"] for m in matched_rows})
             title = cells.judge_label(name, row)
             paint = lambda axes, c=curves, p=shown, s=star, a=matched_entropies: entropy_panel(axes, c, p, s, a, known)
             what = f"{len(curves)} frontiers over temperature" if curves else f"{len(shown)} points of the table"

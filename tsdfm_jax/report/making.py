@@ -7,7 +7,7 @@ from tsdfm_jax.report import cells, sections
 
 def made(report):
     """All parts that a reader needs to reproduce the report; parts without data are left out."""
-    parts = (sources(report), stages(report), judges(report), config(report))
+    parts = (sources(report), text(report), stages(report), judges(report), config(report))
     return "".join(parts)
 
 
@@ -19,6 +19,17 @@ def sources(report):
         return ""
     lines = "".join(f"<div><dt>{escape(str(key))}</dt><dd>{escape(str(v))}</dd></div>" for key, v in facts.items())
     return f'<dl class="facts">{lines}</dl>'
+
+
+def text(report):
+    """What the tokenizer loses of a sample of the corpus; reports of older versions do not say."""
+    found = ((report.get("stages") or {}).get("tokenizer") or {}).get("text")
+    if not found:
+        return ""
+    share, unknown = found["lost_bytes"] / max(found["bytes"], 1), found["unknown_tokens"] / max(found["tokens"], 1)
+    line = f"The tokenizer gives back {'all' if not found['lost_bytes'] else f'{1 - share:.2%}'} of {found['bytes']:,} bytes of the corpus"
+    line += f"; lost to {found['cause']}" if found["lost_bytes"] else ""
+    return f'<p class="note">{escape(line)}; {unknown:.2g} of its tokens are unknown.</p>'
 
 
 def duration(seconds):

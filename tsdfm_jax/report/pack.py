@@ -1,7 +1,6 @@
 """Pack traces for the viewer: for each state and candidate only the tokens that changed, with their energies."""
 
-import json
-import math
+from tsdfm_jax.storage import atomic
 
 
 def pack(traces):
@@ -60,15 +59,6 @@ def student(s):
 
 
 def script_json(value):
-    """JSON that is safe inside a script element: `<`, `>` and `&` escaped, no NaN."""
-    text = json.dumps(finite(value), separators=(",", ":"), allow_nan=False)
+    """JSON that is safe inside a script element: `<`, `>` and `&` escaped, null for NaN."""
+    text = atomic.json_text(atomic.finite(value), separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def finite(value):
-    """The same value with None for every number that is not finite."""
-    if isinstance(value, dict):
-        return {key: finite(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -90,6 +90,11 @@ def value(m, decimals):
     return f"{m.value:,.{0 if m.value >= 1000 else decimals}f}{spread}"
 
 
+def plain(x, decimals):
+    """A number as HTML; a dash for one that is missing."""
+    return f"{x:,.{decimals}f}" if cells.number(x) else "–"
+
+
 def table_note(report, lines):
     """The note below the table: settings that all rows share."""
     row = report["rows"][0]
@@ -149,7 +154,7 @@ def at_entropy(report):
     """Sentences with the perplexities at matched entropy, one for each judge."""
     judges, out = cells.judges(report), {}
     for m in report.get("matched") or []:
-        start = f"At the entropy of {m['entropy_of']} ({m['entropy_nats']:.2f} nats), perplexity by the {cells.judge_label(m['judge'], judges.get(m['judge'], {}))}: "
+        start = f"At the entropy of {m['entropy_of']} ({plain(m['entropy_nats'], 2)} nats), perplexity by the {cells.judge_label(m['judge'], judges.get(m['judge'], {}))}: "
         model = f"{cells.label(m['model'])} at {m['steps']:,} step{'s' * (m['steps'] != 1)}"
         interval = f" ({m['low']:.1f} to {m['high']:.1f})" if cells.number(m.get("low")) and cells.number(m.get("high")) else ""
         reached = f"{model} {m['ppl_token']:.1f}{interval}" if cells.number(m.get("ppl_token")) else f"{model} does not reach it"
@@ -193,7 +198,7 @@ def compass(report):
         out += panels(drawn)
     if steered:
         rows = "".join(
-            f'<tr><th scope="row">{escape(str(r["selection"]))}</th><td>{r["ppl_token"]:,.1f}</td><td>{r["entropy_nats"]:.2f}</td></tr>'
+            f'<tr><th scope="row">{escape(str(r["selection"]))}</th><td>{plain(r["ppl_token"], 1)}</td><td>{plain(r["entropy_nats"], 2)}</td></tr>'
             for r in steered
         )
         head = '<tr><th scope="col">candidate kept</th><th scope="col">ppl, pilot judge</th><th scope="col">entropy, nats</th></tr>'

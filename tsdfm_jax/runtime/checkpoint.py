@@ -190,7 +190,7 @@ def save_params(directory, params, meta):
 
     def seal_and_mark():
         checksums.seal(directory / MODEL)
-        atomic.overwrite(directory / META, json.dumps(meta, indent=1))
+        atomic.overwrite(directory / META, atomic.json_text(meta, indent=1))
 
     with checksums.writing(f"model {directory}"), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory / MODEL, params, force=True)

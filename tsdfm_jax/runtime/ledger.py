@@ -9,7 +9,8 @@ import time
 import jax
 import numpy as np
 
-from tsdfm_jax.runtime import mesh as mesh_lib, metrics as metrics_lib
+from tsdfm_jax.runtime import curves, mesh as mesh_lib, metrics as metrics_lib
+from tsdfm_jax.storage import atomic
 
 LOG = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Ledger:
     steps: int
     tokens_per_step: int
     log_every: int
-    metrics: metrics_lib.Metrics
+    curve: curves.Curve | None = None  # where the numbers of updates and evaluations go too
     bar: object = None
     done: int = 0
     record: dict = dataclasses.field(default_factory=_empty_record)
@@ -94,19 +95,30 @@ class Ledger:
         self.record["final_loss"] = loss
         if self.done in (1, self.steps) or self.done % self.log_every == 0:
             self.record["curve"].append([self.done, loss])
-            self.metrics.scalars(self.done, values)
+            self._write(values)
         if self.bar is not None:
             self.bar.advance(note=f"loss {loss:.4f}")
+
+    def save(self, checkpoints, state, batches):
+        """Save a checkpoint of the newest update, with the record and the curve up to it."""
+        self.settle()
+        if self.curve is not None:
+            self.curve.flush()
+        checkpoints.save(self.done, state, batches, self.meta())
 
     def evaluate(self, evaluate, state):
         """Call `evaluate(state)` without counting it in the training rate, and keep its numbers."""
         self.settle()
         numbers = {name: float(value) for name, value in evaluate(state).items()}
-        self.record["evaluations"].append([self.done, numbers])
-        self.metrics.scalars(self.done, numbers)
+        self.record["evaluations"].append([self.done, atomic.finite(numbers)])
+        self._write(numbers)
         text = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         LOG.info("%s step %d: %s", self.name, self.done, text)
         self.restart_clock()
+
+    def has_evaluated(self):
+        """Whether the record has the evaluation of the newest update."""
+        return any(step == self.done for step, _ in self.record["evaluations"])
 
     def restart_clock(self):
         """Leave what happened since the last update out of the training rate."""
@@ -123,6 +135,10 @@ class Ledger:
         steps, seconds = (steady_steps, seconds) if steady_steps else (self.done, self._seconds())
         rate = self.tokens_per_step * steps / max(seconds, 1e-9)
         return {**record, "seconds": self._seconds(), "steps": self.done, "tokens_per_second": rate}
+
+    def _write(self, numbers):
+        if self.curve is not None:
+            self.curve.scalars(self.done, numbers)
 
     def _seconds(self):
         return self.record["seconds"] + time.perf_counter() - self._started

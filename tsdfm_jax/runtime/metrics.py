@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax
 
-from tsdfm_jax.runtime import hosts
+from tsdfm_jax.runtime import curves, hosts
 
 LOG = logging.getLogger("tsdfm_jax")
 SECONDS_BETWEEN_LINES = 10.0
@@ -20,35 +20,27 @@ SECONDS_BETWEEN_LINES = 10.0
 class Metrics:
     """The log and the event files of one stage: `<workdir>/log.txt` and `<workdir>/tensorboard/<stage>`.
 
-    Only process 0 writes; the others show only warnings.
+    Only process 0 writes; the others show only warnings. A network in training has its own `curve`.
     """
 
     def __init__(self, workdir, stage):
-        self.stage = stage
-        self._writer = self._file = None
+        self.stage, self.workdir, self._file = stage, pathlib.Path(workdir), None
+        self._curve = curves.Curve(self.workdir / "tensorboard" / stage)
         LOG.setLevel(logging.INFO if hosts.is_first() else logging.WARNING)
         _console_once()
         if hosts.is_first():
-            workdir = pathlib.Path(workdir)
-            workdir.mkdir(parents=True, exist_ok=True)
-            self._file = logging.FileHandler(workdir / "log.txt")
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            self._file = logging.FileHandler(self.workdir / "log.txt")
             self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
             LOG.addHandler(self._file)
-            # Imported late: not every command that imports this module writes events.
-            from tensorboardX import SummaryWriter
 
-            self._writer = SummaryWriter(logdir=str(workdir / "tensorboard" / stage))
-
-    def scalars(self, step, values):
-        """Write numbers, {name: float}, as TensorBoard curves at a step."""
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, float(value), step)
+    def curve(self, name, first_step):
+        """The Curve of a network after `first_step` updates, in `<workdir>/tensorboard/<name>`."""
+        return curves.Curve(self.workdir / "tensorboard" / name, first_step)
 
     def text(self, step, name, text):
         """Write a text, such as samples, to TensorBoard."""
-        if self._writer is not None:
-            self._writer.add_text(name, text, step)
+        self._curve.text(step, name, text)
 
     def line(self, text):
         """Write one line to log and console, with the stage's name before it."""
@@ -56,9 +48,7 @@ class Metrics:
 
     def close(self):
         """Flush and close the files."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        self._curve.close()
         if self._file is not None:
             LOG.removeHandler(self._file)
             self._file.close()

@@ -176,7 +176,7 @@ def learner(init_params, loss_fn, cfg, mesh, seed, *, given=(), frozen=None, pas
 def make_step(loss_fn, optimiser, cfg, mesh, shardings, seed, frozen=None, pass_ema=False):
     """The jitted update `step(state, batch) -> (state, metrics)`; the state that goes in is donated.
 
-    `loss_fn(key, params, batch)` returns a scalar and a dict of scalars. `frozen`, a tree of arrays such as another
+    `loss_fn(key, params, batch)` returns a scalar and a dict of scalars, means over the batch; or it is a Counted. `frozen`, a tree of arrays such as another
     network's weights, is passed as a fourth argument (a closure would compile it in as constants); with `pass_ema` the
     moving average is the last argument. The key depends only on `seed` and the step; the program does not
     depend on the seed. Metrics are float32 scalars: loss, grad_norm, learning_rate, finite (1 or 0), and the loss
@@ -227,30 +227,68 @@ def moving_average(decay, step, average, params):
     return jax.tree.map(lambda a, p: a + (1.0 - decay) * (p.astype(jnp.float32) - a), average, params)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counted:
+    """A loss function that divides by a count of its batch that varies, such as the positions that jumped.
+
+    Microbatches that each divided by their own count would have another mean than the whole batch: each divides by its share
+    of the whole batch's count instead.
+
+    Attributes:
+      prepare: (key, batch, *extra) -> rows, all that needs no gradient: it is made of the whole batch before any gradient.
+      count: rows -> what is counted in them, a scalar.
+      loss: (params, rows, count) -> (loss, its parts), where it divides by `count`, which is above 0.
+    """
+
+    prepare: Callable[..., Any]
+    count: Callable[[Any], jax.Array]
+    loss: Callable[..., Any]
+
+    def __call__(self, key, params, batch, *extra):
+        rows = self.prepare(key, batch, *extra)
+        return self.loss(params, rows, jnp.maximum(self.count(rows), 1))
+
+    def of_microbatches(self, key, microbatches, *extra):
+        """(each microbatch's rows, the share of the count that each divides by)."""
+        accumulate = len(jax.tree.leaves(microbatches)[0])
+        prepare = lambda item: self.prepare(jax.random.fold_in(key, item[0]), item[1], *extra)
+        rows = jax.lax.map(prepare, (jnp.arange(accumulate), microbatches))
+        return rows, jnp.maximum(jax.vmap(self.count)(rows).sum(), 1) / accumulate
+
+
 def _gradients(loss_fn, accumulate, mesh):
     """`loss_fn`'s value and gradient, as the mean over `accumulate` microbatches, run one after the other."""
+    if accumulate == 1:
+        return _gradient(loss_fn)
+
+    def mean_gradient(key, params, batch, *extra):
+        microbatches = jax.tree.map(lambda x: _microbatches(x, accumulate, mesh), batch)
+        if isinstance(loss_fn, Counted):
+            microbatches, count = loss_fn.of_microbatches(key, microbatches, *extra)
+            gradient = _gradient(lambda key, params, rows: loss_fn.loss(params, rows, count))
+            of_rows = lambda index, rows: gradient(None, params, rows)
+        else:
+            gradient = _gradient(loss_fn)
+            of_rows = lambda index, rows: gradient(jax.random.fold_in(key, index), params, rows, *extra)
+
+        def add(total, item):
+            return jax.tree.map(jnp.add, total, of_rows(*item)), None
+
+        shapes = jax.eval_shape(of_rows, 0, jax.tree.map(lambda x: x[0], microbatches))
+        total, _ = jax.lax.scan(add, _zeros(shapes), (jnp.arange(accumulate), microbatches))
+        return jax.tree.map(lambda x: x / accumulate, total)
+
+    return mean_gradient
+
+
+def _gradient(loss_fn):
+    """`loss_fn`'s value and gradient, all scalars in float32."""
 
     def scalars(key, params, batch, *extra):
         loss, aux = loss_fn(key, params, batch, *extra)
         return loss.astype(jnp.float32), jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), aux)
 
-    gradient = jax.value_and_grad(scalars, argnums=1, has_aux=True)
-    if accumulate == 1:
-        return gradient
-
-    def mean_gradient(key, params, batch, *extra):
-        microbatches = jax.tree.map(lambda x: _microbatches(x, accumulate, mesh), batch)
-
-        def add(total, item):
-            index, rows = item
-            terms = gradient(jax.random.fold_in(key, index), params, rows, *extra)
-            return jax.tree.map(jnp.add, total, terms), None
-
-        shapes = jax.eval_shape(gradient, key, params, jax.tree.map(lambda x: x[0], microbatches), *extra)
-        total, _ = jax.lax.scan(add, _zeros(shapes), (jnp.arange(accumulate), microbatches))
-        return jax.tree.map(lambda x: x / accumulate, total)
-
-    return mean_gradient
+    return jax.value_and_grad(scalars, argnums=1, has_aux=True)
 
 
 def _microbatches(x, accumulate, mesh):

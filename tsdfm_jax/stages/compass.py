@@ -114,8 +114,16 @@ def pair_metrics(rows, c):
     ranks = scipy.stats.rankdata(np.concatenate([negative, positive]))[: len(negative)]
     figures["auc"] = float((ranks.sum() - len(negative) * (len(negative) + 1) / 2) / (len(negative) * len(positive)))
     if c.kind == "distilled":
-        figures["correlation"] = float(np.corrcoef(negative, rows[:, 3])[0, 1])
+        figures["correlation"] = correlation(negative, rows[:, 3])
     return figures
+
+
+def correlation(a_N, b_N):
+    """Pearson's correlation; None where one of the arrays is constant."""
+    if min(np.ptp(a_N), np.ptp(b_N)) == 0:
+        return None
+    found = float(np.corrcoef(a_N, b_N)[0, 1])
+    return found if np.isfinite(found) else None
 
 
 def steered_table(config, workdir, job, mesh, path, teacher, params):

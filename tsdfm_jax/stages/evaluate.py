@@ -32,9 +32,9 @@ def run(config, workdir, remake=False):
         jumps = sum(text_set.steps * -(-config.evaluate.samples // config.evaluate.batch) for text_set in sets)
         with signals.stopping(), metrics_lib.progress("evaluate", jumps, "jump") as bar:
             examine = Examiner(config, workdir, job)
-            rows = [row for text_set in sets for row in examine(text_set, bar)]
+            rows = [atomic.finite(row) for text_set in sets for row in examine(text_set, bar)]
             bounds = elbo.bits_per_byte_of_models(config, workdir, job)
-        hosts.first(lambda: atomic.overwrite(job.directory / "rows.json", json.dumps(rows, indent=1, allow_nan=False)))
+        hosts.first(lambda: atomic.overwrite(job.directory / "rows.json", atomic.json_text(rows, indent=1)))
         texts = [f"samples/{one.name(config)}.{ending}" for one in sets for ending in ("json", "jsonl")]
         job.finish({"rows": len(rows), "bounds": bounds, "formulas": FORMULAS}, more_files=texts)
 
@@ -71,7 +71,7 @@ class Examiner:
             figures = self._resemblance(last_judge, texts, text_set)
             results["features"][last_judge.identity] = {"reference": reference, "figures": figures}
         if results != stored:
-            hosts.first(lambda: atomic.write_sealed(self._job.directory / f"{name}.json", results))
+            hosts.first(lambda: atomic.write_sealed(self._job.directory / f"{name}.json", atomic.finite(results)))
         self._job.metrics.text(text_set.steps, name, "\n\n---\n\n".join(texts.text[:4]))
         return [self._row(text_set, texts, about, results, judge) for judge in self._judges]
 

@@ -34,10 +34,10 @@ def write(config, workdir, directory, trace_data):
     """Write the files, in one process alone."""
     rows = json.loads((jobs.require(config, workdir, "evaluate") / "rows.json").read_text())
     report = build_report(config, workdir, rows)
-    atomic.overwrite(directory / "report.json", json.dumps(report, indent=1, allow_nan=False))
+    atomic.overwrite(directory / "report.json", atomic.json_text(report, indent=1))
     (directory / "traces.json").unlink(missing_ok=True)
     if trace_data is not None:
-        atomic.overwrite(directory / "traces.json", json.dumps(trace_data, separators=(",", ":"), allow_nan=False))
+        atomic.overwrite(directory / "traces.json", atomic.json_text(trace_data, separators=(",", ":")))
     page.write(directory / "index.html", report, trace_data)
 
 

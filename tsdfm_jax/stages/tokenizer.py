@@ -1,7 +1,7 @@
 """Stage `tokenizer`: trains a SentencePiece model on the corpus, or copies a given tokenizer."""
 
 from tsdfm_jax.config import settings
-from tsdfm_jax.data import corpus, tokenizer as tokenizers
+from tsdfm_jax.data import corpus, survival, tokenizer as tokenizers
 from tsdfm_jax.runtime import hosts
 from tsdfm_jax.workspace import jobs
 
@@ -13,7 +13,9 @@ def run(config, workdir, remake=False):
             return
         hosts.first(lambda: make(config, job))
         tok = tokenizers.load(job.directory)
-        job.finish({"symbols": tok.vocab_size, "hash": tok.content_hash})
+        found = hosts.first(lambda: survival.survival(tok, corpus.documents(settings.corpus_config(config))))
+        survival.check(found, config.data.text_loss, config.tokenizer.path or "trained here")
+        job.finish({"symbols": tok.vocab_size, "hash": tok.content_hash, "text": found})
 
 
 def make(config, job):

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterator
@@ -67,8 +68,43 @@ def content_hash(path: pathlib.Path) -> str:
     return digest.hexdigest()
 
 
+def json_text(value: Any, **options: Any) -> str:
+    """`value` as JSON, which has no NaN and no infinity; ValueError, one line, with the path of the first such number.
+
+    `options` are those of json.dumps. `finite` makes such numbers null, where a figure may be missing.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, **options)
+    except ValueError:
+        if (found := _not_finite(value, "")) is None:
+            raise
+        raise ValueError(f"{found[0] or 'the value'} is {found[1]}, which JSON cannot hold: write null for it") from None
+
+
+def finite(value: Any) -> Any:
+    """The same value with None for every number that is not finite."""
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _not_finite(value: Any, path: str) -> tuple[str, float] | None:
+    """(path, number) of the first number that is not finite; None if there is none."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else (path, value)
+    if isinstance(value, dict):
+        parts = [(f"{path}.{key}".removeprefix("."), part) for key, part in value.items()]
+    elif isinstance(value, (list, tuple)):
+        parts = [(f"{path}[{i}]", part) for i, part in enumerate(value)]
+    else:
+        parts = []
+    return next((found for name, part in parts if (found := _not_finite(part, name)) is not None), None)
+
+
 def _render(body: dict[str, Any]) -> bytes:
-    return (json.dumps(body, indent=1, sort_keys=True, ensure_ascii=True) + "\n").encode()
+    return (json_text(body, indent=1, sort_keys=True, ensure_ascii=True) + "\n").encode()
 
 
 def write_sealed(path: pathlib.Path, body: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ SEAL = "seal.json"
 def seal(directory):
     """Write the length and CRC-32 of every file under a finished directory into its seal.json."""
     directory = pathlib.Path(directory)
-    atomic.overwrite(directory / SEAL, json.dumps(_sums(directory), indent=0))
+    atomic.overwrite(directory / SEAL, atomic.json_text(_sums(directory), indent=0))
 
 
 def damage(directory):

@@ -59,7 +59,7 @@ class Job:
         directory, below the work directory.
         """
         totals = self._add_up_time()
-        figures = {**figures, **totals, "peak_memory_bytes": metrics_lib.peak_memory_bytes()}
+        figures = atomic.finite({**figures, **totals, "peak_memory_bytes": metrics_lib.peak_memory_bytes()})
         hosts.first(lambda: self._finish(figures, more_files))
         compiled = metrics_lib.Compiled(totals["compile_seconds"], totals["compilations"], totals["from_cache"])
         self.metrics.line(f"done in {totals['seconds']:.0f} s, of which {compiled}")
@@ -173,6 +173,7 @@ def train(config, job, section, learner, batches, *, name, mesh, tok, about, dir
         evaluate=evaluate,
         evaluate_every=config.evaluate_every,
         tokens_per_step=section.batch * config.data.length,
+        curve=directory.relative_to(job.metrics.workdir).as_posix(),
     )
     checkpoints.close()
     meta = checkpoint.save_params(directory / "model", state.averaged, {"tokenizer": tok.content_hash, description.KEY: about})

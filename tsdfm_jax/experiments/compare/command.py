@@ -10,7 +10,6 @@ The exit code is 0, or 2 if the reports could not be compared.
 import csv
 import functools
 import io
-import json
 import pathlib
 
 from absl import flags
@@ -62,7 +61,7 @@ def write(runs, rows, matched, differing):
     if _JSON.value:
         sources = [{"run": run.name, "file": str(run.file), "commit": run.body.get("commit")} for run in runs]
         body = {"schema": 1, "reports": sources, "differing": differing, "rows": rows, "matched": matched}
-        atomic.overwrite(_JSON.value, json.dumps(body, indent=1))
+        atomic.overwrite(_JSON.value, atomic.json_text(atomic.finite(body), indent=1))
 
 
 def show(runs, rows, matched, differing):
@@ -120,8 +119,9 @@ def matched_table(runs, matched):
     for row in matched:
         interval = "-" if row["low"] is None else f"{plain(row['low'])} to {plain(row['high'])}"
         ppl = plain(row["ppl_token"]) + times(row["ratio"])
+        entropy = "-" if row["entropy_nats"] is None else f"{row['entropy_nats']:.3f}"
         steps, last = str(row["steps"] or "-"), row["run"] == runs[-1].name
-        cells = (row["judge"], row["entropy_of"], f"{row['entropy_nats']:.3f}", ppl, interval)
+        cells = (row["judge"], row["entropy_of"], entropy, ppl, interval)
         out.add_row(row["run"], row["model"], steps, *cells, end_section=last)
     return out
 

@@ -7,6 +7,8 @@ import math
 import pathlib
 import statistics
 
+from tsdfm_jax.storage import atomic
+
 SCHEMA = 2
 KEYS = ("config", "tokenizer", "formulas", "rows")
 PER_TEXT = (
@@ -87,7 +89,7 @@ def _file(path):
 def read(file):
     """Read a report and check its keys; ValueError if it is damaged, has another schema or is no report."""
     try:
-        body = json.loads(file.read_text())
+        body = atomic.finite(json.loads(file.read_text()))  # older versions wrote NaN
     except FileNotFoundError as error:
         raise ValueError(f"no report {file}: give a report.json, or a run directory whose stage `report` is finished") from error
     except ValueError as error:
@@ -229,6 +231,7 @@ def matched(runs):
         for run, rows in zip(runs, by_key):
             if row := rows.get(key):
                 pair = first and row is not first and first["ppl_token"] and row["ppl_token"]
-                same_entropy = pair and math.isclose(first["entropy_nats"], row["entropy_nats"], rel_tol=1e-9)
+                entropies = first and (first["entropy_nats"], row["entropy_nats"])
+                same_entropy = pair and None not in entropies and math.isclose(*entropies, rel_tol=1e-9)
                 out.append({"run": run.name, **row, "ratio": row["ppl_token"] / first["ppl_token"] if same_entropy else None})
     return out

@@ -23,6 +23,7 @@ from ml_collections import config_flags
 
 from tsdfm_jax.config import command_line
 from tsdfm_jax.experiments.planning import chips, model_flops
+from tsdfm_jax.storage import atomic
 
 parse, fail = functools.partial(command_line.parse, "aot_compile"), functools.partial(command_line.fail, "aot_compile")
 PROGRAMS = ("teacher", "trajectories", "student")
@@ -181,7 +182,7 @@ def write_entry(file, key, entry):
     entries[key] = entry
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps(entries, indent=1, sort_keys=True) + "\n")
+    part.write_text(atomic.json_text(entries, indent=1, sort_keys=True) + "\n")
     part.replace(file)
 
 

@@ -21,6 +21,7 @@ from ml_collections import config_flags
 
 from tsdfm_jax.config import command_line
 from tsdfm_jax.experiments.planning import aot_compile, budget_parts, chips, model_flops
+from tsdfm_jax.storage import atomic
 
 parse, fail = functools.partial(command_line.parse, "budget"), functools.partial(command_line.fail, "budget")
 RESULTS = pathlib.Path(__file__).parents[3] / "results/aot.json"
@@ -307,4 +308,4 @@ def main(argv):
         result = budget(given.config, text_vocab, given.slice, given.utilisation, given.tokens)
     except (ValueError, FileNotFoundError) as error:
         return fail(error)
-    print(json.dumps(result, indent=1) if given.json else table(result))
+    print(atomic.json_text(result, indent=1) if given.json else table(result))

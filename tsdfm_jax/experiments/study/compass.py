@@ -69,7 +69,7 @@ def measure(study, source):
                 programs = {(name, k): _program(study, source, name, k, teacher, mesh)}
             texts = [programs[name, k](np.int32(first), np.int32(midpoint)) for first in _firsts(config)]
             rows[_key(name, midpoint, k)] = _row(name, midpoint, k, config, np.concatenate(texts), judges, mesh)
-            atomic.overwrite(file, json.dumps(rows, indent=1))
+            atomic.overwrite(file, atomic.json_text(atomic.finite(rows), indent=1))
             bar.advance(1)
 
 

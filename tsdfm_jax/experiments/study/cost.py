@@ -1,6 +1,5 @@
 """The cost of shaping: sampling time at 4, 8 and 1,024 steps, and the training of each arm, in FLOPs and seconds."""
 
-import json
 import statistics
 
 from tsdfm_jax.config import networks, settings
@@ -29,7 +28,7 @@ def measure(study, source):
         "training": training_flops(study, runs),
         "seconds": seconds(study, source, runs),
     }
-    atomic.overwrite(file, json.dumps(costs, indent=1))
+    atomic.overwrite(file, atomic.json_text(costs, indent=1))
 
 
 def sampling_seconds(run):

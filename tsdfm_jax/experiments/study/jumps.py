@@ -36,7 +36,7 @@ def measure(study, source):
             if signals.stop_agreed():
                 raise KeyboardInterrupt
             rows.setdefault(name, {})[kind] = sampled_scores(runs[name], kind, judges, mesh)
-            atomic.overwrite(file, json.dumps(rows, indent=1))
+            atomic.overwrite(file, atomic.json_text(atomic.finite(rows), indent=1))
             bar.advance(1)
 
 

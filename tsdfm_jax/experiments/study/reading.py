@@ -82,7 +82,7 @@ def _autoregressive(study, hashes, before):
 def _comparable(before, current):
     """Whether two results have the same teacher and judges of the same recipe, which may differ in their last digits."""
     data = [[mean(result["references"]["data"]["0"], judge) for judge in current["judges"]] for result in (before, current)]
-    same = all(abs(a / b - 1.0) < JUDGES_AGREE for a, b in zip(*data))
+    same = all(None not in (a, b) and abs(a / b - 1.0) < JUDGES_AGREE for a, b in zip(*data))
     return before["judges"] == current["judges"] and same and before["teacher"]["hash"] == current["teacher"]["hash"]
 
 
@@ -153,9 +153,16 @@ def _seconds(run):
 
 
 def mean(rows, judge=None, key="ppl_token"):
-    """Mean over seeds of a judge's perplexity, or of another metric."""
+    """Mean over the seeds that have it of a judge's perplexity, or of another metric; None if none has."""
     values = [row[key][judge] if judge else row[key] for row in rows]
-    return sum(values) / len(values)
+    values = [value for value in values if value is not None]
+    return sum(values) / len(values) if values else None
+
+
+def ratio(rows, others, judge=None, key="ppl_token"):
+    """The mean of some rows over that of others; None where one is missing."""
+    ours, theirs = mean(rows, judge, key), mean(others, judge, key)
+    return None if ours is None or theirs is None else ours / theirs
 
 
 def bar_checks(study, source, results, name):
@@ -167,10 +174,10 @@ def bar_checks(study, source, results, name):
         rows, blind = arms[name]["steps"].get(steps), arms.get("blind", {"steps": {}})["steps"].get(steps)
         if not rows or not blind:
             continue
-        ratios_to = lambda other, rows=rows: {j: mean(rows, j) / mean(other, j) for j in results["judges"]}
+        ratios_to = lambda other, rows=rows: {j: ratio(rows, other, j) for j in results["judges"]}
         entropy = mean(rows, key="entropy_nats") / mean(teacher[teacher_steps], key="entropy_nats")
         below_every_seed = {
-            j: min(r["ppl_token"][j] for r in blind) > max(r["ppl_token"][j] for r in rows) for j in results["judges"]
+            j: all(_below(r["ppl_token"][j], b["ppl_token"][j]) for r in rows for b in blind) for j in results["judges"]
         }
         check = {
             "of_teacher": ratios_to(teacher[teacher_steps]),
@@ -185,9 +192,14 @@ def bar_checks(study, source, results, name):
     return checks
 
 
+def _below(ours, theirs):
+    """Whether one perplexity is below another; a missing one is not."""
+    return ours is not None and theirs is not None and ours < theirs
+
+
 def verdict(check, seeds):
     """The verdict: met, or the bars that are missed; one seed has no spread to compare with blind's."""
-    missed = [] if all(r <= BAR["perplexity"] for r in check["of_teacher"].values()) else ["perplexity"]
+    missed = [] if all(r is not None and r <= BAR["perplexity"] for r in check["of_teacher"].values()) else ["perplexity"]
     missed += [] if check["entropy"] >= BAR["entropy"] else ["entropy"]
     missed += [] if all(check["below_every_blind_seed"].values()) else ["blind"]
     missed += [] if seeds > 1 else ["spread"]

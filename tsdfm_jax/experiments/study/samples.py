@@ -39,5 +39,5 @@ def _file(file, runs, model, steps):
                 texts_file = run.workdir / "samples" / f"{text_sets.Set(model, n, seed, c.temperature).name(run.config)}.jsonl"
                 lines += [{key: line[key] for key in KEYS} for line in map(json.loads, texts_file.read_text().splitlines())]
     file.parent.mkdir(parents=True, exist_ok=True)
-    atomic.overwrite(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    atomic.overwrite(file, "".join(atomic.json_text(line, ensure_ascii=False) + "\n" for line in lines))
     return file

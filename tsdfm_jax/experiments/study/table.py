@@ -17,7 +17,7 @@ def write(study, out, name):
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"study-{name}.json"
     summary = study_read.gather(study, json.loads(file.read_text()) if file.exists() else None)
-    atomic.overwrite(file, json.dumps(summary, separators=(",", ":")) + "\n")
+    atomic.overwrite(file, atomic.json_text(atomic.finite(summary), separators=(",", ":")) + "\n")
     figures = study_figures.write(summary, out / "study")
     page = out / PAGE
     if page.exists():
@@ -95,8 +95,8 @@ def _over_teacher(results, rows):
         return None
     by_steps = results["references"]["teacher"]
     teacher = by_steps[max(by_steps, key=int)]
-    ratio = lambda **of: study_read.mean(rows, **of) / study_read.mean(teacher, **of)
-    return [_ratios(ratio(judge=judge) for judge in results["judges"]), f"{ratio(key='entropy_nats'):.3f}", len(rows)]
+    ratio = lambda **of: study_read.ratio(rows, teacher, **of)
+    return [_ratios(ratio(judge=judge) for judge in results["judges"]), spread([ratio(key="entropy_nats")], "{:.3f}"), len(rows)]
 
 
 def _at_its_entropy(arm, key, steps):
@@ -193,7 +193,7 @@ def choices_table(results):
     lines = []
     for name, row in results["choices"].items():
         (score,) = row["ppl_token"].values()
-        lines.append([name, f"{score:.0f}", f"{row['entropy_nats']:.3f}", f"{row['distinct_2']:.2f}", row["samples"]])
+        lines.append([name, spread([score]), f"{row['entropy_nats']:.3f}", f"{row['distinct_2']:.2f}", row["samples"]])
     return markdown(["shaping", "ppl, pilot judge", "entropy, nats", "distinct-2", "texts"], lines) if lines else ""
 
 
@@ -215,7 +215,7 @@ def jumps_table(results):
     for name, by_kind in results["jumps"].items():
         for kind, by_steps in by_kind.items():
             score_pairs = [
-                (" / ".join(f"{score:.0f}" for score in scores_at["ppl_token"].values()), scores_at["entropy_nats"])
+                (" / ".join(spread([score]) for score in scores_at["ppl_token"].values()), scores_at["entropy_nats"])
                 for scores_at in by_steps.values()
             ]
             lines.append([name, kind, *(cell for scores, entropy in score_pairs for cell in (scores, f"{entropy:.3f}"))])

@@ -47,7 +47,7 @@ def choices(study, source, pattern="*"):
             rows[arm.name] = {"factor": arm.factor, "overrides": arm.overrides, "config": config.shaping.to_dict()} | text_scores(
                 [pilot], x_NL, mesh
             )
-            atomic.overwrite(file, json.dumps(rows, indent=1))
+            atomic.overwrite(file, atomic.json_text(atomic.finite(rows), indent=1))
             bar.advance(1)
 
 
@@ -92,7 +92,7 @@ def targets(study, runs):
         x_NSL = np.stack([store[i]["states"] for i in range(min(len(store), RECORDS))]).astype(np.int32)
         left_S = (x_NSL == x_NSL[:, :1]).mean((0, 2))
         scores = text_scores(judges, x_NSL[:, -1], mesh) | {"noise_left": [round(float(share), 4) for share in left_S]}
-        atomic.overwrite(run.workdir / TARGETS, json.dumps(scores, indent=1))
+        atomic.overwrite(run.workdir / TARGETS, atomic.json_text(atomic.finite(scores), indent=1))
 
 
 def text_scores(judges, x_NL, mesh, batch=64):
@@ -102,6 +102,6 @@ def text_scores(judges, x_NL, mesh, batch=64):
     return {
         "samples": len(x_NL),
         "entropy_nats": entropy,
-        "distinct_2": float(text_metrics.distinct(x_NL, 2)),
+        "distinct_2": text_metrics.distinct(x_NL, 2),
         "ppl_token": perplexities,
     }

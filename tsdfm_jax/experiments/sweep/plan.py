@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import importlib.util
-import json
 import shlex
 import sys
 import time
@@ -108,7 +107,9 @@ class Sweep:
         run.workdir.mkdir(parents=True, exist_ok=True)
         command = [*start, *run.arguments, *self._remake]
         handed_out_file = run.workdir / HANDED_OUT
-        atomic.overwrite(handed_out_file, json.dumps({"command": command, "at": time.strftime("%Y-%m-%d %H:%M:%S")}, indent=1))
+        atomic.overwrite(
+            handed_out_file, atomic.json_text({"command": command, "at": time.strftime("%Y-%m-%d %H:%M:%S")}, indent=1)
+        )
         code = 1
         try:
             code = sweep_jobs.run([sweep_jobs.Job(run.name, command, None)], 1, say)[run.name]

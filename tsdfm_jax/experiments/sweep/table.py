@@ -27,14 +27,17 @@ def figures_of(run):
     `<model>_<steps>_ppl_<judge>` and `<model>_<steps>_entropy_nats`, without steps for real and unigram text; then the
     held-out bits per byte of teacher and autoregressive model, the seconds of the run's own stages, and of the shared ones.
     """
-    report = json.loads((run.workdir / "report/report.json").read_text())
+    from tsdfm_jax.storage import atomic  # late, as in `write`
+
+    report = atomic.finite(json.loads((run.workdir / "report/report.json").read_text()))
     sums = {}
     rows = [row for row in report["rows"] if row["temperature"] == report["config"]["evaluate"]["temperature"]]
     for row in sorted(rows, key=lambda row: row["judge_parameters"]):
         prefix = f"{row['model']}_{row['steps']}" if row["steps"] else row["model"]
         sums.setdefault(f"{prefix}_ppl_{row['judge']}", []).append(row["ppl_token"])
         sums.setdefault(f"{prefix}_entropy_nats", []).append(row["entropy_nats"])
-    figures = {name: sum(values) / len(values) for name, values in sums.items()}
+    known = {name: [value for value in values if value is not None] for name, values in sums.items()}
+    figures = {name: sum(values) / len(values) if values else None for name, values in known.items()}
     order = sorted(figures, key=lambda name: (*_place(name), "entropy" in name))
     seconds = {"seconds": 0.0, "seconds_shared": 0.0}
     for name, stage in report["stages"].items():
@@ -65,7 +68,7 @@ def write(file, runs, rows, directory):
     atomic.overwrite(directory / "sweep.csv", text.getvalue())
     keys = list(dict.fromkeys(key for run in runs for key in run.overrides))
     body = {"schema": 1, "config": file, "swept": keys, "runs": rows}
-    atomic.overwrite(directory / "sweep.json", json.dumps(body, indent=1))
+    atomic.overwrite(directory / "sweep.json", atomic.json_text(atomic.finite(body), indent=1))
 
 
 def show(runs, rows, directory, console):
