@@ -1,5 +1,6 @@
 """Runs the stages: `python -m tsdfm_jax.main --config=configs/quickstart.py [--stage=teacher] [--workdir=runs/mine]`."""
 
+import contextlib
 import errno
 import functools
 import importlib
@@ -72,7 +73,7 @@ def run(config, workdir, stages=(), command=None):
     memory.keep()
     from tsdfm_jax.config import networks, validation  # late: help and a mistyped flag do not wait for JAX
     from tsdfm_jax.runtime import compile_cache, hosts, metrics
-    from tsdfm_jax.storage import atomic
+    from tsdfm_jax.storage import lock
 
     validation.validate(config)
     todo = [(name, arguments) for name, arguments in plan(stages, config.rounds) if networks.needs(config, name)]
@@ -80,6 +81,19 @@ def run(config, workdir, stages=(), command=None):
 
     external.check(config, workdir, [name for name, _ in todo])
     compile_cache.enable()
+    for name in (name for name in stages if hosts.is_first() and not networks.needs(config, name)):
+        metrics.LOG.warning("%s: skipped, since models is %s", name, ", ".join(networks.models(config)))
+    with contextlib.ExitStack() as held:
+        if list(stages) != ["sample"]:  # which changes nothing that another command reads
+            what = command or "a program that called main.run"
+            hosts.first(lambda: held.enter_context(lock.held(workdir, what)))
+        perform(config, workdir, todo, command)
+
+
+def perform(config, workdir, todo, command):
+    """Run the (stage, arguments) of `todo` in a work directory that this run holds."""
+    from tsdfm_jax.runtime import hosts
+    from tsdfm_jax.storage import atomic
 
     config_file = workdir / "config.json"
     previous_config = hosts.first(lambda: config_file.read_text() if config_file.exists() else None)
@@ -91,14 +105,15 @@ def run(config, workdir, stages=(), command=None):
             atomic.overwrite(workdir / COMMAND, command + "\n")
 
     hosts.first(write_config)
-    for name in (name for name in stages if hosts.is_first() and not networks.needs(config, name)):
-        metrics.LOG.warning("%s: skipped, since models is %s", name, ", ".join(networks.models(config)))
     try:
         for name, arguments in todo:
             importlib.import_module(f"tsdfm_jax.stages.{name}").run(config, workdir, *arguments)
-    except ValueError:
-        if previous_config is not None and hosts.is_first():
+    except Exception as error:
+        if isinstance(error, ValueError) and previous_config is not None and hosts.is_first():
             atomic.overwrite(config_file, previous_config)  # a refused config is not the run's config
+        if isinstance(error, (ValueError, FileNotFoundError, hosts.OtherProcessFailed)):
+            with open(workdir / "log.txt", "a") as log:
+                log.write("".join(traceback.format_exception(error)))
         raise
 
 
@@ -150,9 +165,6 @@ def explain(error, workdir):
             return fail(error, 128 + error.signum)
         if not isinstance(error, hosts.OtherProcessFailed):
             raise error
-    if workdir.is_dir():
-        with open(workdir / "log.txt", "a") as log:
-            log.write("".join(traceback.format_exception(error)))
     return fail(error, 1)
 
 

@@ -55,7 +55,7 @@ def main(argv):
         if _DRY_RUN.value:
             return print_commands(study)
         memory.keep()
-        with sweep_plan.locked(root / "-".join(_SOURCE.value)):
+        with sweep_plan.held(root / "-".join(_SOURCE.value), "launch.study"):
             # Each part needs the parts before it.
             return int(any(perform(study, part, name) for part in PARTS if part in (_PART.value or PARTS)))
 
