@@ -1,5 +1,10 @@
 """Runs the stages: `python -m tsdfm_jax.main --config=configs/quickstart.py [--stage=teacher] [--workdir=runs/mine]`."""
 
+from tsdfm_jax.runtime import signals
+
+if __name__ == "__main__":
+    signals.begin()  # before the imports that take long: a signal at any moment ends this in one line
+
 import contextlib
 import errno
 import functools
@@ -31,7 +36,7 @@ ORDER = (
 COMMAND = "command.txt"
 TYPED_ARGUMENTS = tuple(sys.argv[1:])  # before any of it is parsed
 ROUNDS = ("trajectories", "student")
-parse, fail = functools.partial(command_line.parse, "tsdfm_jax"), functools.partial(command_line.fail, "tsdfm_jax")
+parse = functools.partial(command_line.parse, "tsdfm_jax")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration file, such as configs/quickstart.py.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Directory that everything is written to; by default runs/ and the config's name.")
@@ -59,6 +64,12 @@ def typed_command():
     return shlex.join(["python", "-m", "tsdfm_jax.main", *TYPED_ARGUMENTS])
 
 
+def fail(error, code=2):
+    """Say in this process's last line why it ends, and return the exit code."""
+    signals.said()
+    return command_line.fail("tsdfm_jax", error, code)
+
+
 def default_workdir():
     """runs/ and the name of the config file with its argument, such as runs/fineweb_170m_smoke."""
     return pathlib.Path("runs") / command_line.run_name(config_flags.get_config_filename(flags.FLAGS["config"]))
@@ -83,7 +94,7 @@ def run(config, workdir, stages=(), command=None):
     compile_cache.enable()
     for name in (name for name in stages if hosts.is_first() and not networks.needs(config, name)):
         metrics.LOG.warning("%s: skipped, since models is %s", name, ", ".join(networks.models(config)))
-    with contextlib.ExitStack() as held:
+    with signals.stopping(), contextlib.ExitStack() as held:
         if list(stages) != ["sample"]:  # which changes nothing that another command reads
             what = command or "a program that called main.run"
             hosts.first(lambda: held.enter_context(lock.held(workdir, what)))
@@ -106,8 +117,10 @@ def perform(config, workdir, todo, command):
 
     hosts.first(write_config)
     try:
-        for name, arguments in todo:
+        for number, (name, arguments) in enumerate(todo):
+            signals.check(f"{number} of {len(todo)} stages done")
             importlib.import_module(f"tsdfm_jax.stages.{name}").run(config, workdir, *arguments)
+        signals.check("all stages done")
     except Exception as error:
         if isinstance(error, ValueError) and previous_config is not None and hosts.is_first():
             atomic.overwrite(config_file, previous_config)  # a refused config is not the run's config
@@ -131,6 +144,8 @@ def main(argv):
 def run_one_of_several(workdir):
     """Run as one process of several; a process that fails alone exits at once, so that the others notice."""
     from tsdfm_jax.runtime import hosts
+
+    signals.one_of_several()
 
     def join_and_run():
         hosts.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _HEARTBEAT.value)
@@ -159,7 +174,7 @@ def explain(error, workdir):
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return fail(f"the disk is full ({error.filename or workdir}): make room, and the same command goes on from there")
     if not isinstance(error, (ValueError, FileNotFoundError)):
-        from tsdfm_jax.runtime import hosts, signals  # late: a mistyped stage does not wait for JAX
+        from tsdfm_jax.runtime import hosts  # late: a mistyped stage does not wait for JAX
 
         if isinstance(error, signals.Interrupted):
             return fail(error, 128 + error.signum)

@@ -11,7 +11,7 @@ from tsdfm_jax.config import networks, settings
 from tsdfm_jax.data import windows
 from tsdfm_jax.flow import losses
 from tsdfm_jax.lineage import bookkeeping
-from tsdfm_jax.runtime import hosts, mesh as meshes, signals
+from tsdfm_jax.runtime import hosts, mesh as meshes, pipeline, signals
 from tsdfm_jax.storage import atomic
 from tsdfm_jax.workspace import jobs, trained
 
@@ -24,7 +24,7 @@ FINEST = settings.STEP_SIZES[-1]  # step size given to a student: the ELBO is th
 def heldout(posterior, path, mesh, x_1_NL, batch):
     """`params -> nats`: the negative ELBO per token of held-out text, with stratified t and a fixed seed.
 
-    `posterior(params, x_BL, t_B)` gives a network's logits.
+    `posterior(params, x_BL, t_B)` gives a network's logits. Raises signals.Interrupted when asked to stop.
     """
 
     def of_batch(params, x_1_BL, number):
@@ -34,9 +34,17 @@ def heldout(posterior, path, mesh, x_1_NL, batch):
     jitted = meshes.jit(mesh, of_batch, out_shardings=meshes.replicated(mesh))
     parts = [x_1_NL[i : i + batch] for i in range(0, len(x_1_NL) - batch + 1, batch)]
     batches = [meshes.put_whole(mesh, part) for part in parts]
-    return lambda params: float(
-        np.mean([jitted(params, x, np.int32(r * len(batches) + i)) for r in range(ROUNDS) for i, x in enumerate(batches)])
-    )
+    places = [(r * len(batches) + i, x) for r in range(ROUNDS) for i, x in enumerate(batches)]
+
+    def measure(params):
+        values = []
+        for value in pipeline.ahead(lambda place: jitted(params, place[1], np.int32(place[0])), places):
+            values.append(value)
+            if signals.stop_agreed(len(values), every=len(batches)):
+                raise signals.Interrupted("stopped in a held-out bound; the same command makes it again")
+        return float(np.mean(values))
+
+    return measure
 
 
 def finest(apply):

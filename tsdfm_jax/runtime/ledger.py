@@ -108,6 +108,10 @@ class Ledger:
         LOG.info("%s step %d: %s", self.name, self.done, text)
         self.restart_clock()
 
+    def has_evaluated(self):
+        """Whether the record has an evaluation of the newest update."""
+        return any(step == self.done for step, _ in self.record["evaluations"])
+
     def restart_clock(self):
         """Leave what happened since the last update out of the training rate."""
         self._clock_start = time.perf_counter()
