@@ -11,6 +11,7 @@ import functools
 import importlib
 import pathlib
 import shlex
+import shutil
 import sys
 import traceback
 
@@ -19,6 +20,7 @@ from ml_collections import config_flags
 
 from tsdfm_jax.config import command_line
 from tsdfm_jax.runtime import memory
+from tsdfm_jax.storage import atomic, lock, places
 
 ORDER = (
     "tokenizer",
@@ -34,8 +36,10 @@ ORDER = (
     "sample",
 )
 COMMAND = "command.txt"
+NOTHING = {"config.json", COMMAND, "log.txt", lock.LOCK, "fingerprint.json", "seconds.json"}  # what a stage without results has
 TYPED_ARGUMENTS = tuple(sys.argv[1:])  # before any of it is parsed
 ROUNDS = ("trajectories", "student")
+MAY_NOT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 parse = functools.partial(command_line.parse, "tsdfm_jax")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration file, such as configs/quickstart.py.")
@@ -51,6 +55,8 @@ _HEARTBEAT = flags.DEFINE_integer("heartbeat", 100, "Seconds without a sign of l
 def plan(stages, rounds):
     """List the (stage, arguments) in order; trajectories and student alternate, round by round."""
     for name in stages or ORDER:
+        if not name:
+            raise ValueError(f"--stage={','.join(stages)} has an empty name: take out a comma, or add one of {', '.join(ORDER)}")
         if name not in ORDER:
             raise ValueError(f"--stage={name} is not one of {', '.join(ORDER)}")
     wanted = [name for name in ORDER if not stages or name in stages]
@@ -81,15 +87,17 @@ def run(config, workdir, stages=(), command=None):
     `command` is the command line that was typed; the report shows it.
     """
     plan(stages, 1)  # before JAX is imported, so that a mistyped stage fails at once
+    workdir = places.expanded(workdir)
+    places.require_writable(workdir, "--workdir")
     memory.keep()
-    from tsdfm_jax.config import networks, validation  # late: help and a mistyped flag do not wait for JAX
+    from tsdfm_jax.config import inputs, networks, validation  # late: help and a mistyped flag do not wait for JAX
     from tsdfm_jax.runtime import compile_cache, hosts, metrics
-    from tsdfm_jax.storage import lock
 
     validation.validate(config)
     todo = [(name, arguments) for name, arguments in plan(stages, config.rounds) if networks.needs(config, name)]
     from tsdfm_jax.exchange import external  # later still: a mistyped value does not wait for the imports that read models
 
+    hosts.first(lambda: inputs.check(config, workdir, [name for name, _ in todo]))
     external.check(config, workdir, [name for name, _ in todo])
     compile_cache.enable()
     for name in (name for name in stages if hosts.is_first() and not networks.needs(config, name)):
@@ -102,14 +110,15 @@ def run(config, workdir, stages=(), command=None):
 
 
 def perform(config, workdir, todo, command):
-    """Run the (stage, arguments) of `todo` in a work directory that this run holds."""
+    """Run the (stage, arguments) of `todo` in a work directory that this run holds, or only reads."""
     from tsdfm_jax.runtime import hosts
-    from tsdfm_jax.storage import atomic
 
-    config_file = workdir / "config.json"
+    config_file, wanted = workdir / "config.json", [name for name, _ in todo]
     previous_config = hosts.first(lambda: config_file.read_text() if config_file.exists() else None)
 
     def write_config():
+        if previous_config is not None and wanted == ["sample"]:
+            return  # another command may be at work here, with the config that it has written
         workdir.mkdir(parents=True, exist_ok=True)
         atomic.overwrite(config_file, config.to_json(indent=1))
         if command is not None:
@@ -122,12 +131,20 @@ def perform(config, workdir, todo, command):
             importlib.import_module(f"tsdfm_jax.stages.{name}").run(config, workdir, *arguments)
         signals.check("all stages done")
     except Exception as error:
-        if isinstance(error, ValueError) and previous_config is not None and hosts.is_first():
-            atomic.overwrite(config_file, previous_config)  # a refused config is not the run's config
         if isinstance(error, (ValueError, FileNotFoundError, hosts.OtherProcessFailed)):
-            with open(workdir / "log.txt", "a") as log:
+            with contextlib.suppress(OSError), open(workdir / "log.txt", "a") as log:
                 log.write("".join(traceback.format_exception(error)))
+        if isinstance(error, (ValueError, FileNotFoundError)) and hosts.is_first():
+            take_back(workdir, previous_config)
         raise
+
+
+def take_back(workdir, previous_config):
+    """Undo what a refused command wrote: the work directory has the config from before, and a new one that has nothing goes."""
+    if previous_config is not None:
+        atomic.overwrite(workdir / "config.json", previous_config)
+    elif all(file.name in NOTHING for file in workdir.rglob("*") if not file.is_dir()):
+        shutil.rmtree(workdir)
 
 
 def main(argv):
@@ -135,7 +152,9 @@ def main(argv):
         command_line.config_file(argv, "configs/quickstart.py")
     except ValueError as error:
         return fail(error)
-    workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else default_workdir()
+    if flags.FLAGS["stage"].present and not _STAGE.value:
+        return fail(f"--stage= names no stage: leave it out for all of them, or take some of {', '.join(ORDER)}")
+    workdir = places.expanded(_WORKDIR.value) if _WORKDIR.value else default_workdir()
     if _MULTIHOST.value:
         return run_one_of_several(workdir)
     return attempt(lambda: run(_CONFIG.value, workdir, _STAGE.value, typed_command()), workdir)
@@ -171,6 +190,8 @@ def attempt(call, workdir):
 
 def explain(error, workdir):
     """Turn bad input, a full disk or a stop into one line and an exit code; raise anything else with its traceback."""
+    if isinstance(error, OSError) and error.errno in MAY_NOT and error.filename:
+        return fail(f"{error.filename}: {error.strerror}: give another file or directory, or the right to use this one", 1)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return fail(f"the disk is full ({error.filename or workdir}): make room, and the same command goes on from there")
     if not isinstance(error, (ValueError, FileNotFoundError)):

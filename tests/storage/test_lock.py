@@ -8,7 +8,6 @@ import pathlib
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -92,18 +91,27 @@ def test_a_block_that_ends_frees_the_directory(tmp_path):
     assert free(tmp_path / "a/b")
 
 
+FORKS = """
+import os, subprocess, sys, time
+from tsdfm_jax.storage import lock
+with lock.held(sys.argv[1], "first"):
+    program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
+    if not (child := os.fork()):
+        time.sleep(60)
+        os._exit(0)
+try:
+    with lock.held(sys.argv[1], "second"):
+        print("free")
+finally:
+    program.kill()
+    os.kill(child, 9)
+"""
+
+
 def test_a_child_process_does_not_keep_it(tmp_path):
     """A program started inside the block, and a forked child, do not hold the directory after it."""
-    with lock.held(tmp_path, "first"):
-        program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
-        if (child := os.fork()) == 0:
-            time.sleep(60)
-            os._exit(0)
-    try:
-        assert free(tmp_path)
-    finally:
-        program.kill(), program.wait()
-        os.kill(child, 9), os.waitpid(child, 0)
+    done = subprocess.run([sys.executable, "-c", FORKS, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "free\n", done.stderr
 
 
 def claim(directory, **changes):

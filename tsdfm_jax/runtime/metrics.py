@@ -25,30 +25,34 @@ class Metrics:
 
     def __init__(self, workdir, stage):
         self.stage = stage
-        self._writer = self._file = None
+        self._writer = self._file = self._events = None
         LOG.setLevel(logging.INFO if hosts.is_first() else logging.WARNING)
         _console_once()
         if hosts.is_first():
             workdir = pathlib.Path(workdir)
             workdir.mkdir(parents=True, exist_ok=True)
-            self._file = logging.FileHandler(workdir / "log.txt")
+            self._file = logging.FileHandler(workdir / "log.txt", delay=True)
             self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
             LOG.addHandler(self._file)
-            # Imported late: not every command that imports this module writes events.
-            from tensorboardX import SummaryWriter
-
-            self._writer = SummaryWriter(logdir=str(workdir / "tensorboard" / stage))
+            self._events = workdir / "tensorboard" / stage
 
     def scalars(self, step, values):
         """Write numbers, {name: float}, as TensorBoard curves at a step."""
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, float(value), step)
+        for name, value in values.items():
+            self._write("add_scalar", name, float(value), step)
 
     def text(self, step, name, text):
         """Write a text, such as samples, to TensorBoard."""
-        if self._writer is not None:
-            self._writer.add_text(name, text, step)
+        self._write("add_text", name, text, step)
+
+    def _write(self, kind, *what):
+        if self._events is None:
+            return
+        if self._writer is None:  # not before: a stage that is refused leaves no event file
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(logdir=str(self._events))
+        getattr(self._writer, kind)(*what)
 
     def line(self, text):
         """Write one line to log and console, with the stage's name before it."""
@@ -58,7 +62,7 @@ class Metrics:
         """Flush and close the files."""
         if self._writer is not None:
             self._writer.close()
-            self._writer = None
+        self._writer = self._events = None
         if self._file is not None:
             LOG.removeHandler(self._file)
             self._file.close()

@@ -1,7 +1,9 @@
 """Stage `sample`: writes text with one of the models, to the terminal while it is refined, and to JSONL."""
 
 import contextlib
+import itertools
 import json
+import os
 import pathlib
 import time
 
@@ -25,7 +27,7 @@ REPLACEMENTS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr
 
 
 def run(config, workdir):
-    """Print texts and write them to `samples/sample.jsonl`; this stage runs every time."""
+    """Print texts and write them to `samples/sample.jsonl`, or beside other texts there; this stage runs every time."""
     config = with_actual_steps(config)
     c, mesh = config.sample, settings.mesh(config)
     requests = requests_of(config, trained.tokenizer(config, workdir))
@@ -38,9 +40,11 @@ def run(config, workdir):
         samples = writer(requests, c.steps, **options)
         timing = f"{len(samples)} texts in {time.perf_counter() - started:.1f} s, of which {metrics.compiled() - compiled_before}"
     if hosts.is_first():
-        write_jsonl(config, workdir, samples)
+        file = write_jsonl(config, workdir, samples)
         show(console, c, writer.tokenizer, samples)
-        rich.console.Console(stderr=True, highlight=False, soft_wrap=True).print(timing, style="dim")  # stdout has only texts
+        rich.console.Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"{timing}; in {file}", style="dim"
+        )  # stdout has only texts
 
 
 def with_actual_steps(config):
@@ -60,10 +64,20 @@ def requests_of(config, tok):
 
 
 def write_jsonl(config, workdir, samples):
-    """Write `samples/sample.jsonl`, one text in each line."""
-    file = pathlib.Path(workdir) / "samples" / "sample.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    atomic.overwrite(file, "".join(json.dumps(record(config.sample, sample)) + "\n" for sample in samples))
+    """Write `samples/sample.jsonl`, one text in each line; returns the file.
+
+    Other texts that are there stay: then it is `sample_2.jsonl`, `sample_3.jsonl`, … The same texts again only get a new time.
+    """
+    directory = pathlib.Path(workdir) / "samples"
+    directory.mkdir(parents=True, exist_ok=True)
+    content = "".join(json.dumps(record(config.sample, sample)) + "\n" for sample in samples).encode()
+    for number in itertools.count(1):
+        file = directory / (f"sample_{number}.jsonl" if number > 1 else "sample.jsonl")
+        if atomic.create(file, content):
+            return file
+        if file.read_bytes() == content:
+            os.utime(file)
+            return file
 
 
 def record(c, sample):

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -96,6 +97,29 @@ def read_sealed(path: pathlib.Path, *, missing: str, damaged: str) -> dict[str, 
     if not whole:
         raise ValueError(f"{path} is damaged (its sha256 does not fit its content): {damaged}")
     return sealed
+
+
+def create(path: pathlib.Path, data: bytes) -> bool:
+    """Write a new file, whole; False, and nothing changes, if there is one of that name, also one made at this moment."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
+    try:
+        with open(draft, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links: the name is taken first, and filled at once
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+            os.replace(draft, path)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync_directory(path.parent)
+    return True
 
 
 def overwrite(path, content):

@@ -42,6 +42,8 @@ def _flock(file, directory):
         if error.errno not in NO_LOCKS:
             raise
         return False
+    if not (directory / LOCK).exists() or not os.path.samestat(os.fstat(file.fileno()), os.stat(directory / LOCK)):
+        raise ValueError(f"{directory} was removed at this moment by a command that was refused: give the command again")
     return True
 
 
