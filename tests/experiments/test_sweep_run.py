@@ -84,6 +84,18 @@ def test_runs_at_a_time(tmp_path):
     assert most == 2
 
 
+def test_further_samples_count(tmp_path):
+    """A run is finished if any of its samples is not older than its report: a second one does not overwrite the first."""
+    made = make(tmp_path, TWO)
+    assert made.run(2, Said()) == 0 and not made.left()
+    samples = tmp_path / "candidates=2/samples"
+    os.utime(samples / "sample.jsonl", (1, 1))
+    (samples / "sample_student_4_0.jsonl").write_text("texts of the table, of a model with an odd name")
+    assert [run.name for run in made.left()] == ["candidates=2"]
+    (samples / "sample_2.jsonl").write_text("")
+    assert not made.left()
+
+
 @pytest.mark.parametrize("change", ["config", "report", "sample"])
 def test_what_counts_as_finished(tmp_path, change):
     """A run with another config, another config's report or a sample older than the report is not finished."""
