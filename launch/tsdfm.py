@@ -8,6 +8,7 @@ import re
 import sys
 
 from tsdfm_jax.config import command_line
+from tsdfm_jax.runtime import signals
 
 COMMANDS = {
     "run": "tsdfm_jax.main",
@@ -45,6 +46,8 @@ def main():
         sys.exit(0)
     if name not in COMMANDS:
         sys.exit(command_line.fail("tsdfm", f"{name!r} is not one of {', '.join(COMMANDS)}: `tsdfm` alone says what each does"))
+    if name == "run":
+        signals.begin()  # as main does where it is the program itself
     sys.argv = [f"tsdfm {name}", *rest]
     command_line.start(importlib.import_module(COMMANDS[name]))
 

@@ -15,14 +15,26 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 from absl import app, flags  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
+from tsdfm_jax.storage import lock  # noqa: E402
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "")
 _WORKDIR = flags.DEFINE_string("workdir", "", "")
 _STAGE = flags.DEFINE_list("stage", [], "")
 
 
 def main(argv):
-    """Work, fail, hang, die, or save and stop, as control.json says; return the exit code."""
+    """Hold the work directory, as main does, and work; return the exit code."""
     where = pathlib.Path(_WORKDIR.value)
+    try:
+        with lock.held(where, "stub_main"):
+            return work(where)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def work(where):
+    """Work, fail, hang, die, or save and stop, as control.json says; return the exit code."""
     control = json.loads((where.parent / "control.json").read_text())
     signals = []
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,10 +1,17 @@
 """Runs the stages: `python -m tsdfm_jax.main --config=configs/quickstart.py [--stage=teacher] [--workdir=runs/mine]`."""
 
+from tsdfm_jax.runtime import signals
+
+if __name__ == "__main__":
+    signals.begin()  # before the imports that take long: a signal at any moment ends this in one line
+
+import contextlib
 import errno
 import functools
 import importlib
 import pathlib
 import shlex
+import shutil
 import sys
 import traceback
 
@@ -13,6 +20,7 @@ from ml_collections import config_flags
 
 from tsdfm_jax.config import command_line
 from tsdfm_jax.runtime import memory
+from tsdfm_jax.storage import lock, places
 
 ORDER = (
     "tokenizer",
@@ -27,9 +35,12 @@ ORDER = (
     "report",
     "sample",
 )
+# What a stage without results leaves.
+NOTHING = {"config.json", "command.txt", "commands.jsonl", "sources.json", "log.txt", lock.LOCK, "fingerprint.json", "seconds.json"}
 TYPED_ARGUMENTS = tuple(sys.argv[1:])  # before any of it is parsed
 ROUNDS = ("trajectories", "student")
-parse, fail = functools.partial(command_line.parse, "tsdfm_jax"), functools.partial(command_line.fail, "tsdfm_jax")
+MAY_NOT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+parse = functools.partial(command_line.parse, "tsdfm_jax")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration file, such as configs/quickstart.py.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Directory that everything is written to; by default runs/ and the config's name.")
@@ -46,6 +57,8 @@ _HEARTBEAT = flags.DEFINE_integer("heartbeat", 100, "Seconds without a sign of l
 def plan(stages, rounds):
     """List the (stage, arguments) in order; trajectories and student alternate, round by round."""
     for name in stages or ORDER:
+        if not name:
+            raise ValueError(f"--stage={','.join(stages)} has an empty name: take out a comma, or add one of {', '.join(ORDER)}")
         if name not in ORDER:
             raise ValueError(f"--stage={name} is not one of {', '.join(ORDER)}")
     wanted = [name for name in ORDER if not stages or name in stages]
@@ -59,6 +72,12 @@ def typed_command():
     return shlex.join(["python", "-m", "tsdfm_jax.main", *TYPED_ARGUMENTS])
 
 
+def fail(error, code=2):
+    """Say in this process's last line why it ends, and return the exit code."""
+    signals.said()
+    return command_line.fail("tsdfm_jax", error, code)
+
+
 def default_workdir():
     """runs/ and the name of the config file with its argument, such as runs/fineweb_170m_smoke."""
     return pathlib.Path("runs") / command_line.run_name(config_flags.get_config_filename(flags.FLAGS["config"]))
@@ -67,20 +86,43 @@ def default_workdir():
 def run(config, workdir, stages=(), command=None, remake=False):
     """Run the stages of a config in a work directory; bad input raises ValueError or FileNotFoundError, in one line.
 
-    `command` is the command line that was typed; the report shows it. What an earlier config made stays and stops the run,
-    unless `remake` says that all that is stale is to be made again, and nothing else.
+    `command` is the command line that was typed; the report shows it. What another config made in the directory stays and stops
+    the run, unless `remake` says that all that is stale is to be made again, and nothing else.
     """
     plan(stages, 1)  # before JAX is imported, so that a mistyped stage fails at once
+    workdir = places.expanded(workdir)
+    places.require_writable(workdir, "--workdir")
     memory.keep()
-    from tsdfm_jax.config import networks, validation  # late: help and a mistyped flag do not wait for JAX
+    from tsdfm_jax.config import inputs, networks, validation  # late: help and a mistyped flag do not wait for JAX
     from tsdfm_jax.runtime import compile_cache, hosts, metrics
 
-    workdir = pathlib.Path(workdir)
     validation.validate(config)
-    from tsdfm_jax.exchange import external  # later still: a mistyped value does not wait for the imports that read models
+    hosts.first(lambda: inputs.check(config, workdir, [name for name in stages or ORDER if networks.needs(config, name)]))
+    compile_cache.enable()
+    for name in (name for name in stages if hosts.is_first() and not networks.needs(config, name)):
+        metrics.LOG.warning("%s: skipped, since models is %s", name, ", ".join(networks.models(config)))
+    with signals.stopping(), contextlib.ExitStack() as held:
+        if list(stages) != ["sample"]:  # which changes nothing that another command reads
+            what = command or "a program that called main.run"
+            hosts.first(lambda: held.enter_context(lock.held(workdir, what)) and None)
+        is_new = hosts.first(lambda: not (workdir / "config.json").exists())
+        try:
+            todo = prepare(config, workdir, stages, command, remake)
+            perform(config, workdir, todo, remake)
+        except (ValueError, FileNotFoundError):
+            if is_new and hosts.is_first():
+                take_back(workdir)
+            raise
+
+
+def prepare(config, workdir, stages, command, remake):
+    """List the (stage, arguments) to run; ValueError if something in the directory is stale and `remake` is false."""
+    from tsdfm_jax.config import networks
+    from tsdfm_jax.exchange import external  # late: a mistyped value does not wait for the imports that read models
+    from tsdfm_jax.runtime import hosts, metrics
     from tsdfm_jax.workspace import plan as plans, record
 
-    state = hosts.first(lambda: plans.make(config, workdir))
+    state = hosts.first(lambda: plans.make(config, workdir, change=list(stages) != ["sample"]))
     names = state.wanted(config, stages)
     if not remake and (refusal := state.refusal(names)):
         raise ValueError(refusal)
@@ -88,17 +130,34 @@ def run(config, workdir, stages=(), command=None, remake=False):
     todo = plan([name for name in ORDER if name in (*stages, *stale)] if stages else (), config.rounds)
     todo = [(name, arguments) for name, arguments in todo if networks.needs(config, name)]
     external.check(config, [state.states[name] for name in state.named([name for name, _ in todo])])
-    compile_cache.enable()
     hosts.first(lambda: record.write(config, workdir, stages and [name for name, _ in todo], command))
     if state.adopted:
         with metrics.Metrics(workdir, "adopted") as out:
             out.line(
                 f"{', '.join(state.adopted)}: made by an earlier version of the code, and kept, since all that is known agrees"
             )
-    for name in (name for name in stages if hosts.is_first() and not networks.needs(config, name)):
-        metrics.LOG.warning("%s: skipped, since models is %s", name, ", ".join(networks.models(config)))
-    for name, arguments in todo:
-        importlib.import_module(f"tsdfm_jax.stages.{name}").run(config, workdir, *arguments, remake=remake)
+    return todo
+
+
+def perform(config, workdir, todo, remake):
+    """Run the (stage, arguments) of `todo` in a work directory that this run holds, or only reads."""
+    from tsdfm_jax.runtime import hosts
+
+    try:
+        for number, (name, arguments) in enumerate(todo):
+            signals.check(f"{number} of {len(todo)} stages done")
+            importlib.import_module(f"tsdfm_jax.stages.{name}").run(config, workdir, *arguments, remake=remake)
+        signals.check("all stages done")
+    except (ValueError, FileNotFoundError, hosts.OtherProcessFailed) as error:
+        with contextlib.suppress(OSError), open(workdir / "log.txt", "a") as log:
+            log.write("".join(traceback.format_exception(error)))
+        raise
+
+
+def take_back(workdir):
+    """Remove a new work directory in which a refused command made nothing."""
+    if all(file.name in NOTHING for file in workdir.rglob("*") if not file.is_dir()):
+        shutil.rmtree(workdir, ignore_errors=True)
 
 
 def main(argv):
@@ -106,7 +165,9 @@ def main(argv):
         command_line.config_file(argv, "configs/quickstart.py")
     except ValueError as error:
         return fail(error)
-    workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else default_workdir()
+    if flags.FLAGS["stage"].present and not _STAGE.value:
+        return fail(f"--stage= names no stage: leave it out for all of them, or take some of {', '.join(ORDER)}")
+    workdir = places.expanded(_WORKDIR.value) if _WORKDIR.value else default_workdir()
     if _STATUS.value:
         return attempt(lambda: status(_CONFIG.value, workdir), workdir)
     if _MULTIHOST.value:
@@ -115,15 +176,17 @@ def main(argv):
 
 
 def status(config, workdir):
-    """Print the state of each stage's results under a config."""
+    """Print the state of each stage's results under a config; returns the exit code."""
     from tsdfm_jax.workspace import status as status_lib  # late: as above
 
-    status_lib.show(config, workdir)
+    return 0 if status_lib.show(config, workdir) else 1
 
 
 def run_one_of_several(workdir):
     """Run as one process of several; a process that fails alone exits at once, so that the others notice."""
     from tsdfm_jax.runtime import hosts
+
+    signals.one_of_several()
 
     def join_and_run():
         hosts.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _HEARTBEAT.value)
@@ -149,18 +212,17 @@ def attempt(call, workdir):
 
 def explain(error, workdir):
     """Turn bad input, a full disk or a stop into one line and an exit code; raise anything else with its traceback."""
+    if isinstance(error, OSError) and error.errno in MAY_NOT and error.filename:
+        return fail(f"{error.filename}: {error.strerror}: give another file or directory, or the right to use this one", 1)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return fail(f"the disk is full ({error.filename or workdir}): make room, and the same command goes on from there")
     if not isinstance(error, (ValueError, FileNotFoundError)):
-        from tsdfm_jax.runtime import hosts, signals  # late: a mistyped stage does not wait for JAX
+        from tsdfm_jax.runtime import hosts  # late: a mistyped stage does not wait for JAX
 
         if isinstance(error, signals.Interrupted):
             return fail(error, 128 + error.signum)
         if not isinstance(error, hosts.OtherProcessFailed):
             raise error
-    if workdir.is_dir():
-        with open(workdir / "log.txt", "a") as log:
-            log.write("".join(traceback.format_exception(error)))
     return fail(error, 1)
 
 

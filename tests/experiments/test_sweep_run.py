@@ -84,6 +84,18 @@ def test_runs_at_a_time(tmp_path):
     assert most == 2
 
 
+def test_further_samples_count(tmp_path):
+    """A run is finished if any of its samples is not older than its report: a second one does not overwrite the first."""
+    made = make(tmp_path, TWO)
+    assert made.run(2, Said()) == 0 and not made.left()
+    samples = tmp_path / "candidates=2/samples"
+    os.utime(samples / "sample.jsonl", (1, 1))
+    (samples / "sample_student_4_0.jsonl").write_text("texts of the table, of a model with an odd name")
+    assert [run.name for run in made.left()] == ["candidates=2"]
+    (samples / "sample_2.jsonl").write_text("")
+    assert not made.left()
+
+
 @pytest.mark.parametrize("change", ["config", "report", "sample"])
 def test_what_counts_as_finished(tmp_path, change):
     """A run with another config, another config's report or a sample older than the report is not finished."""
@@ -135,10 +147,11 @@ def test_a_stopped_sweep_goes_on(tmp_path, number, code):
 
 
 def test_what_a_killed_sweep_left_is_not_run_twice(tmp_path):
-    """While a run of a killed sweep still works, another sweep of the directory refuses in one line; afterwards it runs."""
+    """While a run of a killed sweep still works, the next sweep makes the others, and says who has it; afterwards it makes all."""
     made = make(tmp_path, TWO)
     made.run(1, Said())
-    (tmp_path / "candidates=2/config.json").write_text("{}")
+    for run in made.runs:
+        (run.workdir / "samples/sample.jsonl").unlink()
     control(tmp_path, made, hang=["candidates=2"])
     (tmp_path / "log").unlink()
     first = start(tmp_path)
@@ -148,15 +161,29 @@ def test_what_a_killed_sweep_left_is_not_run_twice(tmp_path):
     orphan = json.loads((tmp_path / "log").read_text().splitlines()[0])[3]
     second = start(tmp_path)
     _, said = second.communicate(timeout=60)
-    assert second.returncode == 2
-    assert_one_line(said, "another sweep, or a run that it left, is at work in", str(tmp_path))
+    assert second.returncode == 1 and f"(process {orphan} on host" in said and "is at work here: wait for it, or stop it" in said
+    assert "1 of 2 runs finished; failed: candidates=2" in said and ("candidates=4", "ends") in log(tmp_path)
     os.kill(orphan, signal.SIGTERM)
     wait_for(tmp_path, 1, "saved")
     control(tmp_path, made)
     deadline = time.monotonic() + 30
-    while (code := start(tmp_path).wait(timeout=60)) == 2:  # the run has logged that it saved, and ends in a moment
+    while (code := start(tmp_path).wait(timeout=60)) == 1:  # the run has logged that it saved, and ends in a moment
         assert time.monotonic() < deadline
-    assert code == 0
+    assert code == 0 and log(tmp_path)[-1] == ("candidates=2", "ends")
+
+
+def test_two_sweeps_of_one_directory(tmp_path):
+    """A second sweep of a directory is refused in one line that names the first, before it starts anything."""
+    made = make(tmp_path, TWO)
+    control(tmp_path, made, hang=["common"])
+    first = start(tmp_path)
+    wait_for(tmp_path, 1, "begins")
+    second = start(tmp_path)
+    _, said = second.communicate(timeout=60)
+    os.kill(first.pid, signal.SIGTERM)
+    assert second.returncode == 2 and len(log(tmp_path)) == 1
+    assert_one_line(said, f"{tmp_path}: python -m launch.sweep --config=", f"(process {first.pid} on host")
+    assert first.wait(timeout=60) == 143
 
 
 @pytest.mark.parametrize("flags, said", [

@@ -226,7 +226,9 @@ def test_what_cannot_be_loaded_is_one_line(a_run, tmp_path):
 
 
 def written(where):
-    return [json.loads(line) for line in (where / "samples/sample.jsonl").read_text().splitlines()]
+    """The lines of the file that was written, or found to be the same, last."""
+    newest = max((where / "samples").glob("sample*.jsonl"), key=lambda file: file.stat().st_mtime_ns)
+    return [json.loads(line) for line in newest.read_text().splitlines()]
 
 
 def run(where, **changes):
@@ -241,7 +243,9 @@ def test_a_file_of_prompts(a_run, tmp_path, capsys):
     file.write_text("\n".join(map(json.dumps, asks)))
     lines = run(a_run, prompts=str(file), states=True, batch=3, model="student_blind")
     said, beside = capsys.readouterr()
-    assert re.search(r"\d texts in [\d.]+ s, of which [\d.]+ s compiling \d+ programs", beside)
+    assert re.search(
+        r"\d texts in [\d.]+ s, of which [\d.]+ s compiling \d+ programs.*; in .*/samples/sample_\d+.jsonl$", beside.strip()
+    )
     assert "\x1b" not in said and all(line["text"].translate(stage.REPLACEMENTS) in said for line in lines)
     assert [line["index"] for line in lines] == [0, 1, 0, 1, 2, 0, 1] and [line["seed"] for line in lines] == [0] * 5 + [9] * 2
     for line in lines:

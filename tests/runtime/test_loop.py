@@ -108,7 +108,7 @@ def test_stopped_and_resumed_is_never_stopped(straight, tmp_path):
     """A run with SIGTERM at step 3 and SIGINT at step 8 ends with the same state, data position and curve to the bit."""
     for number, after in ((signal.SIGTERM, 3), (signal.SIGINT, 8)):
         kill = lambda state: os.kill(os.getpid(), number) or {}
-        line = f"toy: stopped at step {after + 1} of 12; the same command"
+        line = f"toy: stopped at step {after} of 12; the same command"
         with pytest.raises(signals.Interrupted, match=line) as stop:
             fit(tmp_path, evaluate=kill, evaluate_every=after)
         assert stop.value.signum == number
@@ -192,6 +192,74 @@ def test_a_finished_run_is_not_run_again(straight):
     assert figures["curve"] == straight[1]["curve"]
 
 
+def norm(state):
+    """A number of the state: an evaluation that is the same where the state is the same to the bit."""
+    return {"norm": float(sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(state.averaged)))}
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """Twelve uninterrupted steps with an evaluation every five: (state, figures)."""
+    return fit(tmp_path_factory.mktemp("evaluated"), evaluate=norm, evaluate_every=5)
+
+
+def ask(number):
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("step", [5, 12])
+@pytest.mark.parametrize("breaks_off", [False, True])
+def test_stopped_in_an_evaluation(evaluated, tmp_path, step, breaks_off):
+    """A signal in an evaluation, also in the last, whether it ends or breaks off, stops at that step; resumed, all is the same."""
+    calls = []
+
+    def evaluate(state):
+        calls.append(int(state.step))
+        if step == calls[-1] and calls[0] == 5:
+            ask(signal.SIGINT)
+            if breaks_off:
+                raise signals.Interrupted("broken off")
+        return norm(state)
+
+    with pytest.raises(signals.Interrupted, match=f"toy: stopped at step {step} of 12; the same command") as stop:
+        fit(tmp_path, evaluate=evaluate, evaluate_every=5)
+    assert stop.value.signum == signal.SIGINT and checkpoint.Checkpoints(tmp_path / "checkpoints").latest() == step
+    calls = [None]
+    state, figures = fit(tmp_path, evaluate=evaluate, evaluate_every=5)
+    assert calls == [None, *[n for n in (5, 10, 12) if n > step or (n == step and breaks_off)]]
+    assert_same_bits(evaluated[0], state)
+    same = ("curve", "evaluations", "final_loss", "steps")
+    assert [figures[name] for name in same] == [evaluated[1][name] for name in same]
+    assert [n for n, _ in figures["evaluations"]] == [5, 10, 12]
+
+
+@pytest.mark.parametrize("call, number", [("save", 5), ("save", 12), ("wait", 12)])
+def test_stopped_in_a_save(straight, tmp_path, monkeypatch, call, number):
+    """A signal while a checkpoint is being written, also the last, stops there; the next run finishes without one more step."""
+    original, asked = getattr(checkpoint.Checkpoints, call), []
+
+    def slow(self, *args):
+        original(self, *args)
+        if not asked and (call == "wait" or args[0] == number):
+            ask(signal.SIGTERM)
+            asked.append(number)
+
+    with monkeypatch.context() as patch, pytest.raises(signals.Interrupted, match=f"stopped at step {number} of 12") as stop:
+        patch.setattr(checkpoint.Checkpoints, call, slow)
+        fit(tmp_path)
+    assert stop.value.signum == signal.SIGTERM
+    state, figures = fit(tmp_path, changes={"step": None} if number == 12 else {})  # None: a step more would fail
+    assert_same_bits(straight[0], state)
+    assert figures["curve"] == straight[1]["curve"]
+
+
+def test_stopped_before_the_first_step(tmp_path):
+    """A signal that came before the training stops it before it compiles anything."""
+    with signals.stopping(), pytest.raises(signals.Interrupted, match="toy: stopped at step 0 of 12"):
+        ask(signal.SIGTERM)
+        fit(tmp_path, changes={"step": None})
+
+
 def test_what_a_checkpoint_tells_is_not_changed_by_later_steps():
     """Orbax writes it in the background, by when the curve may have grown by points that are past the checkpoint's step."""
     account = ledger.Ledger(name="toy", steps=2, tokens_per_step=1, log_every=1)
@@ -205,7 +273,7 @@ def test_a_damaged_newest_checkpoint_costs_steps_not_bits(straight, tmp_path):
     """After a damaged newest checkpoint the run resumes from the one before and ends in the same bits."""
     with pytest.raises(signals.Interrupted):
         fit(tmp_path, evaluate=lambda state: os.kill(os.getpid(), signal.SIGTERM) or {}, evaluate_every=7)
-    newest = tmp_path / "checkpoints" / "8" / "state"
+    newest = tmp_path / "checkpoints" / "7" / "state"
     max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size).write_bytes(b"\0" * 100)
     state, figures = fit(tmp_path)
     assert_same_bits(straight[0], state)

@@ -1,42 +1,59 @@
-"""JSON holds no NaN and no infinity: the writer names the place, or writes null."""
+"""New files: whole, and one of several that are written at once."""
 
-import json
+import concurrent.futures
+import errno
+import os
+import time
+import types
 
-import numpy as np
 import pytest
 
+from tests import tiny
+from tsdfm_jax.data import prompts
+from tsdfm_jax.stages import sample
 from tsdfm_jax.storage import atomic
 
 
-@pytest.mark.parametrize(("value", "says"), [
-    ({"a": 1.0, "rows": [{"ppl": 2.0}, {"ppl": float("inf")}]}, "rows[1].ppl is inf"),
-    ({"mauve": np.float64("nan")}, "mauve is nan"),
-    ([1, (2, float("-inf"))], "[1][1] is -inf"),
-    (float("nan"), "the value is nan"),
-])  # fmt: skip
-def test_a_number_that_is_not_finite_is_named(value, says):
-    """The line names the path of the first such number; `finite` writes null there and changes nothing else."""
-    with pytest.raises(ValueError) as caught:
-        atomic.json_text(value)
-    assert says in str(caught.value) and "\n" not in str(caught.value)
-    assert "null" in atomic.json_text(atomic.finite(value))
+@pytest.fixture(params=[True, False], ids=["links", "no links"])
+def links(request, monkeypatch):
+    """File systems with hard links and without."""
+
+    def refuse(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not request.param:
+        monkeypatch.setattr(os, "link", refuse)
 
 
-def test_other_values_are_those_of_json():
-    """Finite values and options are those of json.dumps; other faults keep their own message."""
-    value = {"b": [1, 2.5, None, True, "ü"], "a": {"c": (1, 2)}}
-    assert atomic.json_text(value, indent=1, sort_keys=True) == json.dumps(value, indent=1, sort_keys=True)
-    assert json.loads(atomic.json_text(atomic.finite(value))) == json.loads(json.dumps(value))
-    loop = []
-    loop.append(loop)
-    with pytest.raises((ValueError, RecursionError)):
-        atomic.json_text(loop)
-    with pytest.raises(TypeError):
-        atomic.json_text({"a": {1, 2}})
+def test_create_leaves_what_is_there(tmp_path, links):
+    """A new file is written whole; one that is there keeps its content, and no draft stays."""
+    assert atomic.create(tmp_path / "x", b"first") and not atomic.create(tmp_path / "x", b"second")
+    assert (tmp_path / "x").read_bytes() == b"first" and [file.name for file in tmp_path.iterdir()] == ["x"]
 
 
-def test_a_sealed_file_refuses_nan(tmp_path):
-    """A manifest with NaN is refused before anything is written."""
-    with pytest.raises(ValueError, match="share is nan"):
-        atomic.write_sealed(tmp_path / "manifest.json", {"share": float("nan")})
-    assert not list(tmp_path.iterdir())
+def write(workdir, *texts):
+    """Write texts as the stage `sample` does; return the file's name."""
+    made = [types.SimpleNamespace(ask=prompts.Ask(), index=i, tokens=[1], text=text, given=[]) for i, text in enumerate(texts)]
+    return sample.write_jsonl(tiny.get_config(), workdir, made).name
+
+
+def test_samples_do_not_overwrite_each_other(tmp_path, links):
+    """Other texts go to the next number; the same texts change nothing but their file's time."""
+    assert [write(tmp_path, *texts) for texts in (["a"], ["b"], ["a", "b"], ["b"], ["a"])] == [
+        "sample.jsonl", "sample_2.jsonl", "sample_3.jsonl", "sample_2.jsonl", "sample.jsonl",
+    ]  # fmt: skip
+    file = tmp_path / "samples/sample_2.jsonl"
+    before, inode = file.read_bytes(), file.stat().st_ino
+    os.utime(file, (1, 1))
+    assert write(tmp_path, "b") == "sample_2.jsonl" and file.read_bytes() == before and file.stat().st_ino == inode
+    assert file.stat().st_mtime > time.time() - 60
+    assert len(list((tmp_path / "samples").iterdir())) == 3
+
+
+def test_samples_at_once(tmp_path, links):
+    """Several that are written at one moment each get a file of their own."""
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        names = list(pool.map(lambda i: write(tmp_path, f"text {i}"), range(24)))
+    assert len(set(names)) == 24 == len(list((tmp_path / "samples").iterdir()))
+    for i, name in enumerate(names):
+        assert f"text {i}" in (tmp_path / "samples" / name).read_text()

@@ -1,11 +1,13 @@
 """Flags of every command: an error in them is one line on stderr, and an exit code."""
 
+import os
 import pathlib
 import re
 import sys
+import traceback
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"  # of the clone, or beside the installed package
 
@@ -43,20 +45,32 @@ def with_shipped_config(argv):
 
 
 def _shipped_file(file):
-    path, colon, argument = file.partition(":")
+    path, colon, argument = os.path.expanduser(file).partition(":")
     shipped = CONFIGS.parent / path
     is_shipped = not pathlib.Path(path).is_file() and shipped.is_file() and CONFIGS in shipped.parents
-    return f"{shipped}{colon}{argument}" if is_shipped else file
+    return f"{shipped}{colon}{argument}" if is_shipped else f"{path}{colon}{argument}"
 
 
 def parse(name, argv):
     """Parse the flags and return the other arguments; a wrong flag exits with one line that begins with the command's `name`."""
-    logging.set_verbosity(logging.WARNING)  # of the libraries; a run's messages go to its log
+    logging.set_verbosity(logging.ERROR)  # of the libraries; a run's messages go to its log
     try:
         sys.argv[:] = argv = with_shipped_config(argv)  # the library looks for overrides of --config there
-        return flags.FLAGS(argv)
+        arguments = flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
         sys.exit(fail(name, error))
+    except Exception as error:  # the config file is a program, and may raise anything
+        sys.exit(fail(name, _place(error)))
+    logging.set_verbosity(logging.WARNING)
+    return arguments
+
+
+def _place(error):
+    """An error of a config file with the file and the line."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {error.msg}: mend the config file"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.filename}, line {frame.lineno}: {type(error).__name__}: {error}: mend the config file"
 
 
 def run_name(file):
@@ -81,11 +95,15 @@ def config_file(argv, example):
     Raises ValueError where there is no such file, or for an argument that is not a flag; `example` is the remedy.
     """
     only_flags(argv)
-    if flags.FLAGS.config is None:
+    flag = flags.FLAGS["config"]
+    if flag.value is None and not flag.present:
         raise ValueError(f"--config is missing: try --config={example}")
-    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    file = config_flags.get_config_filename(flag)
     if not pathlib.Path(file.split(":")[0]).is_file():
         raise ValueError(f"no config file '{file}': try --config={example}")
+    if not isinstance(flag.value, ConfigDict):
+        kind = type(flag.value).__name__
+        raise ValueError(f"{file}: get_config() returns {kind}, not a ConfigDict: begin with configs/base.py, as {example} does")
     return file
 
 
@@ -100,6 +118,8 @@ def fail(name, error, code=2):
 
 def _cause(text):
     """The error of a config file itself, out of the traceback that ml_collections puts into its message."""
+    if re.fullmatch(r"module '.*' has no attribute 'get_config'", text):
+        return "the file of --config has no get_config(): write one, or take a config file such as configs/quickstart.py"
     if "Traceback (most recent call last)" not in text:
         return text
     line = text.strip().splitlines()[-1]

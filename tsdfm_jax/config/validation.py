@@ -1,6 +1,10 @@
 """Checks of every key of a config before anything is computed: one line for the first error."""
 
-from tsdfm_jax.config import networks, settings
+import difflib
+import functools
+import importlib.util
+
+from tsdfm_jax.config import command_line, networks, settings
 from tsdfm_jax.data import prompts
 from tsdfm_jax.flow import chain, jump, lookahead, losses, sampler
 from tsdfm_jax.models import attention
@@ -17,6 +21,7 @@ MAXIMUM |= {
     "trajectories.seed": 2**31 // settings.STUDENT_SEEDS - 1
 }  # with any seed the sum is below 2^32, the most a key tells apart
 MAXIMUM |= {"sample.number": prompts.BOUNDS["number"][1], "sample.batch": 2**16}
+KINDS = {bool: "True or False", float: "a number", str: "text, in quotes", tuple: "a tuple"}
 FLAGS = ("compass.from_teacher", "sample.states", "sample.live")
 MULTILINE = ("sample.prompt", "sample.suffix", "sample.infill")  # text that may have several lines
 TINY, HUGE = sampler.TINY, sampler.HUGE
@@ -24,6 +29,7 @@ TINY, HUGE = sampler.TINY, sampler.HUGE
 
 def validate(config):
     """Check every key of a config before anything is computed; raises ValueError, one line, for the first error."""
+    check_keys(config)
     for key, value in leaves(config):
         check_value(key, value)
     networks.check_models(config, [model for model, _ in settings.frontier(config)])
@@ -47,6 +53,30 @@ def validate(config):
     device_mesh = settings.mesh(config)
     check_batches(config, device_mesh)
     attention.check_devices(config.model.attention, device_mesh.devices.flat[0].platform, config.data.length)
+
+
+@functools.cache
+def base():
+    """{dotted key: default} of configs/base.py, which has every key."""
+    spec = importlib.util.spec_from_file_location("base_config", command_line.CONFIGS / "base.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return dict(leaves(module.get_config()))
+
+
+def check_keys(config):
+    """Check that a config has the keys of configs/base.py and no others, with values of the same kind."""
+    given = dict(leaves(config))
+    for key in given.keys() - base().keys():
+        nearest = difflib.get_close_matches(key, base(), 1)
+        raise ValueError(f"{key} is no key of configs/base.py" + (f": is it {nearest[0]}?" if nearest else ": take it out"))
+    for key, default in base().items():
+        if key not in given:
+            raise ValueError(f"the config has no {key}: begin with base.get_config() of configs/base.py, and change that")
+        value, kind = given[key], type(default)
+        fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+        if value is not None and not fits and (kind in KINDS or isinstance(value, (str, bool, float))):
+            raise ValueError(f"{key} {value!r} must be {KINDS.get(kind, 'a whole number')}")
 
 
 def leaves(section, prefix=""):

@@ -1,7 +1,6 @@
 """Documents from a Python package, from files, or from a dataset on the Hugging Face hub, one at a time."""
 
 import dataclasses
-import glob
 import hashlib
 import importlib
 import importlib.metadata
@@ -10,6 +9,7 @@ import pathlib
 from collections.abc import Iterator
 
 from tsdfm_jax.data import hub, readers
+from tsdfm_jax.storage import places
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,8 @@ class CorpusConfig:
 
     Attributes:
         package: an installed Python package with `fileids()` and `raw(fileid)`; read where `files` is empty.
-        files: globs, comma-separated, `**` for any depth, of the suffixes in readers.SUFFIXES; a glob that begins
+        files: globs, comma-separated, `**` for any depth, of the suffixes in readers.SUFFIXES. A name that exists is taken as it
+            is, with its commas and brackets; a comma of a name may also be written with a backslash before it. A glob that begins
             hf://datasets/OWNER/NAME@REVISION/ is one on the Hugging Face hub.
         field: the field of JSON lines, or column of .parquet, that holds the text.
         limit_bytes: read at most this many bytes of UTF-8; 0 reads all.
@@ -38,6 +39,14 @@ def documents(cfg: CorpusConfig) -> Iterator[str]:
     """
     source = _from_files(cfg, _files(cfg.files)) if cfg.files else _from_package(cfg.package)
     return _within_limit(source, cfg)
+
+
+def check(cfg: CorpusConfig) -> None:
+    """Raise ValueError or FileNotFoundError, one line, for a missing package and for files on disk that cannot be read."""
+    if cfg.files:
+        _local(cfg.files)
+    else:
+        _version(cfg.package)
 
 
 def fingerprint(cfg: CorpusConfig) -> str:
@@ -89,22 +98,35 @@ def _within_limit(source: Iterator[str], cfg: CorpusConfig) -> Iterator[str]:
 
 def _files(files: str) -> list[pathlib.Path | hub.RemoteFile]:
     """The files of all globs, each once: those on disk in the order of their paths, then those on the hub."""
-    local: set[str] = set()
-    remote: dict[str, hub.RemoteFile] = {}
-    for pattern in filter(None, (p.strip() for p in files.split(","))):
-        if pattern.startswith(hub.SCHEME):
-            remote |= {str(file): file for file in hub.matches(pattern)}
-            continue
-        matches = [m for m in glob.glob(pattern, recursive=True) if pathlib.Path(m).is_file()]
-        if not matches:
-            raise FileNotFoundError(f"no file matches {pattern!r}: check --config.data.files (quote the glob)")
-        local.update(matches)
+    local = _local(files)
+    remote = {str(file): file for pattern in places.split(files) if _is_remote(pattern) for file in hub.matches(pattern)}
     if not local and not remote:
         raise FileNotFoundError(f"no file matches {files!r}: check --config.data.files")
-    for name in (*sorted(local), *sorted(remote)):
+    for name in (*local, *sorted(remote)):
         if readers.suffix(name) is None:
             raise ValueError(f"{name} has an unknown suffix: one of {', '.join(readers.SUFFIXES)} is read")
-    return [pathlib.Path(name) for name in sorted(local)] + [remote[name] for name in sorted(remote)]
+    return [pathlib.Path(name) for name in local] + [remote[name] for name in sorted(remote)]
+
+
+def _is_remote(pattern: str) -> bool:
+    return pattern.startswith(hub.SCHEME)
+
+
+def _local(files: str) -> list[str]:
+    """The readable files on disk that the globs match, each once."""
+    names: set[str] = set()
+    for pattern in places.split(files):
+        if _is_remote(pattern):
+            continue
+        matches = places.matches(pattern)
+        if matches != [str(places.expanded(pattern))]:  # a glob may match directories; one that is named is a mistake
+            matches = [match for match in matches if not pathlib.Path(match).is_dir()]
+        if not matches:
+            raise FileNotFoundError(f"no file matches {pattern!r}: check --config.data.files (quote the glob)")
+        for match in matches:
+            places.require_readable(match, "data.files")
+        names.update(matches)
+    return places.once(names)
 
 
 def _identity(file: pathlib.Path | hub.RemoteFile) -> list:

@@ -6,6 +6,8 @@ import pathlib
 
 import numpy as np
 
+from tsdfm_jax.storage import places
+
 FREE = -1
 LARGEST = 2**31 - 1
 # Whole numbers and their limits. All texts of one Ask stay in memory until they are written.
@@ -181,7 +183,7 @@ def from_file(file, ask, tok, window):
     Empty lines are skipped. Fields that a line lacks come from `ask`, except the length of an infill. Raises ValueError
     with the file and the line.
     """
-    path, requests = pathlib.Path(file), []
+    path, requests = places.expanded(file), []
     parse = READERS[check_kind(file)]
     for number, line in enumerate(_text(path).split("\n"), 1):
         if not line.strip():

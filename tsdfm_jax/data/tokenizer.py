@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import sentencepiece
 
-from tsdfm_jax.storage import atomic
+from tsdfm_jax.storage import atomic, places
 
 MASK = "▒"
 END = "¶"
@@ -250,9 +250,10 @@ def require_special_end(tok: Tokenizer, file: str) -> None:
 
 
 def _load_file(file: str) -> tuple[Tokenizer, bytes, str]:
-    source = pathlib.Path(file)
-    if not source.is_file():
+    source = places.expanded(file)
+    if not os.path.lexists(source):
         raise FileNotFoundError(f"no tokenizer file at {file!r}: give a SentencePiece .model or a tokenizer.json")
+    places.require_readable(source, "tokenizer")
     names = {".model": _MODEL, ".json": _JSON}
     if source.suffix not in names:
         raise ValueError(f"tokenizer {file!r} ends in {source.suffix!r}: give a SentencePiece .model or a tokenizer.json")

@@ -12,6 +12,7 @@ import functools
 from absl import flags
 
 from tsdfm_jax.config import command_line
+from tsdfm_jax.storage import places
 
 parse, fail = functools.partial(command_line.parse, "export"), functools.partial(command_line.fail, "export")
 _WORKDIR = flags.DEFINE_string("workdir", "", "The run's work directory.")
@@ -28,7 +29,9 @@ def main(argv):
         command_line.only_flags(argv, example, workdir=_WORKDIR.value, out=_OUT.value)
         from tsdfm_jax.exchange import model_export  # late: help and a mistyped flag should not wait for JAX
 
-        about = model_export.export(_WORKDIR.value, _OUT.value, model=_MODEL.value, dtype=_DTYPE.value, force=_FORCE.value)
+        about = model_export.export(
+            places.expanded(_WORKDIR.value), places.expanded(_OUT.value), model=_MODEL.value, dtype=_DTYPE.value, force=_FORCE.value
+        )
     except (ValueError, OSError) as error:
         return fail(error)
     print(f"{about}: {about.dtype}, content hash {about.hash}")

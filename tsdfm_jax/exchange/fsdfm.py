@@ -12,6 +12,7 @@ import re
 import numpy as np
 
 from tsdfm_jax.models import attention, transformer
+from tsdfm_jax.storage import places
 
 WRAPPERS = ("module", "_orig_mod")  # DistributedDataParallel, AveragedModel and torch.compile add these to names
 # Stored beside the parameters: rotary frequencies, which the head size implies, and the update count of an averaged model.
@@ -66,7 +67,7 @@ def read(file, dictionary=""):
 
     Raises ValueError, one line, for a file that is missing, damaged, ambiguous or holds more than tensors, and without torch.
     """
-    file = pathlib.Path(file)
+    file = places.expanded(file)
     body = _open(file)
     if not isinstance(body, dict):
         raise ValueError(f"{file} holds {type(body).__name__}, not a dictionary of tensors: save the network's state_dict")

@@ -9,12 +9,14 @@ The exit code is 0, or 2 if the checkpoint could not be imported.
 """
 
 import functools
+import os
 import shlex
 import sys
 
 from absl import flags
 
 from tsdfm_jax.config import command_line
+from tsdfm_jax.storage import places
 
 parse, fail = functools.partial(command_line.parse, "import_fsdfm"), functools.partial(command_line.fail, "import_fsdfm")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "The checkpoint, a .pth file.")
@@ -34,12 +36,17 @@ def main(argv):
     try:
         example = "python -m launch.import_fsdfm --checkpoint=X.pth --out=DIR"
         command_line.only_flags(argv, example, checkpoint=_CHECKPOINT.value, out=_OUT.value)
-        options = {"dictionary": _DICTIONARY.value, "heads": _HEADS.value, "source": _SOURCE.value, "tokenizer": _TOKENIZER.value}
+        options = {
+            "dictionary": _DICTIONARY.value,
+            "heads": _HEADS.value,
+            "source": _SOURCE.value,
+            "tokenizer": os.path.expanduser(_TOKENIZER.value),
+        }
         options |= {"length": _LENGTH.value, "exponent": _EXPONENT.value, "jump": _JUMP.value, "force": _FORCE.value}
         command = shlex.join(["python", "-m", "launch.import_fsdfm", *sys.argv[1:]])
         from tsdfm_jax.exchange import model_import  # late: help and a mistyped flag should not wait for JAX
 
-        about = model_import.convert(_CHECKPOINT.value, _OUT.value, command=command, **options)
+        about = model_import.convert(places.expanded(_CHECKPOINT.value), places.expanded(_OUT.value), command=command, **options)
     except (ValueError, OSError) as error:
         return fail(error)
     net = about.network

@@ -20,7 +20,7 @@ from tsdfm_jax.data import tensors as stored, tokenizer as tokenizers
 from tsdfm_jax.flow import jump as jumps, path as paths
 from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import checkpoint, mesh as meshes
-from tsdfm_jax.storage import atomic, checksums
+from tsdfm_jax.storage import atomic, checksums, places
 
 FORMAT, VERSION = "tsdfm_jax model", 1
 CONFIG, CARD = "config.json", "README.md"
@@ -66,19 +66,19 @@ class About:
 
 def is_model(directory):
     """Whether a directory holds (or should hold) a single model, not a run."""
-    return (pathlib.Path(directory) / stored.SINGLE).is_file() or _format(directory) is not None
+    return (places.expanded(directory) / stored.SINGLE).is_file() or _format(directory) is not None
 
 
 def _format(directory):
     try:
-        return json.loads((pathlib.Path(directory) / CONFIG).read_bytes()).get("format")
+        return json.loads((places.expanded(directory) / CONFIG).read_bytes()).get("format")
     except (OSError, ValueError, AttributeError):
         return None
 
 
 def check_free(directory, force):
     """Raise ValueError unless a model may be written there: the directory is absent, empty or, with `force`, holds a model."""
-    directory = pathlib.Path(directory)
+    directory = places.expanded(directory)
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return
     if _format(directory) != FORMAT:
@@ -93,7 +93,7 @@ def write(about, params, card, *, tokenizer=None, force=False):
     `params` is {"blocks/qw/kernel": float32 numpy array}, `card(about)` the text of README.md, `tokenizer` the file of a
     tokenizer or None. Raises ValueError as `check_free` does, OSError if the disk is full.
     """
-    directory = pathlib.Path(about.directory)
+    directory = places.expanded(about.directory)
     check_free(directory, force)
     arrays = {name: np.ascontiguousarray(value, jnp.dtype(about.dtype)) for name, value in params.items()}
     size = sum(value.nbytes for value in arrays.values())
@@ -161,7 +161,7 @@ def read_about(directory):
 
     Raises ValueError, one line, if there is no such file, for an unknown format or version, and for missing or bad values.
     """
-    directory = pathlib.Path(directory)
+    directory = places.expanded(directory)
     file = directory / CONFIG
     if not directory.is_dir():
         raise ValueError(f"no directory {str(directory)!r}: give one that launch.export or launch.import_fsdfm wrote")

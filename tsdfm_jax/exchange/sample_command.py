@@ -12,6 +12,7 @@ import functools
 from absl import flags
 
 from tsdfm_jax.config import command_line
+from tsdfm_jax.storage import places
 
 parse, fail = functools.partial(command_line.parse, "sample"), functools.partial(command_line.fail, "sample")
 _MODEL = flags.DEFINE_string("model", "", "A run's work directory, or the directory of one model.")
@@ -38,7 +39,7 @@ def main(argv):
 
         options = dict(steps=_STEPS.value, number=_NUMBER.value, seed=_SEED.value, length=_LENGTH.value or None)
         options |= dict(suffix=_SUFFIX.value, infill=infill, span=_SPAN.value, span_length=_SPAN_LENGTH.value)
-        model = loading.load(_MODEL.value, _NETWORK.value or None)
+        model = loading.load(places.expanded(_MODEL.value), _NETWORK.value or None)
         texts = model.sample(_PROMPT.value, temperature=_TEMPERATURE.value, top_p=_TOP_P.value, **options)
     except (ValueError, OSError) as error:
         return fail(error)

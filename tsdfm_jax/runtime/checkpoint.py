@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from tsdfm_jax.runtime import hosts, mesh as mesh_lib
+from tsdfm_jax.runtime import hosts, mesh as mesh_lib, signals
 from tsdfm_jax.storage import atomic, checksums
 
 LOG = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Checkpoints:
         }
         description = f"checkpoint {step} in {self.directory}"
         hosts.first(lambda: checksums.require_room(self.directory, _bytes(state) + _bytes(state.averaged), description))
-        with checksums.writing(description):
+        with signals.saving(), checksums.writing(description):
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         if not self._asynchronous:
             self._seal_items()
@@ -103,14 +103,15 @@ class Checkpoints:
 
     def wait(self):
         """Return when everything saved is on disk."""
-        with checksums.writing(f"a checkpoint in {self.directory}"):
+        with signals.saving(), checksums.writing(f"a checkpoint in {self.directory}"):
             self._manager.wait_until_finished()
 
     def close(self):
         """Wait, and end the background threads."""
         if "_manager" in self.__dict__:
             self.wait()
-            self._manager.close()
+            with signals.saving():
+                self._manager.close()
             del self.__dict__["_manager"]
 
     def _restore_step(self, step, abstract, batches):
@@ -192,7 +193,7 @@ def save_params(directory, params, meta):
         checksums.seal(directory / MODEL)
         atomic.overwrite(directory / META, atomic.json_text(meta, indent=1))
 
-    with checksums.writing(f"model {directory}"), ocp.StandardCheckpointer() as checkpointer:
+    with signals.saving(), checksums.writing(f"model {directory}"), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory / MODEL, params, force=True)
         checkpointer.wait_until_finished()
         hosts.first(seal_and_mark)

@@ -1,7 +1,5 @@
 """The training loop of teacher, compass, students and judges."""
 
-import contextlib
-
 from tsdfm_jax.runtime import ledger as ledger_lib, metrics as metrics_lib, signals
 
 
@@ -26,7 +24,8 @@ def fit(
     `learner` is a `state.Learner`; it creates a state only if there is no checkpoint. `batches` is a grain iterator over
     trees of this process's numpy rows. `evaluate(state)` returns a dict of numbers. `curve` is the network's directory of
     event files below `tensorboard/`, by default its name. See `Ledger.summary` for the numbers.
-    Raises `signals.Interrupted` on SIGINT or SIGTERM, after saving the state; `ledger.Diverged` if the loss or its gradient
+    Raises `signals.Interrupted` on SIGINT or SIGTERM at any moment, also after the last step, with the state saved; `evaluate`
+    may raise it too. `ledger.Diverged` if the loss or its gradient
     is not finite; ValueError if the batches end early.
     """
     ledger = ledger_lib.Ledger(name=name, steps=steps, tokens_per_step=tokens_per_step, log_every=log_every)
@@ -36,37 +35,35 @@ def fit(
         state, meta = checkpoints.restore(learner.abstract, batches)
         ledger.resume(meta)
     first_step = ledger.done
+    due = lambda: evaluate is not None and (ledger.done == steps or ledger.done % evaluate_every == 0)
     drawn = metrics.curve(curve or name, first_step)
     with signals.stopping(), drawn as ledger.curve, metrics_lib.progress(name, steps, "step", first_step) as ledger.bar:
-        due = first_step and (first_step == steps or first_step % evaluate_every == 0)
-        if evaluate is not None and due and not ledger.has_evaluated():  # it was stopped in this evaluation
-            ledger.evaluate(evaluate, state)
-        while ledger.done < steps:
+        stop = signals.stop_agreed()
+        if first_step and due() and not ledger.has_evaluated() and not stop:  # an earlier run was stopped before it was done
+            stop = _evaluate(ledger, evaluate, state)
+        while ledger.done < steps and not stop:
             state = ledger.update(learner.step, state, _next(batches, name, ledger.done, steps), mesh)
-            last, stop = ledger.done == steps, signals.stop_agreed(ledger.done, every=10)
-            if evaluate is not None and (last or ledger.done % evaluate_every == 0):
-                with _saved_if_stopped(ledger, checkpoints, state, batches):
-                    ledger.evaluate(evaluate, state)
-            if last or stop or ledger.done % save_every == 0:
+            stop = signals.stop_agreed(ledger.done, every=10)
+            if due() and not stop:
+                stop = _evaluate(ledger, evaluate, state)
+            if ledger.done == steps or stop or ledger.done % save_every == 0:
                 ledger.save(checkpoints, state, batches)
+                stop = stop or signals.stop_agreed()
                 ledger.restart_clock()
-            if stop:
-                checkpoints.wait()
-                raise signals.Interrupted(f"{name}: stopped at step {ledger.done} of {steps}; the same command goes on from there")
-    if first_step < steps:
-        checkpoints.wait()
+        if first_step < ledger.done:
+            checkpoints.wait()
+        if stop or signals.stop_agreed():
+            raise signals.Interrupted(f"{name}: stopped at step {ledger.done} of {steps}; the same command goes on from there")
     return state, ledger.summary()
 
 
-@contextlib.contextmanager
-def _saved_if_stopped(ledger, checkpoints, state, batches):
-    """Save the state where the block is asked to stop: an evaluation may end long after the newest checkpoint."""
+def _evaluate(ledger, evaluate, state):
+    """Evaluate, and return whether to stop. A broken-off evaluation leaves no trace: the next run repeats it."""
     try:
-        yield
+        ledger.evaluate(evaluate, state)
     except signals.Interrupted:
-        ledger.save(checkpoints, state, batches)
-        checkpoints.wait()
-        raise
+        return True
+    return signals.stop_agreed()
 
 
 def _next(batches, name, done, steps):

@@ -45,7 +45,7 @@ def make_mesh(cfg, devices=None):
 
     Raises ValueError if the axes do not multiply to the number of devices.
     """
-    devices = jax.devices() if devices is None else list(devices)
+    devices = all_devices() if devices is None else list(devices)
     sizes = [getattr(cfg, axis) for axis in AXES]
     requested = " × ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes))
     if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
@@ -56,6 +56,18 @@ def make_mesh(cfg, devices=None):
     sizes = tuple(len(devices) // product if size == -1 else size for size in sizes)
     # Auto: the compiler places what the rules leave open. (jax.make_mesh's own default is Explicit.)
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def all_devices():
+    """The devices of all processes; ValueError, one line, where the platform that the user asks for is not here."""
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX asserts that one platform starts
+        asked = jax.config.jax_platforms
+        if not asked:
+            raise
+        reason = (str(error).splitlines() or ["no such device here"])[0] or "no such device here"
+        raise ValueError(f"JAX_PLATFORMS={asked} gives no device ({reason}): leave it out, or set JAX_PLATFORMS=cpu") from None
 
 
 def shardings(mesh, abstract):

@@ -1,18 +1,19 @@
-"""Graceful stopping: SIGINT and SIGTERM set a flag that long loops check between two steps."""
+"""Graceful stopping: SIGINT and SIGTERM set a flag that long loops check between two steps. Importing this costs nothing."""
 
 import contextlib
 import signal
 import threading
 
-import jax
+from tsdfm_jax.runtime import watchdog
+from tsdfm_jax.runtime.watchdog import said, saving  # noqa: F401  for those who import this module
 
-from tsdfm_jax.runtime import hosts
-
-HANDLED = (signal.SIGINT, signal.SIGTERM)
-
-# A signal is for the whole process, so its state is global: the signal received, and how many blocks wait for one.
+# A signal is for the whole process, so its state is global: the signal received, how many blocks wait for one, and whether
+# there are handlers.
 _received = None
 _depth = 0
+_installed = False
+_command = None  # the watchdog of a command; a program that imports this package has none
+_begun = False  # whether a command has anything to save
 
 
 class Interrupted(Exception):
@@ -23,19 +24,39 @@ class Interrupted(Exception):
         self.signum = signum or _received or signal.SIGTERM
 
 
+def begin():
+    """Handle signals for the rest of this process, a command: the first ends it in one line, and within some seconds.
+
+    Before the first `stopping()` block it ends at once. From there on it has `watchdog.SECONDS`, and saves are waited for.
+    """
+    global _command, _installed, _received
+    if _command is None:
+        _received, _installed = None, True
+        for number in watchdog.HANDLED:
+            signal.signal(number, _receive)
+        _command = watchdog.Watchdog()
+
+
+def one_of_several():
+    """Give the processes of one run the time to agree on the step at which they stop."""
+    if _command is not None:
+        _command.seconds = watchdog.SECONDS_OF_SEVERAL
+
+
 @contextlib.contextmanager
 def stopping():
     """Turn SIGINT and SIGTERM into a flag while the block runs; SIGINT after either raises KeyboardInterrupt at once.
 
-    May be nested: the outermost block installs the handlers and restores the old ones. Outside the main thread, where
-    Python allows no handlers, it installs none.
+    May be nested: the outermost block installs the handlers and restores the old ones, unless `begin` has installed them for
+    good. Outside the main thread, where Python allows no handlers, it installs none.
     """
-    global _received, _depth
-    outermost = _depth == 0 and threading.current_thread() is threading.main_thread()
+    global _received, _depth, _installed, _begun
+    installs = not _installed and threading.current_thread() is threading.main_thread()
     old_handlers = {}
-    if outermost:
-        _received = None
-        old_handlers = {number: signal.signal(number, _receive) for number in HANDLED}
+    if installs:
+        _received, _installed = None, True
+        old_handlers = {number: signal.signal(number, _receive) for number in watchdog.HANDLED}
+    _begun = True
     _depth += 1
     try:
         yield
@@ -43,11 +64,15 @@ def stopping():
         _depth -= 1
         for number, handler in old_handlers.items():
             signal.signal(number, handler)
+        if installs:
+            _installed = False
 
 
 def _receive(signum, frame):
     global _received
-    if signum == signal.SIGINT and _received is not None:
+    if _command is not None and not _begun:
+        watchdog.end(signum)
+    if signum == signal.SIGINT and _received is not None and not watchdog.has_said():
         raise KeyboardInterrupt
     _received = signum
 
@@ -62,11 +87,21 @@ def stop_agreed(step=0, every=1):
 
     Every process must call it at the same steps.
     """
+    import jax  # late: a command handles signals before it imports it
+
     if jax.process_count() == 1:
         return stop_requested()
+    from tsdfm_jax.runtime import hosts
+
     # A signal reaches the processes at different steps; a process that left the loop alone would leave the others waiting
     # in the next collective. The check waits for all devices, so a training loop does not make it after each update.
     return step % every == 0 and hosts.any_of(stop_requested())
+
+
+def check(done):
+    """Raise Interrupted if any process was asked to stop, saying what is `done`. Every process must call it at the same points."""
+    if stop_agreed():
+        raise Interrupted(f"stopped, {done}; the same command goes on from there")
 
 
 class DelayedStop:
@@ -79,7 +114,11 @@ class DelayedStop:
         self._latest = None
 
     def __call__(self):
+        import jax
+
         if jax.process_count() == 1:
             return stop_requested()
+        from tsdfm_jax.runtime import hosts
+
         earlier, self._latest = self._latest, hosts.start_any_of(stop_requested())
         return earlier is not None and hosts.finish_any_of(earlier)

@@ -75,6 +75,8 @@ def evaluate_pairs(config, workdir, job, mesh, path, teacher, params):
     jitted, rows = meshes.seeded(mesh, measure, config.seed + 4000, **shardings), []
     for k, h in enumerate(settings.STEP_SIZES):
         for i in range(0, len(x_1_NL) - c.batch + 1, c.batch):
+            if signals.stop_agreed():
+                raise signals.Interrupted("compass: stopped; the same command goes on from there")
             x_1_BL = meshes.put_whole(mesh, x_1_NL[i : i + c.batch])
             arrays = hosts.gather(jitted({"teacher": teacher.params, "compass": params}, np.int32([k, i]), x_1_BL, np.float32(h)))
             depth = np.broadcast_to(np.arange(arrays[0].shape[1]), arrays[0].shape)

@@ -1,7 +1,5 @@
 """Stage `evaluate`: scores texts of the models, real text, unigram text and given files with every judge."""
 
-import json
-
 import numpy as np
 
 from tsdfm_jax.config import settings

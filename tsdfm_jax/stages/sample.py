@@ -1,7 +1,9 @@
 """Stage `sample`: writes text with one of the models, to the terminal while it is refined, and to JSONL."""
 
 import contextlib
+import itertools
 import json
+import os
 import pathlib
 import time
 
@@ -20,6 +22,7 @@ from tsdfm_jax.workspace import trained
 LIVE_TEXTS = 4  # texts that are shown while they are refined
 PAUSE = 0.08  # seconds between two updates of the terminal
 GIVEN_STYLE = "bold"
+WRITTEN = ("text", "tokens", "given", "states")  # of a line, what the network wrote
 # A model of byte tokens can write control characters, which a terminal would obey.
 REPLACEMENTS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
@@ -39,9 +42,10 @@ def run(config, workdir, remake=False):
         samples = writer(requests, c.steps, **options)
         timing = f"{len(samples)} texts in {time.perf_counter() - started:.1f} s, of which {metrics.compiled() - compiled_before}"
     if hosts.is_first():
-        write_jsonl(config, workdir, samples)
+        file = write_jsonl(config, workdir, samples)
         show(console, c, writer.tokenizer, samples)
-        rich.console.Console(stderr=True, highlight=False, soft_wrap=True).print(timing, style="dim")  # stdout has only texts
+        errors = rich.console.Console(stderr=True, highlight=False, soft_wrap=True)  # stdout has only texts
+        errors.print(f"{timing}; in {file}", style="dim", markup=False)
 
 
 def with_actual_steps(config):
@@ -61,10 +65,42 @@ def requests_of(config, tok):
 
 
 def write_jsonl(config, workdir, samples):
-    """Write `samples/sample.jsonl`, one text in each line."""
+    """Write `samples/sample.jsonl`, one text in each line; returns the file.
+
+    Texts of another request that are there move to `sample_1.jsonl`, `sample_2.jsonl`, …; those that another network wrote for
+    the same request are replaced. The same texts again only get a new time.
+    """
     file = pathlib.Path(workdir) / "samples" / "sample.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
-    atomic.overwrite(file, "".join(json.dumps(record(config.sample, sample)) + "\n" for sample in samples))
+    lines = [record(config.sample, sample) for sample in samples]
+    content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    if file.exists() and file.read_bytes() == content:
+        os.utime(file)
+        return file
+    if file.exists() and _requests(file.read_bytes()) != [_request(line) for line in lines]:
+        _keep(file)
+    atomic.overwrite(file, content)
+    return file
+
+
+def _keep(file):
+    """Give the texts of an earlier request another name, unless they have one."""
+    content, numbers = file.read_bytes(), itertools.count(1)
+    while not atomic.create(kept := file.with_stem(f"{file.stem}_{next(numbers)}"), content):
+        if kept.read_bytes() == content:
+            return
+
+
+def _request(line):
+    return {key: value for key, value in line.items() if key not in WRITTEN}
+
+
+def _requests(content):
+    """What was asked for in a file of texts; None for a line that is damaged."""
+    try:
+        return [_request(json.loads(line)) for line in content.splitlines()]
+    except (ValueError, AttributeError):
+        return None
 
 
 def record(c, sample):

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -141,6 +142,29 @@ def read_json(path):
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def create(path: pathlib.Path, data: bytes) -> bool:
+    """Write a new file, whole; False, and nothing changes, if there is one of that name, also one made at this moment."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
+    try:
+        with open(draft, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links: the name is taken first, and filled at once
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+            os.replace(draft, path)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync_directory(path.parent)
+    return True
 
 
 def overwrite(path, content):

@@ -10,13 +10,12 @@ The exit code is 0, or 2 if the reports could not be compared.
 import csv
 import functools
 import io
-import pathlib
 
 from absl import flags
 
 from tsdfm_jax.config import command_line
 from tsdfm_jax.experiments.compare import reports
-from tsdfm_jax.storage import atomic
+from tsdfm_jax.storage import atomic, places
 
 parse, fail = functools.partial(command_line.parse, "compare"), functools.partial(command_line.fail, "compare")
 _CSV = flags.DEFINE_string("csv", "", "Write the table to this file, one column a metric.")
@@ -38,8 +37,8 @@ def main(argv):
     """Read and check the reports, then show and write the tables; returns the exit code."""
     try:
         for name, file in {"csv": _CSV.value, "json": _JSON.value}.items():
-            if file and not pathlib.Path(file).parent.is_dir():
-                raise ValueError(f"--{name}={file}: there is no directory {pathlib.Path(file).parent}; make it first")
+            if file and not places.expanded(file).parent.is_dir():
+                raise ValueError(f"--{name}={file}: there is no directory {places.expanded(file).parent}; make it first")
         runs = reports.read_all(argv[1:])
         differing = reports.check(runs, _ALLOW.value)
         rows, matched = reports.table(runs), reports.matched(runs)
@@ -57,11 +56,11 @@ def write(runs, rows, matched, differing):
         lines = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
         lines.writeheader()
         lines.writerows(rows)
-        atomic.overwrite(_CSV.value, text.getvalue())
+        atomic.overwrite(places.expanded(_CSV.value), text.getvalue())
     if _JSON.value:
         sources = [{"run": run.name, "file": str(run.file), "commit": run.body.get("commit")} for run in runs]
         body = {"schema": 1, "reports": sources, "differing": differing, "rows": rows, "matched": matched}
-        atomic.overwrite(_JSON.value, atomic.json_text(atomic.finite(body), indent=1))
+        atomic.overwrite(places.expanded(_JSON.value), atomic.json_text(atomic.finite(body), indent=1))
 
 
 def show(runs, rows, matched, differing):

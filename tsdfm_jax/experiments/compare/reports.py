@@ -7,7 +7,7 @@ import math
 import pathlib
 import statistics
 
-from tsdfm_jax.storage import atomic
+from tsdfm_jax.storage import atomic, places
 
 SCHEMA = 2
 KEYS = ("config", "tokenizer", "formulas", "rows")
@@ -70,7 +70,7 @@ def read_all(arguments):
     """Read the reports of files or work directories, each under a unique name. ValueError for an invalid report."""
     if len(arguments) < 2:
         raise ValueError(f"{len(arguments)} reports given: give two at least, such as python -m launch.compare runs/a runs/b")
-    files = [_file(pathlib.Path(argument)) for argument in arguments]
+    files = [_file(places.expanded(argument)) for argument in arguments]
     names = [
         next((part for part in reversed(file.absolute().with_suffix("").parts) if part != "report"), "report") for file in files
     ]

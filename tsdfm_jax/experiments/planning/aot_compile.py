@@ -14,7 +14,6 @@ import functools
 import importlib.metadata
 import json
 import os
-import pathlib
 import shlex
 import sys
 
@@ -23,7 +22,7 @@ from ml_collections import config_flags
 
 from tsdfm_jax.config import command_line
 from tsdfm_jax.experiments.planning import chips, model_flops
-from tsdfm_jax.storage import atomic
+from tsdfm_jax.storage import atomic, places
 
 parse, fail = functools.partial(command_line.parse, "aot_compile"), functools.partial(command_line.fail, "aot_compile")
 PROGRAMS = ("teacher", "trajectories", "student")
@@ -177,7 +176,7 @@ def run(config, topology_name, text_vocab, wanted, search, say):
 
 def write_entry(file, key, entry):
     """Add an entry to a JSON file of entries, or replace the entry of the same key."""
-    file = pathlib.Path(file)
+    file = places.expanded(file)
     entries = json.loads(file.read_text()) if file.exists() else {}
     entries[key] = entry
     file.parent.mkdir(parents=True, exist_ok=True)

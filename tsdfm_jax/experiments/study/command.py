@@ -16,7 +16,6 @@ if it was stopped.
 
 import fnmatch
 import functools
-import pathlib
 import shlex
 
 from absl import flags
@@ -26,6 +25,7 @@ from tsdfm_jax.config import command_line
 from tsdfm_jax.experiments.study import arms as study_arms, runs as study_runs
 from tsdfm_jax.experiments.sweep import jobs as sweep_jobs, plan as sweep_plan
 from tsdfm_jax.runtime import memory
+from tsdfm_jax.storage import places
 
 parse, fail = functools.partial(command_line.parse, "study"), functools.partial(command_line.fail, "study")
 PARTS = ("base", "autoregressive", "choices", "compass", "main", "ablations", "jumps", "targets", "cost", "table")
@@ -48,14 +48,14 @@ def main(argv):
     def begin():
         file = command_line.config_file(argv, "configs/sotu.py")
         name = command_line.run_name(file)
-        root = pathlib.Path(_WORKDIR.value or f"runs/study-{name}")
+        root = places.expanded(_WORKDIR.value or f"runs/study-{name}")
         given = config_flags.get_override_values(flags.FLAGS["config"])
         study = study_runs.Study(file=file, config=_CONFIG.value, given=given, root=root, seeds=seeds())
         check(study)
         if _DRY_RUN.value:
             return print_commands(study)
         memory.keep()
-        with sweep_plan.locked(root / "-".join(_SOURCE.value)):
+        with sweep_plan.held(root / "-".join(_SOURCE.value), "launch.study"):
             # Each part needs the parts before it.
             return int(any(perform(study, part, name) for part in PARTS if part in (_PART.value or PARTS)))
 
@@ -111,7 +111,7 @@ def perform(study, part, name):
     if part == "table":
         from tsdfm_jax.experiments.study import table as study_table
 
-        return study_table.write(study, pathlib.Path(_OUT.value), name)
+        return study_table.write(study, places.expanded(_OUT.value), name)
     from tsdfm_jax.experiments.study import (
         compass as study_compass,
         cost as study_cost,

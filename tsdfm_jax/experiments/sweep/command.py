@@ -9,13 +9,13 @@ plus the signal if it was stopped.
 """
 
 import functools
-import pathlib
 
 from absl import flags
 from ml_collections import config_flags
 
 from tsdfm_jax.config import command_line
 from tsdfm_jax.experiments.sweep import jobs as sweep_jobs, plan as sweep_plan, table as sweep_table
+from tsdfm_jax.storage import places
 
 parse, fail = functools.partial(command_line.parse, "sweep"), functools.partial(command_line.fail, "sweep")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A config file with a get_hyper, such as configs/sweeps/shaping.py.")
@@ -32,7 +32,7 @@ def main(argv):
 
     def begin():
         file = command_line.config_file(argv, "configs/sweeps/shaping.py")
-        root = pathlib.Path(_WORKDIR.value or f"runs/{command_line.run_name(file)}")
+        root = places.expanded(_WORKDIR.value or f"runs/{command_line.run_name(file)}")
         return act(
             sweep_plan.Sweep(
                 file, _CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]), root, remake=_REMAKE.value

@@ -43,7 +43,7 @@ class Job:
 class _Process:
     """A running job. It has its own process group: a Ctrl-C reaches it once, from here, and not from the terminal as well."""
 
-    def __init__(self, job, keep):
+    def __init__(self, job):
         self.job, self.started_at, self.files = job, time.monotonic(), []
         out = err = None
         if job.workdir is not None:
@@ -52,9 +52,7 @@ class _Process:
             out, err = self.files = [open(job.workdir / name, "ab") for name in (OUT, ERR)]
             self.stderr_start = err.tell()
         try:
-            self.process = subprocess.Popen(
-                job.command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, process_group=0, pass_fds=keep
-            )
+            self.process = subprocess.Popen(job.command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, process_group=0)
         except OSError as error:
             self._close()
             raise ValueError(f"cannot run '{job.command[0]}' ({error.strerror}): check that it is there") from error
@@ -80,8 +78,8 @@ class _Process:
             file.close()
 
 
-def run(jobs, parallel, say, keep=()):
-    """Run all jobs, `parallel` at a time: {name: exit code}. `keep` are file descriptors that they inherit.
+def run(jobs, parallel, say):
+    """Run all jobs, `parallel` at a time: {name: exit code}.
 
     Raises Stopped after SIGINT or SIGTERM, when the running jobs have ended; ValueError if a command does not exist.
     """
@@ -90,7 +88,7 @@ def run(jobs, parallel, say, keep=()):
         signals_sent = 0
         while working or (waiting and not caught):
             while waiting and len(working) < parallel and not caught:
-                working.append(_start(waiting.pop(0), say, keep))
+                working.append(_start(waiting.pop(0), say))
             for signum in caught[signals_sent:]:
                 if not signals_sent:
                     say(f"stopping: {len(working)} at work save their state; once more Ctrl-C does not wait for that")
@@ -107,8 +105,8 @@ def run(jobs, parallel, say, keep=()):
     return codes
 
 
-def _start(job, say, keep):
-    process = _Process(job, keep)
+def _start(job, say):
+    process = _Process(job)
     say(f"started {job.name}" + (f", see {job.workdir / ERR}" if job.workdir is not None else ""))
     return process
 

@@ -1,13 +1,12 @@
 """A whole sweep: its runs and their shared stages, run here or handed to a launcher."""
 
-import contextlib
-import fcntl
 import importlib.util
 import shlex
 import sys
 import time
 
 from tsdfm_jax.experiments.sweep import hyper, jobs as sweep_jobs, runs as sweep_runs
+from tsdfm_jax.storage import lock
 
 MAIN = (sys.executable, "-m", "tsdfm_jax.main")
 HANDED_OUT = "handed_out.json"
@@ -61,32 +60,32 @@ class Sweep:
 
     def run(self, parallel, say):
         """Run the unfinished runs here, `parallel` at a time; returns the exit code."""
-        with locked(self.root) as lock:
+        with held(self.root):
             if not self.ready():
                 if self.is_handed_out(self.common, say):
                     return 1
-                self._run_here([self.common], 1, say, lock)
+                self._run_here([self.common], 1, say)
                 if not self.ready():
                     say(f"the runs wait for {', '.join(self.shared)}, which they share: mend that, and give the same command")
                     return 1
             waiting = [run for run in self.left() if not self.is_handed_out(run, say)]
             for run in waiting:
                 sweep_runs.link(run, self.shared, self.root / sweep_runs.COMMON)
-            failed = [name for name, code in self._run_here(waiting, parallel, say, lock).items() if code]
+            failed = [name for name, code in self._run_here(waiting, parallel, say).items() if code]
         left = self.left()
         say(
             f"{len(self.runs) - len(left)} of {len(self.runs)} runs finished" + (f"; failed: {', '.join(failed)}" if failed else "")
         )
         return 1 if left else 0
 
-    def _run_here(self, runs, parallel, say, lock):
+    def _run_here(self, runs, parallel, say):
         jobs = [sweep_jobs.Job(run.name, [*self.main, *run.arguments, *self._remake], run.workdir) for run in runs]
-        return sweep_jobs.run(jobs, parallel, say, (lock,))
+        return sweep_jobs.run(jobs, parallel, say)
 
     def hand_out(self, launcher, say):
         """Give the unfinished runs to a launcher, one command after the other; returns the exit code."""
         start, failed = shlex.split(launcher), []
-        with locked(self.root):
+        with held(self.root):
             if not self.ready() and not self.is_handed_out(self.common, say):
                 failed += self._hand(self.common, start, say)
             if not self.ready():
@@ -126,18 +125,9 @@ class Sweep:
         return handed_out_file.exists()
 
 
-@contextlib.contextmanager
-def locked(root):
-    """Lock the sweep's directory; the runs inherit the lock, so that the runs of a killed sweep still hold it."""
-    root.mkdir(parents=True, exist_ok=True)
-    with open(root / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another sweep, or a run that it left, is at work in {root}: wait for it, or stop it") from None
-        except OSError:
-            pass  # some network file systems have no locks
-        yield lock.fileno()
+def held(root, module="launch.sweep"):
+    """Hold the directory of a sweep or a study while it runs; its runs hold their own directories, and outlive it if it is killed."""
+    return lock.held(root, shlex.join(["python", "-m", module, *sys.argv[1:]]))
 
 
 def read_hyper(file):

@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 COMMON = "common"
+SAMPLES = ("sample.jsonl", "sample_[0-9]*.jsonl")
 LONGEST = 120  # characters of a run's name; file systems allow 255 bytes
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", tuple: "a tuple"}
 
@@ -36,10 +37,10 @@ class Run:
     named: bool = False
 
     def finished(self):
-        """Whether main finished here with the same config: the sample, its last stage, is not older than the report."""
-        report, sample = self.workdir / "report/report.json", self.workdir / "samples/sample.jsonl"
-        wanted = json.loads(self.config.to_json())
-        if not report.exists() or not sample.exists() or sample.stat().st_mtime_ns < report.stat().st_mtime_ns:
+        """Whether main finished here with the same config: a sample, of its last stage, is not older than the report."""
+        report, wanted = self.workdir / "report/report.json", json.loads(self.config.to_json())
+        samples = [file.stat().st_mtime_ns for name in SAMPLES for file in self.workdir.glob(f"samples/{name}")]
+        if not report.exists() or max(samples, default=-1) < report.stat().st_mtime_ns:
             return False
         return _read(report).get("config") == wanted == _read(self.workdir / "config.json")
 
