@@ -120,7 +120,7 @@ def test_stopped_and_resumed_is_never_stopped(straight, tmp_path):
     assert figures["recompilations"] == 0 and [n for n, _ in figures["evaluations"]] == [3, 8]
 
 
-def test_stopped_in_an_evaluation(straight, tmp_path):
+def test_a_stopped_evaluation_is_made_up_for(straight, tmp_path):
     """A run that is stopped in an evaluation saves the state of that update, and makes up for the evaluation when it goes on."""
 
     def stopped(state):

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import errno
+import json
 import os
 import time
 import types
@@ -31,29 +32,36 @@ def test_create_leaves_what_is_there(tmp_path, links):
     assert (tmp_path / "x").read_bytes() == b"first" and [file.name for file in tmp_path.iterdir()] == ["x"]
 
 
-def write(workdir, *texts):
-    """Write texts as the stage `sample` does; return the file's name."""
-    made = [types.SimpleNamespace(ask=prompts.Ask(), index=i, tokens=[1], text=text, given=[]) for i, text in enumerate(texts)]
-    return sample.write_jsonl(tiny.get_config(), workdir, made).name
+def write(workdir, text, seed=0):
+    """Write a text as the stage `sample` does."""
+    ask = prompts.Ask(seed=seed)
+    sample.write_jsonl(tiny.get_config(), workdir, [types.SimpleNamespace(ask=ask, index=0, tokens=[1], text=text, given=[])])
+
+
+def texts(workdir):
+    """The text in each file of samples, by its name."""
+    return {file.name: json.loads(file.read_text())["text"] for file in (workdir / "samples").glob("*.jsonl")}
 
 
 def test_samples_do_not_overwrite_each_other(tmp_path, links):
-    """Other texts go to the next number; the same texts change nothing but their file's time."""
-    assert [write(tmp_path, *texts) for texts in (["a"], ["b"], ["a", "b"], ["b"], ["a"])] == [
-        "sample.jsonl", "sample_2.jsonl", "sample_3.jsonl", "sample_2.jsonl", "sample.jsonl",
-    ]  # fmt: skip
-    file = tmp_path / "samples/sample_2.jsonl"
+    """The newest texts are in sample.jsonl, those of other requests beside it; the same texts change nothing but the time."""
+    write(tmp_path, "a", 0), write(tmp_path, "b", 1), write(tmp_path, "a", 0), write(tmp_path, "b", 1)
+    assert texts(tmp_path) == {"sample.jsonl": "b", "sample_1.jsonl": "a", "sample_2.jsonl": "b"}
+    file = tmp_path / "samples/sample.jsonl"
     before, inode = file.read_bytes(), file.stat().st_ino
     os.utime(file, (1, 1))
-    assert write(tmp_path, "b") == "sample_2.jsonl" and file.read_bytes() == before and file.stat().st_ino == inode
-    assert file.stat().st_mtime > time.time() - 60
-    assert len(list((tmp_path / "samples").iterdir())) == 3
+    write(tmp_path, "b", 1)
+    assert file.read_bytes() == before and file.stat().st_ino == inode and file.stat().st_mtime > time.time() - 60
+
+
+def test_another_network_replaces_what_it_was_asked_before(tmp_path):
+    """The same request, other texts: those of a network that is no longer here go."""
+    write(tmp_path, "old"), write(tmp_path, "new")
+    assert texts(tmp_path) == {"sample.jsonl": "new"}
 
 
 def test_samples_at_once(tmp_path, links):
-    """Several that are written at one moment each get a file of their own."""
+    """Several that are written at one moment are all there."""
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        names = list(pool.map(lambda i: write(tmp_path, f"text {i}"), range(24)))
-    assert len(set(names)) == 24 == len(list((tmp_path / "samples").iterdir()))
-    for i, name in enumerate(names):
-        assert f"text {i}" in (tmp_path / "samples" / name).read_text()
+        list(pool.map(lambda i: write(tmp_path, f"text {i}", i), range(24)))
+    assert sorted(texts(tmp_path).values()) == sorted(f"text {i}" for i in range(24))

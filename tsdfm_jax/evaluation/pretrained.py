@@ -12,6 +12,7 @@ from tsdfm_jax.data import tensors as stored, tokenizer
 from tsdfm_jax.evaluation import judging, published
 from tsdfm_jax.models import causal
 from tsdfm_jax.runtime import mesh as meshes
+from tsdfm_jax.storage import places
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -52,7 +53,7 @@ def load(name, mesh=None, dtype="float32"):
 
 def find(name):
     """The directory of a model: `name` itself, or the downloaded files of that name on the hub."""
-    directory = pathlib.Path(name)
+    directory = places.expanded(name)
     if directory.is_dir():
         return directory
     needed_files = f"{CONFIG}, {stored.SINGLE} and {TOKENIZER}"

@@ -15,7 +15,7 @@ from tsdfm_jax.inference import sampling
 from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.lineage.artefact import digest
 from tsdfm_jax.runtime import hosts
-from tsdfm_jax.storage import atomic
+from tsdfm_jax.storage import atomic, places
 from tsdfm_jax.workspace import graph, jobs, trained
 
 
@@ -48,7 +48,7 @@ def wanted(config):
             Set(model, steps, seed, temperature) for seed in c.seeds for temperature in (c.temperature, *c.frontier_temperatures)
         ]
     files = {}
-    for file in settings.comma_list(c.text):
+    for file in places.split(c.text):
         if files.setdefault(stem := pathlib.Path(file).stem, file) != file:
             raise ValueError(f"evaluate.text {files[stem]} and {file} would both be called {stem}: rename one")
     sets += [Set(f"text:{stem}", 0, 0, c.temperature, file) for stem, file in files.items()]
@@ -211,12 +211,13 @@ def with_temperature(kind, apply):
 
 
 def _pattern(file):
-    return f"{file}/*.txt" if pathlib.Path(file).is_dir() else file
+    place = places.expanded(file)
+    return f"{places.escaped(place)}/*.txt" if place.is_dir() else places.escaped(place)
 
 
 def sha256(file):
     """sha256 of the names and contents of a file, or of a folder's .txt files; FileNotFoundError if there are none."""
-    location = pathlib.Path(file)
+    location = places.expanded(file)
     files = sorted(location.glob("*.txt")) if location.is_dir() else [location]
     if not files or not all(path.is_file() for path in files):
         raise FileNotFoundError(f"evaluate.text={file} is no .jsonl file and no folder of .txt files")

@@ -1,7 +1,6 @@
 """`load`: a trained model of a run or of a model directory, ready to write text."""
 
 import functools
-import pathlib
 
 from ml_collections import ConfigDict
 
@@ -10,6 +9,7 @@ from tsdfm_jax.exchange import model_directory
 from tsdfm_jax.inference import model as model_lib, sampling
 from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import compile_cache, mesh as meshes
+from tsdfm_jax.storage import places
 from tsdfm_jax.workspace import record, trained
 
 PREFERRED = ("student_shaped", "student_blind", "autoregressive", "teacher")  # the default is the first of these that a run has
@@ -36,7 +36,7 @@ def load(directory, model=None, mesh=None):
         does not split over the mesh.
     """
     compile_cache.enable()
-    directory = pathlib.Path(directory)
+    directory = places.expanded(directory)
     mesh = meshes.make_mesh(meshes.MeshConfig()) if mesh is None else mesh
     if model_directory.is_model(directory):
         return _from_model_directory(directory, model, mesh)

@@ -7,7 +7,7 @@ from tsdfm_jax.data import windows
 from tsdfm_jax.evaluation import elbo, judging, pretrained, text_metrics, text_sets
 from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import hosts, metrics as metrics_lib, signals
-from tsdfm_jax.storage import atomic
+from tsdfm_jax.storage import atomic, places
 from tsdfm_jax.workspace import jobs, trained
 
 FORMULAS = {
@@ -46,7 +46,7 @@ class Examiner:
         self._make = text_sets.Maker(config, workdir, self.mesh, job.adopted)
         self._lexicon = windows.stored_lexicon(jobs.require(config, workdir, "data"))
         self._judges = [judging.trained_judge(config, workdir, self.mesh, i) for i in range(len(config.judges.widths))]
-        self._judges += [pretrained.load(name, self.mesh) for name in settings.comma_list(config.evaluate.pretrained)]
+        self._judges += [pretrained.load(name, self.mesh) for name in places.split(config.evaluate.pretrained)]
         self._batch = config.evaluate.judge_batch or config.evaluate.batch
         self._references = {}
 

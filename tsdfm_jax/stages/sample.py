@@ -7,6 +7,7 @@ import os
 import pathlib
 import time
 
+import filelock
 import rich.console
 import rich.live
 import rich.rule
@@ -74,12 +75,13 @@ def write_jsonl(config, workdir, samples):
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = [record(config.sample, sample) for sample in samples]
     content = "".join(json.dumps(line) + "\n" for line in lines).encode()
-    if file.exists() and file.read_bytes() == content:
-        os.utime(file)
-        return file
-    if file.exists() and _requests(file.read_bytes()) != [_request(line) for line in lines]:
-        _keep(file)
-    atomic.overwrite(file, content)
+    with filelock.FileLock(file.parent / ".lock"):  # several commands may sample at once
+        if file.exists() and file.read_bytes() == content:
+            os.utime(file)
+            return file
+        if file.exists() and _requests(file.read_bytes()) != [_request(line) for line in lines]:
+            _keep(file)
+        atomic.overwrite(file, content)
     return file
 
 

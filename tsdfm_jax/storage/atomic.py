@@ -171,7 +171,7 @@ def overwrite(path, content):
     """Write bytes or text so that the file is at any moment either the old one or the new one, never a part."""
     path = pathlib.Path(path)
     content = content.encode() if isinstance(content, str) else content
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with open(draft, "wb") as file:
             file.write(content)

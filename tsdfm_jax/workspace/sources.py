@@ -6,6 +6,7 @@ from tsdfm_jax.config import settings
 from tsdfm_jax.data import corpus, hub, tensors
 from tsdfm_jax.lineage.artefact import digest
 from tsdfm_jax.runtime import metrics
+from tsdfm_jax.storage import places
 
 JUDGED = ("evaluate.text ", "evaluate.pretrained ")  # what `judged` calls its texts and judges
 LARGE = 1 << 30  # bytes; hashing more than this shows a progress bar
@@ -55,23 +56,23 @@ def hashes(files, memory):
 
 def given_file(key, file, memory):
     """A file by its content."""
-    path = pathlib.Path(file)
+    path = places.expanded(file)
     return {key: memory.sha256(path) if path.is_file() else None}
 
 
 def given_model(key, directory, memory):
     """A model directory by its config.json, which holds the hash of its weights and of its tokenizer."""
-    return given_file(key, pathlib.Path(directory) / "config.json", memory)
+    return given_file(key, places.expanded(directory) / "config.json", memory)
 
 
 def judged(config, memory):
     """{what: identity} of the texts and judges from elsewhere that an evaluation adds; None for a judge that is not here yet."""
     c, found = config.evaluate, {}
-    for file in settings.comma_list(c.text):
-        path = pathlib.Path(file)
+    for file in places.split(c.text):
+        path = places.expanded(file)
         found[JUDGED[0] + file] = folder(path, ("*.txt",), memory) if path.is_dir() else _of_file(path, memory)
-    for name in settings.comma_list(c.pretrained):
-        directory = hub.on_disk(name, tensors.PATTERNS)
+    for name in places.split(c.pretrained):
+        directory = hub.on_disk(str(places.expanded(name)), tensors.PATTERNS)
         found[JUDGED[1] + name] = folder(directory, tensors.PATTERNS, memory) if directory else None
     return found
 
