@@ -21,7 +21,7 @@ from tsdfm_jax.runtime import signals
 W = pathlib.Path("W")
 REMEDIES = 6  # more remedies in a row than these are a dead end
 SECONDS = 120  # a history that takes longer hangs
-LONGEST = 600  # changes to the disk that the longest mini run makes, about
+LONGEST = 500  # changes to the disk that a mini run makes, about
 
 
 class Finding(BaseException):
@@ -36,8 +36,9 @@ class History:
     """A history in the present directory: `state` is what the next command asks for, `log` what happened so far."""
 
     def __init__(self, seed, disk, fresh):
-        self.rng, self.disk, self.fresh = random.Random(seed), disk, fresh
+        self.seed, self.disk, self.fresh, self.rng = seed, disk, fresh, random.Random(f"{seed}")
         self.log, self.refused, self.kinds = [], 0, []
+        self.whole = None  # the state of the last whole run, while nothing has interfered since
         family = self.rng.choices(list(mini.FAMILIES), list(mini.FAMILIES.values()))[0]
         self.start = self.state = mini.start(family)
         self.note(f"family {family}")
@@ -53,16 +54,31 @@ class History:
             home = self.fresh.directory(self.state)
             for name in ("W", "input"):
                 shutil.copytree(home / name, name)
+            self.whole = self.state
         else:
             self.note("an empty directory")
             mini.write_inputs(pathlib.Path("input"), self.state)
-        for _ in range(self.rng.randint(2, 5)):
-            kind = self.rng.choices(list(actions.WEIGHTS), list(actions.WEIGHTS.values()))[0]
-            self.kinds.append(kind)
-            actions.ACTIONS[kind](self)
+        for number in range(self.rng.randint(2, 5)):
+            self.act(number)
+        self.rng = random.Random(f"{self.seed} end")
         self.choose_end()
         self.settle()
         self.compare()
+
+    def act(self, number):
+        """One action, from random numbers of its own: what an earlier one drew, which may hang on times, has no effect on it."""
+        for attempt in range(20):
+            self.rng = random.Random(f"{self.seed} {number} {attempt}")
+            kind = self.rng.choices(list(actions.WEIGHTS), list(actions.WEIGHTS.values()))[0]
+            if kind not in actions.HARMLESS:
+                self.whole = None
+            if actions.ACTIONS[kind](self) is not actions.NOTHING:
+                self.kinds.append(kind)
+                return
+
+    def choose(self, options):
+        """One of some options; however many there are, it takes one random number."""
+        return options[int(self.rng.random() * len(options))]
 
     def fail(self, kind, text):
         """Raise Finding."""
@@ -115,7 +131,7 @@ class History:
     def run(self, stages=(), remake=False):
         """Run the present state: ("done" | "refused" | "stopped" | "killed", line); raises Finding for anything else."""
         options = {"remake": remake} if "remake" in inspect.signature(main.run).parameters else {}
-        result, line = "done", ""
+        before, result, line = networks(), "done", ""
         try:
             main.run(mini.get_config(self.state), W, stages, **options)
         except (Finding, GeneratorExit):
@@ -134,7 +150,24 @@ class History:
             result = "killed"
         flags = f"{' --remake' if remake else ''}{' --stage=' + ','.join(stages) if stages else ''}"
         self.note(f"run{flags}: {result} {line}".rstrip())
+        self.check_kept(before, result, stages)
         return result, line
+
+    def check_kept(self, before, result, stages):
+        """Raise Finding where a run of a whole directory made a network again that no change concerns."""
+        if self.whole is None or result not in ("done", "refused"):
+            self.whole = self.state if result == "done" and not stages and self.whole is not None else None
+            return
+        changed = [key for key in self.state if self.state[key] != self.whole[key]] if result == "done" else []
+        rooms = set(mini.NETWORKS).intersection(*(mini.KEEPS.get(key, mini.NETWORKS) for key in changed))
+        after = networks()
+        again = [name for name in before if name.parts[1] in rooms and after.get(name) != before[name]]
+        if again:
+            raise Finding(
+                "wrong", f"made again, though {' and '.join(changed) or 'nothing'} alone changed: {', '.join(map(str, again))}"
+            )
+        if result == "done" and not stages:
+            self.whole = self.state
 
     def interrupted(self, event, at=None, main_only=False):
         """Run with `event` at a random change to the disk, many of them early."""
@@ -154,6 +187,11 @@ class History:
                 raise Finding("wrong", f"the finished run cannot be read: {error!r}") from error
             if lines := outcome.differences(found, expected):
                 raise Finding("wrong", f"{len(lines)} differences{', after one more run' * again}: " + " | ".join(lines[:6]))
+
+
+def networks():
+    """{file: when and where it was written} of every finished network."""
+    return {file: (file.stat().st_mtime_ns, file.stat().st_ino) for file in sorted(W.rglob("model/meta.json"))}
 
 
 @contextlib.contextmanager

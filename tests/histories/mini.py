@@ -64,6 +64,25 @@ MATTERS = {
 }
 # The files of `input` are read only where these keys name them.
 READ_BY = {"input.elsewhere": "evaluate.text", "input.weights": "evaluate.pretrained", "input.bos": "evaluate.pretrained"}
+# Stages with networks, and those of them that a change of a key leaves alone; a key that is not here leaves all of them alone.
+NETWORKS = ("judges", "teacher", "autoregressive", "compass", "student")
+KEEPS = {
+    "seed": (),
+    "tokenizer.vocab_size": (),
+    "data.length": (),
+    "data.holdout": (),
+    "input.corpus": (),
+    "judges.optimiser.steps": ("teacher", "autoregressive"),
+    "teacher.optimiser.steps": ("judges", "autoregressive"),
+    "teacher.optimiser.learning_rate": ("judges", "autoregressive"),
+    "autoregressive.optimiser.steps": ("judges", "teacher", "compass", "student"),
+    "compass.kind": ("judges", "teacher", "autoregressive"),
+    "shaping.candidates": ("judges", "teacher", "autoregressive"),
+    "trajectories.count": ("judges", "teacher", "autoregressive", "compass"),
+    "trajectories.seed": ("judges", "teacher", "autoregressive", "compass"),
+    "student.optimiser.steps": ("judges", "teacher", "autoregressive", "compass"),
+    "student.target": ("judges", "teacher", "autoregressive", "compass"),
+}
 WORDS = "the union state of our people and a new year has come to be for work that we do in peace with all who stand here".split()
 
 
