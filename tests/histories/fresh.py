@@ -18,7 +18,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 def code_hash():
     """A short hash of all that a run is made by, so that no run of older code is taken for a fresh one."""
     digest = hashlib.sha256()
-    for file in sorted([*ROOT.glob("tsdfm_jax/**/*.py"), ROOT / "configs/base.py", pathlib.Path(mini.__file__)]):
+    tests = [ROOT / "tests/published_models.py", *(pathlib.Path(module.__file__) for module in (mini, outcome))]
+    for file in sorted([*ROOT.glob("tsdfm_jax/**/*.py"), ROOT / "configs/base.py", *tests]):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -18,7 +18,8 @@ import ml_collections
 import numpy as np
 
 # Sections and keys of a config that no traced function reads: what it needs of them it is handed as an argument or a dataclass.
-UNREAD = ("tokenizer", "judges", "report", "sample", "models", "rounds", "log_every", "save_every", "evaluate_every", "seed")
+# `guarded` holds them to it.
+UNREAD = ("tokenizer", "judges", "evaluate", "report", "sample", "models", "rounds", "seed", "log_every", "save_every")
 UNREAD_KEYS = {"data": ("files", "package", "limit_bytes", "holdout"), "trajectories": ("count", "seed", "shard")}
 PLAIN = (type(None), bool, int, float, complex, str, bytes, np.dtype, np.generic, enum.Enum, type)
 HASHED = (
@@ -112,6 +113,27 @@ def function(value, inner):
     return "function", value.__code__, inner(value.__defaults__), inner(value.__kwdefaults__), tuple(map(inner, cells))
 
 
+def guarded(fun):
+    """The same function, which raises AssertionError where it reads a key of a config that `settings` leaves out."""
+    unread = {*UNREAD, *(name for names in UNREAD_KEYS.values() for name in names)}
+
+    @functools.wraps(fun)
+    def traced(*args, **kwargs):
+        plain = ml_collections.ConfigDict.__getitem__
+
+        def read(config, key):
+            assert key not in unread, f"a traced function reads the key {key}: take it out of UNREAD"
+            return plain(config, key)
+
+        ml_collections.ConfigDict.__getitem__ = read
+        try:
+            return fun(*args, **kwargs)
+        finally:
+            ml_collections.ConfigDict.__getitem__ = plain
+
+    return traced
+
+
 @contextlib.contextmanager
 def installed():
     """While the block runs, `jax.jit` and `jax.eval_shape` keep what they traced for functions of the package."""
@@ -126,7 +148,7 @@ def installed():
         except Unknown:
             return jit(fun, **options)
         if key not in kept:
-            kept[key] = jit(fun, **options)
+            kept[key] = jit(guarded(fun), **options)
         return kept[key]
 
     def kept_eval_shape(fun, *args, **kwargs):
@@ -138,7 +160,7 @@ def installed():
         except Unknown:
             return eval_shape(fun, *args, **kwargs)
         if key not in shapes:
-            shapes[key] = eval_shape(fun, *args, **kwargs)
+            shapes[key] = eval_shape(guarded(fun), *args, **kwargs)
         return shapes[key]
 
     jax.jit, jax.eval_shape = kept_jit, kept_eval_shape

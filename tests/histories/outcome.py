@@ -19,20 +19,20 @@ RESULTS = (".array_record", ".model", ".txt", ".npy")  # ends of the files whose
 
 
 def read(workdir):
-    """{name: value} of every number, text, network and record of a finished run."""
-    report = json.loads((workdir / "report/report.json").read_text())
-    found = {f"report/{name}": value for name, value in flat(report)}
-    found |= {f"config/{name}": value for name, value in flat(json.loads((workdir / "config.json").read_text()))}
-    for file in sorted(workdir.glob("samples/*.jsonl")):
-        lines = [json.loads(line) for line in file.read_text().splitlines()]
-        found[f"samples/{file.name}"] = [dict(flat(line)) for line in lines]
-    for file in sorted(workdir.rglob("model/meta.json")):
-        found[f"{file.parent.relative_to(workdir)}: hash"] = json.loads(file.read_text())["hash"]
+    """{name: value} of every network, record, text and number of a finished run, causes before effects."""
+    found = {}
     for room in ("tokenizer", "data", "trajectories"):
         for file in sorted((workdir / room).rglob("*")):
             if file.suffix in RESULTS and not file.name.startswith("."):
                 found[str(file.relative_to(workdir))] = hashlib.sha256(file.read_bytes()).hexdigest()
-    return found
+    for file in sorted(workdir.rglob("model/meta.json")):
+        found[f"{file.parent.relative_to(workdir)}: hash"] = json.loads(file.read_text())["hash"]
+    for file in sorted(workdir.glob("samples/*.jsonl")):
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        found[f"samples/{file.name}"] = [dict(flat(line)) for line in lines]
+    found |= {f"config/{name}": value for name, value in flat(json.loads((workdir / "config.json").read_text()))}
+    report = json.loads((workdir / "report/report.json").read_text())
+    return found | {f"report/{name}": value for name, value in flat(report)}
 
 
 def flat(tree, prefix=""):
