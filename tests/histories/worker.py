@@ -44,3 +44,4 @@ if __name__ == "__main__":
     else:
         with contextlib.suppress(KeyboardInterrupt):
             serve(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3:] == ["--keep"])
+        os._exit(0)  # threads that crashed runs left behind may wait for minutes
