@@ -34,7 +34,16 @@ def pytest_addoption(parser):
 
 
 # The slowest files start first, so that no worker runs one alone at the end.
-LONGEST = ("test_stages", "test_processes", "test_meshes", "test_invariance", "test_compass", "test_student", "test_robustness")
+LONGEST = (
+    "test_histories",
+    "test_stages",
+    "test_processes",
+    "test_meshes",
+    "test_invariance",
+    "test_compass",
+    "test_student",
+    "test_robustness",
+)
 
 
 def pytest_collection_modifyitems(items):

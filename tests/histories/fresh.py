@@ -11,6 +11,7 @@ import filelock
 
 from tests.histories import mini, outcome
 from tsdfm_jax import main
+from tsdfm_jax.storage import atomic
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -34,24 +35,30 @@ class Fresh:
 
     def directory(self, state):
         """The directory with `input` and the finished work directory `W` of a state."""
-        name = hashlib.sha256(json.dumps(mini.essence(state), sort_keys=True).encode()).hexdigest()[:16]
-        home = self._directory / name
+        home = self._home(state)
         with filelock.FileLock(f"{home}.lock"):
             if not home.exists():
-                self._make(state, home)
+                self._make(state, home).rename(home)
         return home
 
     def outcome(self, state):
-        """What the fresh run of a state left; see outcome.read."""
-        return json.loads((self.directory(state) / "outcome.json").read_text())
+        """What the fresh run of a state left, see outcome.read; the run itself is not kept."""
+        home = self._home(state)
+        with filelock.FileLock(f"{home}.lock"):
+            if not home.with_suffix(".json").exists():
+                shutil.rmtree(self._make(state, home))
+        return json.loads(home.with_suffix(".json").read_text())
+
+    def _home(self, state):
+        return self._directory / hashlib.sha256(json.dumps(mini.essence(state), sort_keys=True).encode()).hexdigest()[:16]
 
     def _make(self, state, home):
+        """Run a state in a new directory, and note what it left; returns the directory."""
         draft = home.with_name(f"{home.name}.{os.getpid()}")
         shutil.rmtree(draft, ignore_errors=True)
         mini.write_inputs(draft / "input", state)
         with contextlib.chdir(draft):
             main.run(mini.get_config(state), pathlib.Path("W"))
-        found = outcome.read(draft / "W")
-        (draft / "outcome.json").write_text(json.dumps(found))
-        draft.rename(home)
+        atomic.overwrite(home.with_suffix(".json"), json.dumps(outcome.read(draft / "W")))
         self.made += 1
+        return draft

@@ -39,6 +39,7 @@ class History:
         self.seed, self.disk, self.fresh, self.rng = seed, disk, fresh, random.Random(f"{seed}")
         self.log, self.refused, self.kinds = [], 0, []
         self.whole = None  # the state of the last whole run, while nothing has interfered since
+        self.touched = set()  # keys that had another value in a run since
         family = self.rng.choices(list(mini.FAMILIES), list(mini.FAMILIES.values()))[0]
         self.start = self.state = mini.start(family)
         self.note(f"family {family}")
@@ -111,20 +112,20 @@ class History:
         raise Finding("dead_ends", "remedies lead nowhere: " + " | ".join(lines))
 
     def follow(self, line, remake):
-        """Do what a line says; returns whether the next run makes stale stages again. Raises Finding where it says nothing."""
+        """Do what a line says; returns whether the next run may remake. Raises Finding where it says nothing that helps."""
         if "--remake" in line and not remake:
             return True
-        if "go on" in line or "goes on" in line:
+        named = re.search(r"[Dd]elete (\S*W/[\w./-]*[\w-])", line)  # else the first path that the line names
+        paths = [pathlib.Path(path) for path in re.findall(r"W/[\w./-]*[\w-]", named[1] if named else line)]
+        path = next((path for path in paths if path.exists()), None)
+        if re.search(r"[Dd]elete ", line) and path is not None:
+            self.note(f"deleted as told: {path}")
+            actions.delete(path)
             return remake
         if stage := re.search(r"--stage=(\w+)", line):
             self.run((stage[1],), remake)
             return remake
-        path = next((pathlib.Path(p) for p in re.findall(r"W/[\w./-]*[\w-]", line) if pathlib.Path(p).exists()), None)
-        if re.search(r"[Dd]elete ", line) and path is not None:
-            named = re.search(r"[Dd]elete (\S*W/[\w./-]*[\w-])", line)
-            path = pathlib.Path(named[1]) if named else path
-            self.note(f"deleted as told: {path}")
-            actions.delete(path)
+        if "go on" in line or "goes on" in line:
             return remake
         raise Finding("dead_ends", f"no remedy: {line}")
 
@@ -150,24 +151,28 @@ class History:
             result = "killed"
         flags = f"{' --remake' if remake else ''}{' --stage=' + ','.join(stages) if stages else ''}"
         self.note(f"run{flags}: {result} {line}".rstrip())
-        self.check_kept(before, result, stages)
+        self.check_kept(before, result, stages, remake)
         return result, line
 
-    def check_kept(self, before, result, stages):
+    def check_kept(self, before, result, stages, remake):
         """Raise Finding where a run of a whole directory made a network again that no change concerns."""
         if self.whole is None or result not in ("done", "refused"):
-            self.whole = self.state if result == "done" and not stages and self.whole is not None else None
+            self.whole = None
             return
-        changed = [key for key in self.state if self.state[key] != self.whole[key]] if result == "done" else []
-        rooms = set(mini.NETWORKS).intersection(*(mini.KEEPS.get(key, mini.NETWORKS) for key in changed))
+        if result == "done":  # a run of a few stages may have made some of them with a value that is gone by the next run
+            self.touched |= {key for key in self.state if self.state[key] != self.whole[key]}
+        elif remake:
+            return
+        rooms = set(mini.NETWORKS)
+        for key in self.touched if result == "done" else ():
+            rooms &= set(mini.KEEPS.get(key, mini.NETWORKS))
         after = networks()
-        again = [name for name in before if name.parts[1] in rooms and after.get(name) != before[name]]
+        again = [name for name in before if name.parts[1] in rooms and after.get(name, before[name]) != before[name]]
         if again:
-            raise Finding(
-                "wrong", f"made again, though {' and '.join(changed) or 'nothing'} alone changed: {', '.join(map(str, again))}"
-            )
+            reason = f"{' and '.join(sorted(self.touched)) or 'nothing'} alone changed"
+            raise Finding("wrong", f"made again, though {reason}: {', '.join(map(str, again))}")
         if result == "done" and not stages:
-            self.whole = self.state
+            self.whole, self.touched = self.state, set()
 
     def interrupted(self, event, at=None, main_only=False):
         """Run with `event` at a random change to the disk, many of them early."""

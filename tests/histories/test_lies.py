@@ -114,6 +114,19 @@ def test_a_network_that_no_change_concerns_must_be_kept(history, monkeypatch):
     assert end(history)[0] == "wrong"
 
 
+def test_a_network_that_an_earlier_command_made_otherwise_may_be_made_again(history, monkeypatch):
+    """The judges of a value that is gone are stale, though the value is what it was when all was whole."""
+    history.whole = history.state
+    meta = histories.W / "judges/0/model/meta.json"
+    monkeypatch.setattr(main, "run", lambda *_, **__: meta.write_text(meta.read_text()))
+    history.change("judges.optimiser.steps", 3)
+    history.run(("judges",))
+    history.change("judges.optimiser.steps", 2)
+    history.run()
+    with pytest.raises(histories.Finding, match="nothing alone changed"):
+        history.run()
+
+
 def refuse(line):
     def run(config, workdir, stages=(), remake=False):
         raise ValueError(line)

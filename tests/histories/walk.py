@@ -63,7 +63,10 @@ class Worker:
     def close(self):
         """End the process."""
         self.process.stdin.close()
-        self.process.wait()
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
 
 
 def play_all(seeds, jobs, cache, scratch, keep, report):

@@ -1,6 +1,7 @@
 """A process with one device that plays histories: it reads a seed a line, and writes what happened as a line of JSON."""
 
 import contextlib
+import inspect
 import json
 import os
 import pathlib
@@ -17,7 +18,7 @@ def run(text):
     from tsdfm_jax import main
 
     state = {key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(text).items()}
-    options = {"remake": True} if "remake" in main.run.__code__.co_varnames else {}
+    options = {"remake": True} if "remake" in inspect.signature(main.run).parameters else {}
     main.run(mini.get_config(state), pathlib.Path("W"), **options)
 
 
@@ -44,3 +45,4 @@ if __name__ == "__main__":
     else:
         with contextlib.suppress(KeyboardInterrupt):
             serve(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3:] == ["--keep"])
+        os._exit(0)  # threads that crashed runs left behind may wait for minutes
