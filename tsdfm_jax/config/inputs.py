@@ -22,10 +22,19 @@ def check(config, workdir, stages):
     if "sample" in stages and config.sample.prompts:
         places.require_readable(config.sample.prompts, "sample.prompts")
     if "evaluate" in stages:
-        for name in places.split(config.evaluate.text):
+        for name in texts(config).values():
             check_text(name)
         for name in places.split(config.evaluate.pretrained):
             check_judge(name)
+
+
+def texts(config):
+    """{name of the set: file or folder} of `evaluate.text`, as it was typed; ValueError for two of one name."""
+    files = {}
+    for name in places.split(config.evaluate.text):
+        if files.setdefault(stem := pathlib.Path(name).stem, name) != name:
+            raise ValueError(f"evaluate.text {files[stem]} and {name} would both be called {stem}: rename one")
+    return files
 
 
 def check_text(name):

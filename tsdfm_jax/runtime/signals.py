@@ -5,7 +5,7 @@ import signal
 import threading
 
 from tsdfm_jax.runtime import watchdog
-from tsdfm_jax.runtime.watchdog import said, saving  # noqa: F401  for those who import this module
+from tsdfm_jax.runtime.watchdog import HANDLED, said, saving  # noqa: F401  for those who import this module
 
 # A signal is for the whole process, so its state is global: the signal received, how many blocks wait for one, and whether
 # there are handlers.
@@ -32,7 +32,7 @@ def begin():
     global _command, _installed, _received
     if _command is None:
         _received, _installed = None, True
-        for number in watchdog.HANDLED:
+        for number in HANDLED:
             signal.signal(number, _receive)
         _command = watchdog.Watchdog()
 
@@ -55,7 +55,7 @@ def stopping():
     old_handlers = {}
     if installs:
         _received, _installed = None, True
-        old_handlers = {number: signal.signal(number, _receive) for number in watchdog.HANDLED}
+        old_handlers = {number: signal.signal(number, _receive) for number in HANDLED}
     _begun = True
     _depth += 1
     try:
