@@ -11,6 +11,7 @@ from tsdfm_jax.flow import sampler
 
 @pytest.mark.parametrize("changes, said", [
     ({"shaping.tau": 1.5}, "shaping.tau 1.5"),
+    ({"shaping.tau": 1.0}, "shaping.tau 1.0"),
     ({"shaping.tau": -0.5}, "shaping.tau -0.5"),
     ({"data.text_loss": 1.5}, "data.text_loss 1.5"),
     ({"trajectories.seed": 134217728}, "trajectories.seed 134217728"),
@@ -38,7 +39,7 @@ def test_what_means_nothing_is_refused(changes, said):
 
 
 @pytest.mark.parametrize("changes", [
-    {"shaping.tau": 1.0},
+    {"shaping.tau": 0.99},
     {"trajectories.seed": 21473, "seed": 2**31 - 1},
     {"evaluate.teacher_steps": ()},
     {"evaluate.student_steps": (), "report.traces": 0, "evaluate.frontier": ""},

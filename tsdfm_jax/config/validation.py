@@ -131,8 +131,8 @@ def check_choices(config):
         raise ValueError(f"student.weights {config.student.weights} must be 3 numbers: of chain, endpoint and data")
     if not 0.0 <= config.student.fresh <= 1.0:
         raise ValueError(f"student.fresh {config.student.fresh} is no share: take a number from 0 to 1")
-    if not 0.0 <= config.shaping.tau <= 1.0:
-        raise ValueError(f"shaping.tau {config.shaping.tau} is no time of a jump: take a number from 0 to 1 (1 is the last jump)")
+    if not 0.0 <= config.shaping.tau < 1.0:
+        raise ValueError(f"shaping.tau {config.shaping.tau} leaves no trajectory to shape: take a number from 0, and below 1")
     if not 0.0 <= config.data.text_loss <= 1.0:
         raise ValueError(f"data.text_loss {config.data.text_loss} is no share: take a number from 0 to 1")
     settings.frontier(config)

@@ -16,7 +16,12 @@ def words(text: str, pattern: str = LETTERS) -> list[str]:
     A script that writes no spaces gives runs of letters. ASCII text has the same words under both patterns.
     """
     text = text.lower()
-    return (_ASCII_WORD if pattern == ASCII or text.isascii() else _letters_word()).findall(text)
+    if pattern == ASCII or text.isascii():
+        return _ASCII_WORD.findall(text)
+    found = []
+    for line in text.split("\n"):  # no word crosses a line end, and the ASCII pattern is six times as fast
+        found += (_ASCII_WORD if line.isascii() else _letters_word()).findall(line)
+    return found
 
 
 def whole_words(text: str, pattern: str = LETTERS) -> list[str]:

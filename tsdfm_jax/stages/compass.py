@@ -74,11 +74,13 @@ def evaluate_pairs(config, workdir, job, mesh, path, teacher, params):
     shardings = dict(in_shardings=(None, None, meshes.batch_sharding(mesh), None), out_shardings=meshes.batch_sharding(mesh))
     jitted, rows = meshes.seeded(mesh, measure, config.seed + 4000, **shardings), []
     for k, h in enumerate(settings.STEP_SIZES):
-        for i in range(0, len(x_1_NL) - c.batch + 1, c.batch):
+        for i in range(0, len(x_1_NL), c.batch):
             if signals.stop_agreed():
                 raise signals.Interrupted("compass: stopped; the same command goes on from there")
-            x_1_BL = meshes.put_whole(mesh, x_1_NL[i : i + c.batch])
+            at_B = np.minimum(np.arange(i, i + c.batch), len(x_1_NL) - 1)  # the last window fills up the last batch
+            x_1_BL = meshes.put_whole(mesh, x_1_NL[at_B])
             arrays = hosts.gather(jitted({"teacher": teacher.params, "compass": params}, np.int32([k, i]), x_1_BL, np.float32(h)))
+            arrays = [array[: len(x_1_NL) - i] for array in arrays]
             depth = np.broadcast_to(np.arange(arrays[0].shape[1]), arrays[0].shape)
             rows.append(np.stack([*arrays, depth, np.full(arrays[0].shape, h)], axis=-1).reshape(-1, 6))
     return summary(np.concatenate(rows), c, job)

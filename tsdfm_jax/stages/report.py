@@ -102,6 +102,10 @@ def _format_value(value):
     )
 
 
+def _perplexity(row):
+    return "-" if row["ppl_token"] is None else f"{row['ppl_token']:.1f}"
+
+
 def table(rows):
     """A line for each set of texts, with a perplexity for each judge."""
     judges = sorted({row["judge"]: row["judge_parameters"] for row in rows}.items(), key=lambda item: item[1])
@@ -117,7 +121,7 @@ def table(rows):
         grouped.setdefault((row["model"], row["steps"], row["seed"]), {})[row["judge"]] = row
     for by_judge in grouped.values():
         row = next(iter(by_judge.values()))
-        out.add_row(*(_format_value(row[name]) for name in COLUMNS), *(f"{by_judge[name]['ppl_token']:.1f}" for name, _ in judges))
+        out.add_row(*(_format_value(row[name]) for name in COLUMNS), *(_perplexity(by_judge[name]) for name, _ in judges))
     return out
 
 

@@ -51,7 +51,7 @@ def elbo_windows(config):
     """Windows that a network's held-out ELBO reads, over all its rounds."""
     from tsdfm_jax.evaluation import elbo
 
-    return elbo.ROUNDS * (config.teacher.heldout // config.teacher.batch) * config.teacher.batch
+    return elbo.ROUNDS * -(-config.teacher.heldout // config.teacher.batch) * config.teacher.batch
 
 
 def judges(config, text_vocab):
@@ -98,7 +98,7 @@ def compass(config, text_vocab):
     light = model_flops.window(config, text_vocab, "compass") if c.kind != "lookahead" else 0
     score = light or ahead
     pair = links * (forward + 2 * score + (ahead if c.kind == "distilled" else 0))
-    parts = [Part("compass's evaluation", len(settings.STEP_SIZES) * (c.heldout // c.batch), c.batch * pair)]
+    parts = [Part("compass's evaluation", len(settings.STEP_SIZES) * -(-c.heldout // c.batch), c.batch * pair)]
     steered = 3 * trajectory_flops(config, text_vocab, c.steered_steps) + trajectory_flops(
         config, text_vocab, c.steered_steps, **BLIND
     )
