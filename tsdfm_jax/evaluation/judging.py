@@ -12,7 +12,7 @@ from tsdfm_jax.config import settings
 from tsdfm_jax.evaluation import text_metrics
 from tsdfm_jax.lineage.artefact import digest
 from tsdfm_jax.models import causal
-from tsdfm_jax.runtime import checkpoint, mesh as meshes, pipeline
+from tsdfm_jax.runtime import checkpoint, mesh as meshes, pipeline, signals
 from tsdfm_jax.workspace import jobs, trained
 
 SCORER = 1  # of `nll` and `features`; another number makes stored scores stale
@@ -115,7 +115,7 @@ def nll(judge, rows, batch, mesh):
     owner_N, jitted = np.array([i for i, _ in windows]), program(judge.cfg, judge.bos, mesh)
     x_NL, valid_NL = _padded([row for _, row in windows], batch, context, mesh)
     start = lambda at: jitted(judge.params, meshes.put_whole(mesh, x_NL[at]))
-    nll_NL = np.concatenate(list(pipeline.ahead(start, _batches(x_NL, batch))))
+    nll_NL = np.concatenate(list(_until_stopped(pipeline.ahead(start, _batches(x_NL, batch)))))
     window_nll_N = (nll_NL.astype(np.float64) * valid_NL).sum(axis=1)
     total_N = np.bincount(owner_N, window_nll_N[: len(windows)], minlength=len(rows))
     return total_N, np.array([len(row) for row in rows])
@@ -130,7 +130,15 @@ def features(judge, rows, batch, mesh):
     context, jitted = _context(judge, mesh), _pooled(judge.cfg, mesh)
     x_NL, valid_NL = _padded([row[:context] for row in rows], batch, context, mesh)
     start = lambda at: jitted(judge.params, *meshes.put_whole(mesh, (x_NL[at], valid_NL[at].astype(np.float32))))
-    return np.concatenate(list(pipeline.ahead(start, _batches(x_NL, batch))))[: len(rows)]
+    return np.concatenate(list(_until_stopped(pipeline.ahead(start, _batches(x_NL, batch)))))[: len(rows)]
+
+
+def _until_stopped(batches):
+    """The same batches; raises signals.Interrupted between two of them when asked to stop."""
+    for batch in batches:
+        yield batch
+        if signals.stop_agreed():
+            raise signals.Interrupted("scoring: stopped; the same command goes on from there")
 
 
 def _context(judge, mesh):

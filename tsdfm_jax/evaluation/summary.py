@@ -140,7 +140,9 @@ def means(rows):
     """{(model, steps, judge): perplexity}, mean over seeds; infinite where one of them is beyond all numbers."""
     values_of = {}
     for row in rows:
-        values_of.setdefault((row["model"], row["steps"], row["judge"]), []).append(math.inf if row["ppl_token"] is None else row["ppl_token"])
+        values_of.setdefault((row["model"], row["steps"], row["judge"]), []).append(
+            math.inf if row["ppl_token"] is None else row["ppl_token"]
+        )
     return {key: sum(values) / len(values) for key, values in values_of.items()}
 
 
@@ -175,7 +177,9 @@ def at_matched_entropy(matched):
     for row in matched:
         if row is not teacher.get(row["judge"]):
             teacher_ppl = teacher[row["judge"]]["ppl_token"]
-            by_model.setdefault((row["model"], row["steps"]), []).append(row["ppl_token"] and teacher_ppl and row["ppl_token"] / teacher_ppl)
+            by_model.setdefault((row["model"], row["steps"]), []).append(
+                row["ppl_token"] and teacher_ppl and row["ppl_token"] / teacher_ppl
+            )
     return {key: None if None in ratios else ratios for key, ratios in by_model.items()}
 
 

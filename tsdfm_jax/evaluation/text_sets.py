@@ -3,12 +3,11 @@
 import functools
 import hashlib
 import json
-import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
-from tsdfm_jax.config import networks, settings
+from tsdfm_jax.config import inputs, networks, settings
 from tsdfm_jax.data import corpus, windows
 from tsdfm_jax.evaluation import judging
 from tsdfm_jax.inference import sampling
@@ -47,11 +46,7 @@ def wanted(config):
         sets += [
             Set(model, steps, seed, temperature) for seed in c.seeds for temperature in (c.temperature, *c.frontier_temperatures)
         ]
-    files = {}
-    for file in places.split(c.text):
-        if files.setdefault(stem := pathlib.Path(file).stem, file) != file:
-            raise ValueError(f"evaluate.text {files[stem]} and {file} would both be called {stem}: rename one")
-    sets += [Set(f"text:{stem}", 0, 0, c.temperature, file) for stem, file in files.items()]
+    sets += [Set(f"text:{stem}", 0, 0, c.temperature, file) for stem, file in inputs.texts(config).items()]
     return list(dict.fromkeys(sets))
 
 

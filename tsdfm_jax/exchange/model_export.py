@@ -1,7 +1,6 @@
 """Export of a run's trained model to a directory of its own; launch/export.py is the command."""
 
 import json
-import pathlib
 
 import jax
 from flax import traverse_util
@@ -10,6 +9,7 @@ from tsdfm_jax.config import networks, settings
 from tsdfm_jax.evaluation import summary
 from tsdfm_jax.exchange import loading, model_card, model_directory
 from tsdfm_jax.runtime import mesh as meshes
+from tsdfm_jax.storage import places
 from tsdfm_jax.workspace import graph, record, trained
 
 
@@ -21,15 +21,15 @@ def export(workdir, out, *, model="student_shaped", dtype="float32", force=False
     """
     settings.choose("--model", model, networks.FLOW_MODELS)
     settings.choose("--dtype", dtype, model_directory.DTYPES)
+    workdir, out = places.expanded(workdir), places.expanded(out)
     model_directory.check_free(out, force)
-    workdir = pathlib.Path(workdir)
     config = record.config(workdir)
     mesh = meshes.make_mesh(meshes.MeshConfig(), jax.local_devices()[:1])
     loaded = loading.load(workdir, model, mesh)
     config = trained.own_config(config, workdir, model)
     report, reason = report_of(workdir, stage(config, model), loaded.hash)
     about = model_directory.About(
-        directory=pathlib.Path(out),
+        directory=out,
         kind=model.split("_")[0],
         name=model,
         network=loaded.network,
