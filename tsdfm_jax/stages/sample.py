@@ -1,6 +1,7 @@
 """Stage `sample`: writes text with one of the models, to the terminal while it is refined, and to JSONL."""
 
 import contextlib
+import hashlib
 import itertools
 import json
 import os
@@ -16,9 +17,11 @@ import rich.text
 from tsdfm_jax.config import networks, settings
 from tsdfm_jax.data import prompts
 from tsdfm_jax.inference import sampling
+from tsdfm_jax.lineage import bookkeeping
+from tsdfm_jax.lineage.artefact import digest
 from tsdfm_jax.runtime import hosts, metrics, signals
-from tsdfm_jax.storage import atomic
-from tsdfm_jax.workspace import trained
+from tsdfm_jax.storage import atomic, places
+from tsdfm_jax.workspace import graph, jobs, trained
 
 LIVE_TEXTS = 4  # texts that are shown while they are refined
 PAUSE = 0.08  # seconds between two updates of the terminal
@@ -29,24 +32,58 @@ REPLACEMENTS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr
 
 
 def run(config, workdir, remake=False):
-    """Print texts and write them to `samples/sample.jsonl`; this stage runs every time, and `remake` means nothing to it."""
+    """Print texts and write them to `samples/sample.jsonl`; `remake` means nothing to this stage.
+
+    The same request to the same network prints the texts that are there, unless a terminal shows how they are refined.
+    """
     del remake
     config = with_actual_steps(config)
-    c, mesh = config.sample, settings.mesh(config)
-    requests = requests_of(config, trained.tokenizer(config, workdir))
-    writer, console = sampling.writer(config, workdir, mesh, c.model), rich.console.Console()
+    c, tok, console = config.sample, trained.tokenizer(config, workdir), rich.console.Console()
+    requests, made_of = requests_of(config, tok), made_of_what(config, workdir)
     # The same in every process: all of them must gather each state that is shown.
     live = hosts.first(lambda: c.live and console.is_terminal and not console.is_dumb_terminal)
-    with signals.stopping(), Board(console, writer, c, sampling.rows(requests)) if live else contextlib.nullcontext() as board:
-        options = dict(temperature=c.temperature, top_p=c.top_p, batch=c.batch, states=c.states, on_state=board)
-        started, compiled_before = time.perf_counter(), metrics.compiled()
-        samples = writer(requests, c.steps, **options)
-        timing = f"{len(samples)} texts in {time.perf_counter() - started:.1f} s, of which {metrics.compiled() - compiled_before}"
+    samples, said = None if live else hosts.first(lambda: stored(workdir, made_of)), "as they were written before"
+    if samples is None:
+        writer = sampling.writer(config, workdir, settings.mesh(config), c.model)
+        with signals.stopping(), Board(console, writer, c, sampling.rows(requests)) if live else contextlib.nullcontext() as board:
+            options = dict(temperature=c.temperature, top_p=c.top_p, batch=c.batch, states=c.states, on_state=board)
+            started, before = time.perf_counter(), metrics.compiled()
+            samples = writer(requests, c.steps, **options)
+            said = f"in {time.perf_counter() - started:.1f} s, of which {metrics.compiled() - before}"
     if hosts.is_first():
-        file = write_jsonl(config, workdir, samples)
-        show(console, c, writer.tokenizer, samples)
+        file = write_jsonl(config, workdir, samples, made_of)
+        show(console, c, tok, samples)
         errors = rich.console.Console(stderr=True, highlight=False, soft_wrap=True)  # stdout has only texts
-        errors.print(f"{timing}; in {file}", style="dim", markup=False)
+        errors.print(f"{len(samples)} texts {said}; in {file}", style="dim", markup=False)
+
+
+def made_of_what(config, workdir):
+    """A hash of all that the texts depend on."""
+    c = config.sample
+    network = bookkeeping.done(jobs.require(config, workdir, graph.model_directory(config, c.model)))
+    asked = {key: value for key, value in c.to_dict().items() if key not in ("live", "batch")}
+    prompts_file = atomic.sha256(places.expanded(c.prompts)) if c.prompts else None
+    computed = [config.data.length, config.flow.to_dict(), config.model.dtype]
+    return digest([asked, prompts_file, computed, network["content"] if network else None, config.mesh.tensor])
+
+
+def stored(workdir, made_of):
+    """The Samples in sample.jsonl, if they were made of the same; None otherwise."""
+    file = workdir / "samples" / "sample.jsonl"
+    try:
+        about = atomic.read_sealed(file.with_suffix(".json"), missing="", damaged="")
+        if about["made_of"] != made_of or about["texts"] != atomic.sha256(file):
+            return None
+        return [sample_of(json.loads(line)) for line in file.read_text().splitlines()]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def sample_of(line):
+    """The Sample of a line of the JSONL."""
+    ask = prompts.Ask(**{name: line[name] for name in ("prompt", "suffix", "infill", "span", "span_length", "seed")})
+    fields = {name: line[name] for name in ("text", "tokens", "given", "index")}
+    return sampling.Sample(ask=ask, states=line.get("states", []), **fields)
 
 
 def with_actual_steps(config):
@@ -65,8 +102,8 @@ def requests_of(config, tok):
     return [prompts.request(tok, ask, config.data.length)]
 
 
-def write_jsonl(config, workdir, samples):
-    """Write `samples/sample.jsonl`, one text in each line; returns the file.
+def write_jsonl(config, workdir, samples, made_of=""):
+    """Write `samples/sample.jsonl`, one text in each line, and beside it what they were made of; returns the file.
 
     Texts of another request that are there move to `sample_1.jsonl`, `sample_2.jsonl`, …; those that another network wrote for
     the same request are replaced. The same texts again only get a new time.
@@ -78,10 +115,11 @@ def write_jsonl(config, workdir, samples):
     with filelock.FileLock(file.parent / ".lock"):  # several commands may sample at once
         if file.exists() and file.read_bytes() == content:
             os.utime(file)
-            return file
-        if file.exists() and _requests(file.read_bytes()) != [_request(line) for line in lines]:
-            _keep(file)
-        atomic.overwrite(file, content)
+        else:
+            if file.exists() and _requests(file.read_bytes()) != [_request(line) for line in lines]:
+                _keep(file)
+            atomic.overwrite(file, content)
+        atomic.write_sealed(file.with_suffix(".json"), {"made_of": made_of, "texts": hashlib.sha256(content).hexdigest()})
     return file
 
 
