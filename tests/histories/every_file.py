@@ -90,13 +90,13 @@ def main():
 
     svg.draw = lambda *_, **__: "<svg></svg>"
     fresh, scratch, records = fresh_runs.Fresh(args.cache), args.cache.absolute() / f"every_file_{os.getpid()}", []
-    with memo.installed(), disk.watched(scratch / "nothing") as watched:
+    with memo.installed(), disk.watched(scratch / "nothing") as watched, open(os.devnull, "w") as nothing:
         home = fresh.directory(mini.start(args.family))
         key, value = actions.OTHER["teacher" if args.family != "autoregressive" else args.family]
         other = fresh.directory(mini.start(args.family) | {key: value})
         todo = list(cases(home, other, args.kinds.split(",")))
         for number, (kind, path) in enumerate(todo):
-            with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing), contextlib.redirect_stderr(nothing):
+            with contextlib.redirect_stdout(nothing), contextlib.redirect_stderr(nothing):
                 records.append(play(number, kind, path, args.family, watched, fresh, scratch))
             last = records[-1]
             print(f"{number + 1}/{len(todo)} {kind} {path}: {last['outcome']} {last.get('what', '')[:200]}", flush=True)

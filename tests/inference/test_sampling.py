@@ -244,7 +244,7 @@ def test_a_file_of_prompts(a_run, tmp_path, capsys):
     lines = run(a_run, prompts=str(file), states=True, batch=3, model="student_blind")
     said, beside = capsys.readouterr()
     assert re.search(
-        r"\d texts in [\d.]+ s, of which [\d.]+ s compiling \d+ programs.*; in .*/samples/sample_\d+.jsonl$", beside.strip()
+        r"\d texts in [\d.]+ s, of which [\d.]+ s compiling \d+ programs.*; in .*/samples/sample.jsonl$", beside.strip()
     )
     assert "\x1b" not in said and all(line["text"].translate(stage.REPLACEMENTS) in said for line in lines)
     assert [line["index"] for line in lines] == [0, 1, 0, 1, 2, 0, 1] and [line["seed"] for line in lines] == [0] * 5 + [9] * 2

@@ -73,7 +73,7 @@ def test_tsdfm_lists_and_runs_every_command(installed):
     for name in tsdfm.COMMANDS:
         assert f"tsdfm {name}:" in run(installed, "tsdfm", name, "--help", code=1), name  # absl's code of a help page
     refused = run(installed, "tsdfm", "smaple", code=2)
-    assert len(refused.splitlines()) == 1 and "'smaple' is not one of run, sample" in refused
+    assert len(refused.splitlines()) == 1 and "'smaple' is not one of run, status, sample" in refused
 
 
 def test_the_readme_s_command_finds_its_config(installed):

@@ -95,7 +95,7 @@ def test_the_same_name_with_another_content(tmp_path):
     shutil.rmtree(tmp_path / "b")
     shutil.copytree(other / "b", tmp_path / "b")
     found = states(tmp_path, chain())
-    assert found["b"].kind is Kind.STALE and "another a than the one that is here" in found["b"].reasons[0]
+    assert found["b"].kind is Kind.STALE and "another a than the one that is here now" in found["b"].reasons[0]
     record = bookkeeping.made_of(chain()["b"], {"a": "content of a"})
     bookkeeping.finish(tmp_path, "b", record, {}, "other content of b")
     found = states(tmp_path, chain())

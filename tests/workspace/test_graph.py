@@ -103,7 +103,9 @@ def test_no_stage_reads_a_key_that_its_identity_lacks(tmp_path, monkeypatch):
     unknown = {}
     for stage, keys in reads.items():
         names = graph.upstream(made, [name for name, one in made.items() if one.stage == stage] or list(made))
-        covered = {key for name in names for key in (*made[name].keys, *made[name].additions)} | set(OF_STAGE.get(stage, ()))
+        covered = {key for name in names for key in (*made[name].keys, *made[name].figure_keys, *made[name].additions)} | set(
+            OF_STAGE.get(stage, ())
+        )
         is_covered = lambda key: any(f"{key}.".startswith(f"{one}.") or not one for one in covered)
         unknown |= {stage: left} if (left := sorted(filter(lambda key: not is_covered(key), keys - NEUTRAL))) else {}
     assert not unknown

@@ -23,6 +23,7 @@ class Artefact:
       sources: {what: identity} of what it reads from outside the work directory, such as the corpus.
       inputs: the artefacts that it is made from, by name.
       figures_of: artefacts that its figures alone depend on. Nothing that is made from this artefact depends on them.
+      figure_keys: {config key: value} of the keys that its figures alone depend on.
       additions: {key: value} that add to the result and make nothing of it wrong, such as further judges.
     """
 
@@ -32,6 +33,7 @@ class Artefact:
     sources: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     inputs: Mapping[str, "Artefact"] = dataclasses.field(default_factory=dict)
     figures_of: Mapping[str, "Artefact"] = dataclasses.field(default_factory=dict)
+    figure_keys: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     additions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property

@@ -2,7 +2,7 @@
 
 Two files stand in an artefact's directory: fingerprint.json from the beginning, done.json once it is whole. Both hold
 
-  {"fingerprint": {config key: value}, "identity": …, "made_of": {"sources", "additions", "inputs", "figures_of"}}
+  {"fingerprint": {config key: value}, "identity": …, "made_of": {"sources", "additions", "figure_keys", "inputs", "figures_of"}}
 
 where an input is [its identity, the hash of its content]. done.json also has the artefact's own `content`, its `figures`, and
 `files`, the stamps of its files. Those of an earlier version of the code have a fingerprint and no identity.
@@ -28,7 +28,7 @@ UNCOUNTED = ("checkpoints", "checkpoints.damaged")  # what is needed only while 
 def made_of(artefact: Artefact, contents: Mapping[str, str]) -> dict[str, Any]:
     """The record of an artefact that is being made; `contents` are the hashes of its inputs' contents, by name."""
     with_contents = lambda inputs: {name: [one.identity, contents[name]] for name, one in inputs.items()}
-    about = {"sources": artefact.sources, "additions": artefact.additions}
+    about = {"sources": artefact.sources, "additions": artefact.additions, "figure_keys": artefact.figure_keys}
     about |= {"inputs": with_contents(artefact.inputs), "figures_of": with_contents(artefact.figures_of)}
     return json.loads(json.dumps({"fingerprint": artefact.keys, "identity": artefact.identity, "made_of": about}))
 

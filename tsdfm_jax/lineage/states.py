@@ -68,6 +68,7 @@ def state(root: pathlib.Path, artefact: Artefact, inputs: Mapping[str, State], v
     if own or because or reasons:
         return State(kind=Kind.STALE, reasons=(*own, *reasons), because=because, **about)
     because, reasons = _input_changes(artefact.figures_of, recorded["made_of"]["figures_of"], inputs)
+    reasons = (*_changes(recorded["made_of"]["figure_keys"], artefact.figure_keys), *reasons)
     if because or reasons:
         return State(kind=Kind.STALE, reasons=reasons, because=because, remeasured=record is not None, **about)
     if record is None:
@@ -87,9 +88,20 @@ def _own_changes(artefact, recorded):
     if "made_of" in recorded:
         yield from _changes(recorded["fingerprint"], artefact.keys)
         yield from _changes(recorded["made_of"]["sources"], artefact.sources)
-    else:  # an earlier version knew fewer keys, or more than this artefact needs
-        common = [key for key in recorded["fingerprint"] if key in artefact.keys]
-        yield from _changes({k: recorded["fingerprint"][k] for k in common}, {k: artefact.keys[k] for k in common})
+    else:
+        yield from earlier_changes(artefact, recorded["fingerprint"])
+
+
+def earlier_changes(artefact: Artefact, fingerprint: Mapping[str, Any]) -> Iterator[str]:
+    """Phrases for the keys of an artefact of an earlier version, which knew fewer keys or more, that differ."""
+    for key, was, now in differences(fingerprint, {**artefact.keys, **artefact.figure_keys}):
+        is_known = key not in artefact.figure_keys and "(unset)" not in (was, now)
+        if is_known:
+            yield f"{key}={short(was)}, but the config now says {short(now)}"
+    for key, now in artefact.figure_keys.items():
+        section, _, name = key.partition(".")
+        if (was := fingerprint.get(section, {}).get(name, now)) != now:
+            yield f"{key}={short(was)}, but the config now says {short(now)}"
 
 
 def _changes(old, new):
@@ -114,11 +126,11 @@ def _input_changes(wanted, recorded, states) -> tuple[tuple[str, ...], tuple[str
             continue  # a further model: more to do, which `additions` say
         identity, content = recorded[name]
         now = states[name]
-        if identity != artefact.identity:
+        if now.kind is Kind.STALE and not now.remeasured:
             because.append(name)
-        elif now.kind is Kind.STALE and not now.remeasured:
-            because.append(name)
-        elif now.content is not None and now.content != content:
+        elif identity != artefact.identity and now.content is None:
+            reasons.append(f"another {name} than this config makes")
+        elif identity != artefact.identity or now.content not in (None, content):
             reasons.append(f"another {name} than the one that is here now")
     return tuple(because), tuple(reasons)
 

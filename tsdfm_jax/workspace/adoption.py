@@ -6,7 +6,7 @@ import os
 from tsdfm_jax.config import settings
 from tsdfm_jax.data import corpus
 from tsdfm_jax.lineage import bookkeeping
-from tsdfm_jax.lineage.states import Kind
+from tsdfm_jax.lineage.states import Kind, earlier_changes
 from tsdfm_jax.workspace import contents
 
 
@@ -48,8 +48,7 @@ def _record_file(workdir, artefact):
 
 def _contradicts(config, workdir, artefact, record, states):
     """Whether anything on disk says that an artefact was made of something else."""
-    fingerprint = record["fingerprint"]
-    if any(fingerprint[key] != artefact.keys[key] for key in fingerprint if key in artefact.keys):
+    if any(earlier_changes(artefact, record["fingerprint"])):
         return True
     ended = _record_file(workdir, artefact).stat().st_mtime
     for name, one in artefact.all_inputs.items():  # one that began after this had ended was made again since

@@ -23,6 +23,8 @@ KEYS = {
 }
 # Keys that only some configs' results depend on; see `_further_keys`.
 CHAIN_KEYS = ("student.step_weights",)
+# Keys of the compass that measure it and change nothing of it.
+MEASURING_KEYS = ("compass.heldout", "compass.steered_samples", "compass.steered_steps")
 ADDING = ("seeds", "teacher_steps", "student_steps", "frontier", "frontier_temperatures", "text", "pretrained")
 
 
@@ -60,13 +62,13 @@ def artefacts(config, sources: Callable[[str, str], Mapping[str, Any]]) -> dict[
     """
     made: dict[str, Artefact] = {}
 
-    def add(name, stage, inputs=(), *, keys=None, additions=None, figures_of=()):
+    def add(name, stage, inputs=(), *, keys=None, additions=None, figures_of=(), figure_keys=()):
         read = sources(name, stage)
         keys = fingerprint(config, stage) if keys is None else keys
         # What an evaluation reads from outside adds rows to its table, and makes no row wrong.
         about = {"sources": read} if additions is None else {"additions": {**additions, **read}}
         about |= {"inputs": {one: made[one] for one in inputs}, "figures_of": {one: made[one] for one in figures_of}}
-        made[name] = Artefact(name=name, stage=stage, keys=keys, **about)
+        made[name] = Artefact(name=name, stage=stage, keys=keys, figure_keys=dict(figure_keys), **about)
 
     add("tokenizer", "tokenizer")
     add("data", "data", ["tokenizer"])
@@ -76,7 +78,10 @@ def artefacts(config, sources: Callable[[str, str], Mapping[str, Any]]) -> dict[
             add(name, name, ["data"])
     if networks.needs(config, "compass"):
         # The pilot judge measures the compass, and changes nothing of it.
-        add("compass", "compass", ["teacher", "data"], figures_of=["judges"])
+        keys, measuring = fingerprint(config, "compass"), {key: value_of(config, key) for key in MEASURING_KEYS}
+        for key in MEASURING_KEYS:
+            del keys["compass"][key.removeprefix("compass.")]
+        add("compass", "compass", ["teacher", "data"], figures_of=["judges"], keys=keys, figure_keys=measuring)
     for r in range(config.rounds if networks.needs(config, "trajectories") else 0):
         for variant in networks.variants(config):
             _add_round(config, add, variant, r)

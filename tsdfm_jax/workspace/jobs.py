@@ -103,11 +103,13 @@ def job(config, workdir, name, remake=False):
     A stale one is made again only with `remake`. Raises ValueError, in one line, without it, and for inputs that are not whole.
     """
     workdir = pathlib.Path(workdir)
-    state = hosts.first(lambda: plan.of_artefact(config, workdir, name, look=True))
-    if state.kind is Kind.STALE and not remake and state.artefact.stage != "report":
-        plan.require(workdir, {name: state}, name)
+    found = hosts.first(lambda: plan.of_artefact(config, workdir, name, look=True))
+    state = found.states[name]
+    if not remake and (refusal := found.refusal([name])):
+        raise ValueError(refusal)
     stage = state.artefact.stage
-    root = drafts.root(workdir) if state.kind is Kind.STALE and stage not in IN_PLACE else workdir
+    is_draft = state.kind is Kind.STALE and not state.remeasured and stage not in IN_PLACE
+    root = drafts.root(workdir) if is_draft else workdir
     finished = state.record["figures"] if state.kind is Kind.DONE else None
     with metrics_lib.Metrics(workdir, stage) as metrics:
         about = dict(directory=root / name, metrics=metrics, state=state, finished=finished, _workdir=workdir)
@@ -146,8 +148,7 @@ def _begin(config, workdir, root, state):
 def require(config, workdir, name):
     """The directory of an earlier artefact; raises ValueError unless it is whole and is what this config makes."""
     workdir = pathlib.Path(workdir)
-    state = hosts.first(lambda: plan.of_artefact(config, workdir, name, look=False))
-    plan.require(workdir, {name: state}, name)
+    hosts.first(lambda: plan.of_artefact(config, workdir, name, look=False)).require(name)
     return workdir / name
 
 

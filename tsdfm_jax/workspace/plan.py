@@ -42,6 +42,16 @@ class Plan:
         stale = [name for name in graph.upstream(made, names) if self.states[name].kind is Kind.STALE]
         return [name for name in stale if made[name].stage != "report"]
 
+    def require(self, name: str) -> None:
+        """Raise ValueError, in one line, unless an artefact is whole and is what the config makes."""
+        one = self.states[name]
+        if one.kind is Kind.STALE:
+            raise ValueError(self.refusal([name]))
+        if one.kind is Kind.MORE and one.artefact.stage != "report":
+            raise ValueError(f"{self.workdir / name} has less than is asked for ({one.reasons[0]}): run --stage={name} first")
+        if one.record is None or one.kind is Kind.DAMAGED:
+            raise ValueError(f"{self.workdir / name} is unfinished: run --stage={one.artefact.stage} first")
+
     def stages(self, names: Iterable[str]) -> list[str]:
         """The stages that make these artefacts, in order, each once."""
         return list(dict.fromkeys(self.states[name].artefact.stage for name in names))
@@ -123,10 +133,11 @@ def recorded_sources(workdir, name):
     return about.get("sources") or {k: v for k, v in about.get("additions", {}).items() if k.startswith(sources.JUDGED)}
 
 
-def of_artefact(config, workdir, name: str, *, look: bool) -> State:
-    """The state of one artefact by the records of those that it is made from; `look` says whether to look outside for its sources.
+def of_artefact(config, workdir, name: str, *, look: bool) -> Plan:
+    """The state of one artefact and of all that it is made from, by their records.
 
-    Raises ValueError for the first of its inputs that is not whole.
+    `look` says whether it is to be made: then its sources outside and its files are looked at, and ValueError is raised for the
+    first of its inputs that is not whole.
     """
     workdir = pathlib.Path(workdir)
     memory = stamps.Memory(workdir / SOURCES)
@@ -137,18 +148,8 @@ def of_artefact(config, workdir, name: str, *, look: bool) -> State:
     made, states = graph.artefacts(config, read), {}
     for one in graph.upstream(made, [name]):
         states[one] = state(workdir, made[one], states, verify=look and one == name)
-        if one != name:
-            require(workdir, states, one)
     memory.save()
-    return states[name]
-
-
-def require(workdir, states, name):
-    """Raise ValueError, in one line, unless an artefact is whole and is what the config makes."""
-    one = states[name]
-    if one.kind is Kind.STALE:
-        raise ValueError(Plan(workdir=workdir, states=states).refusal([name]))
-    if one.kind is Kind.MORE and one.artefact.stage != "report":
-        raise ValueError(f"{workdir / name} is made for less than is asked for ({one.reasons[0]}): run --stage={name} first")
-    if one.record is None or one.kind is Kind.DAMAGED:
-        raise ValueError(f"{workdir / name} is unfinished: run --stage={one.artefact.stage} first")
+    found = Plan(workdir=workdir, states=states)
+    for one in made[name].all_inputs if look else ():
+        found.require(one)
+    return found

@@ -187,7 +187,7 @@ def done(directory, stage, config):
     from tsdfm_jax.workspace import graph, plan
 
     def is_whole(name):
-        state = plan.of_artefact(config, directory, name, look=False)
+        state = plan.of_artefact(config, directory, name, look=False).states[name]
         return state.kind is Kind.DONE or state.kind is Kind.UNFINISHED and state.record is not None  # of an earlier version
 
     try:
