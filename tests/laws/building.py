@@ -76,7 +76,7 @@ CHOICES = {
     "shaping.candidates": [1, 2],
     "shaping.policy": ["token", "sequence_to_token"],
     "shaping.selection": ["boltzmann", "random", "worst"],
-    "shaping.tau": [0.5, 7.0],
+    "shaping.tau": [0.5, 0.9],
     "shaping.margin": [-1.0, 0.1],
     "shaping.span": [3],
     "shaping.coins": ["shared"],

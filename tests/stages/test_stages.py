@@ -101,11 +101,11 @@ def test_finished_stages_are_skipped(finished):
 
 def test_prompt_stays(finished):
     """Every sampled text begins with the prompt; the texts of the run stay beside them, and so does its config."""
-    before = [(finished / name).read_text() for name in ("samples/sample.jsonl", "config.json")]
+    written, made_with = (finished / "samples/sample.jsonl").read_text(), (finished / "config.json").read_text()
     main.run(config(**{"sample.prompt": "The Senate", "sample.model": "student_blind"}), finished, ["sample"])
-    lines = [json.loads(line) for line in (finished / "samples/sample_2.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (finished / "samples/sample.jsonl").read_text().splitlines()]
     assert all(line["text"].startswith("The Senate") for line in lines)
-    assert before == [(finished / name).read_text() for name in ("samples/sample.jsonl", "config.json")]
+    assert written == (finished / "samples/sample_1.jsonl").read_text() and made_with == (finished / "config.json").read_text()
 
 
 def command(workdir, stage, *more):

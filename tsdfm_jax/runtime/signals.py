@@ -72,7 +72,8 @@ def _receive(signum, frame):
     global _received
     if _command is not None and not _begun:
         watchdog.end(signum)
-    if signum == signal.SIGINT and _received is not None and not watchdog.has_said():
+    ends_anyway = _command is not None and watchdog.has_said()
+    if signum == signal.SIGINT and _received is not None and not ends_anyway:
         raise KeyboardInterrupt
     _received = signum
 

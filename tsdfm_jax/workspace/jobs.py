@@ -61,6 +61,7 @@ class Job:
         totals = self._add_up_time()
         figures = atomic.finite({**figures, **totals, "peak_memory_bytes": metrics_lib.peak_memory_bytes()})
         hosts.first(lambda: self._finish(figures, more_files))
+        self.directory = self._workdir / self.state.artefact.name
         compiled = metrics_lib.Compiled(totals["compile_seconds"], totals["compilations"], totals["from_cache"])
         self.metrics.line(f"done in {totals['seconds']:.0f} s, of which {compiled}")
 
@@ -72,7 +73,6 @@ class Job:
         bookkeeping.finish(root, artefact.name, self._record, figures, content, more_files)
         if is_draft:
             drafts.install(self._workdir, artefact.name)
-            self.directory = self._workdir / artefact.name
 
     def _add_up_time(self):
         """Sum seconds and compilations of this run and earlier ones, write the sum to disk, return it; only process 0 writes."""
@@ -148,7 +148,7 @@ def _begin(config, workdir, root, state):
 def require(config, workdir, name):
     """The directory of an earlier artefact; raises ValueError unless it is whole and is what this config makes."""
     workdir = pathlib.Path(workdir)
-    hosts.first(lambda: plan.of_artefact(config, workdir, name, look=False)).require(name)
+    plan.of_artefact(config, workdir, name, look=False).require(name)
     return workdir / name
 
 
