@@ -115,8 +115,7 @@ def test_four_processes_share_the_weights(alone, prepared, tmp_path):
     """Four processes, batch over all and weights over pairs (data = fsdp = 2), give the same curve and records."""
     where = shutil.copytree(prepared, tmp_path / "run")
     flags = ("--config.mesh.data=2", "--config.mesh.fsdp=2")
-    shutil.copytree(alone / "compass", where / "compass")  # the look-ahead compass has no weights
-    ended(processes.run(where, "teacher,trajectories", 4, *flags, devices=1), 0, 0, 0, 0)
+    ended(processes.run(where, "teacher,compass,trajectories", 4, *flags, devices=1), 0, 0, 0, 0)
     same_curve(where, alone)
     for variant in ("shaped", "blind"):
         np.testing.assert_array_equal(tokens(where, variant), tokens(alone, variant))
