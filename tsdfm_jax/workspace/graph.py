@@ -94,8 +94,7 @@ def artefacts(config, sources: Callable[[str, str], Mapping[str, Any]]) -> dict[
         ["data", "judges", *map(functools.partial(model_directory, config), networks.models(config))],
         additions=additions,
     )
-    shown = {key: value for key, value in json.loads(config.to_json()).items() if key != "sample"}
-    add("report", "report", list(made), keys={}, additions=shown)
+    add("report", "report", list(made), keys={}, additions=json.loads(config.to_json()))  # it shows the whole config
     return made
 
 
