@@ -109,9 +109,12 @@ def test_a_directory_of_another_run_is_stale_and_an_exchange_is_seen(tmp_path):
     shutil.rmtree(tmp_path / "b")
     shutil.copytree(tmp_path / "other/b", tmp_path / "b")
     assert kinds(tmp_path, chain())["b"] is Kind.STALE
-    shutil.rmtree(tmp_path / "b")
-    shutil.copytree(tmp_path / "d", tmp_path / "b")
-    assert kinds(tmp_path, chain())["b"] is Kind.STALE
+    twins = {name: Artefact(name=name, stage="twin", keys={"key": 1}, inputs={"a": chain()["a"]}) for name in ("shaped", "blind")}
+    build(tmp_path, chain() | twins)
+    (tmp_path / "shaped/done.json").rename(tmp_path / "aside")
+    shutil.copy(tmp_path / "blind/done.json", tmp_path / "shaped/done.json")
+    found = kinds(tmp_path, chain() | twins)
+    assert found["shaped"] is Kind.STALE and found["blind"] is Kind.DONE
 
 
 @pytest.mark.parametrize("damage, said", [

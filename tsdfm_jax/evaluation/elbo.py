@@ -77,7 +77,7 @@ def bits_per_byte_of_models(config, workdir, job):
     `bounds.json` keeps those that are measured here, each with a hash of what it was measured on.
     """
     file, mesh, data = job.directory / "bounds.json", settings.mesh(config), jobs.require(config, workdir, "data")
-    stored = hosts.first(lambda: atomic.read_json(file))
+    stored = hosts.first(lambda: atomic.read_if_sealed(file))
     bits = {}
     for name in (name for name in MEASURED_BY_STAGES if networks.needs(config, name)):
         bits[name] = bookkeeping.require(jobs.require(config, workdir, name), name)["heldout_bits_per_byte"]
@@ -94,6 +94,6 @@ def bits_per_byte_of_models(config, workdir, job):
             held_NL = windows.heldout(data, c.heldout)
             measure = measure or heldout(finest(network.apply), settings.path(config, text_vocab), mesh, held_NL, c.batch)
             stored[name] = atomic.finite({"bits_per_byte": bits_per_byte(data) * measure(student.params), "of": of})
-            hosts.first(lambda: atomic.overwrite(file, atomic.json_text(stored, indent=1)))
+            hosts.first(lambda: atomic.write_sealed(file, stored))
         bits[name] = stored[name]["bits_per_byte"]
     return {name: bits[name] for name in networks.models(config)}

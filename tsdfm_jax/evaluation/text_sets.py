@@ -104,11 +104,9 @@ class Maker:
         if self._adopted and about and "made_of" not in about and file.exists():  # of an earlier version, and still the same
             about |= {"made_of": made_of, "texts": atomic.sha256(file)}
             atomic.write_sealed(about_file, about)
-        try:
-            about = atomic.read_sealed(about_file, missing="", damaged="")
-            return about if about["made_of"] == made_of and atomic.sha256(file) == about["texts"] else None
-        except (ValueError, OSError, KeyError):
-            return None
+        about = atomic.read_if_sealed(about_file)
+        is_whole = about.get("made_of") == made_of and file.is_file() and atomic.sha256(file) == about["texts"]
+        return about if is_whole else None
 
     def made_of(self, text_set):
         """A hash of all that the texts of a set depend on."""

@@ -36,8 +36,8 @@ def made_of(artefact: Artefact, contents: Mapping[str, str]) -> dict[str, Any]:
 def begin(directory: pathlib.Path, record: dict[str, Any]) -> None:
     """Make an artefact's directory and note what it begins with."""
     directory.mkdir(parents=True, exist_ok=True)
-    if _read(directory / FINGERPRINT) != record:
-        atomic.overwrite(directory / FINGERPRINT, json.dumps(record, indent=1))
+    if atomic.read_if_sealed(directory / FINGERPRINT) != record:
+        atomic.write_sealed(directory / FINGERPRINT, record)
 
 
 def finish(
@@ -82,12 +82,7 @@ def done(directory: pathlib.Path | str) -> dict[str, Any] | None:
     record = _read(file)
     if record is None or not isinstance(record.get("figures"), dict) or not isinstance(record.get("fingerprint"), dict):
         return None
-    if "identity" in record:
-        try:
-            atomic.read_sealed(file, missing="", damaged="")
-        except (ValueError, OSError):
-            return None
-    return record
+    return record if "identity" not in record or atomic.read_if_sealed(file) else None
 
 
 def begun(directory: pathlib.Path | str) -> dict[str, Any] | None:
@@ -98,9 +93,9 @@ def begun(directory: pathlib.Path | str) -> dict[str, Any] | None:
     except OSError:
         return None
     record = _read(directory / FINGERPRINT) if made else None
-    if record is None:
-        return None
-    return record if "made_of" in record else {"fingerprint": record}
+    if record is None or "made_of" not in record:
+        return record and {"fingerprint": record}
+    return atomic.read_if_sealed(directory / FINGERPRINT) or None
 
 
 def require(directory: pathlib.Path | str, stage_name: str) -> dict[str, Any]:

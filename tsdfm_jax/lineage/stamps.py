@@ -1,6 +1,5 @@
 """Files known by their content: size and time first, the sha256 where these differ, so that nothing is read twice."""
 
-import json
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
@@ -44,12 +43,8 @@ class Memory:
     """The hashes of files elsewhere, kept in a file of the work directory; losing it costs time alone."""
 
     def __init__(self, file: pathlib.Path | None):
-        self._file, self._stamps, self._changed = file, {}, False
-        try:
-            stored = json.loads(file.read_text()) if file else {}
-            self._stamps = {k: v for k, v in stored.items() if isinstance(v, list) and len(v) == 3}
-        except (OSError, ValueError, AttributeError):
-            pass
+        self._file, self._changed = file, False
+        self._stamps = atomic.read_if_sealed(file) if file else {}
 
     def sha256(self, path: pathlib.Path) -> str:
         """The sha256 of a file, in hex, read only if its size or time is new; raises OSError if it cannot be read."""
@@ -66,7 +61,7 @@ class Memory:
     def save(self) -> None:
         """Write what was learnt since the last time."""
         if self._changed and self._file is not None and self._file.parent.is_dir():
-            atomic.overwrite(self._file, json.dumps(self._stamps))
+            atomic.write_sealed(self._file, self._stamps)
             self._changed = False
 
 

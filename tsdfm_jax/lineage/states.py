@@ -65,6 +65,8 @@ def state(root: pathlib.Path, artefact: Artefact, inputs: Mapping[str, State], v
         kind = Kind.STALE if own else Kind.UNFINISHED
         return State(kind=kind, reasons=own, **about)
     because, reasons = _input_changes(artefact.inputs, recorded["made_of"]["inputs"], inputs)
+    if not (own or because or reasons or artefact.additions or recorded["identity"] == artefact.identity):
+        reasons = ("what makes another artefact",)
     if own or because or reasons:
         return State(kind=Kind.STALE, reasons=(*own, *reasons), because=because, **about)
     because, reasons = _input_changes(artefact.figures_of, recorded["made_of"]["figures_of"], inputs)

@@ -65,7 +65,7 @@ class _Console(logging.StreamHandler):
     """Log lines on the current sys.stderr: a live progress bar replaces it, to keep lines above the bar."""
 
     def emit(self, record):
-        self.setStream(sys.stderr)
+        self.stream = sys.stderr  # not setStream, which flushes the old one: it may be closed
         if not getattr(record, "file_only", False):
             super().emit(record)
 

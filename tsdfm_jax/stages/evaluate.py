@@ -5,6 +5,7 @@ import numpy as np
 from tsdfm_jax.config import settings
 from tsdfm_jax.data import windows
 from tsdfm_jax.evaluation import elbo, judging, pretrained, text_metrics, text_sets
+from tsdfm_jax.lineage.artefact import digest
 from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import hosts, metrics as metrics_lib, signals
 from tsdfm_jax.storage import atomic, places
@@ -75,21 +76,19 @@ class Examiner:
 
     def _stored_results(self, name, about):
         """The stored results of a set; empty ones if they are damaged or of other texts."""
-        file, empty = self._job.directory / f"{name}.json", {"of": about["texts"], "texts": None, "judges": {}, "features": {}}
+        file, of = self._job.directory / f"{name}.json", digest([about["made_of"], about["texts"]])
+        empty = {"of": of, "texts": None, "judges": {}, "features": {}}
         if self._job.adopted:
-            self._adopt_results(file, about)
-        try:
-            stored = atomic.read_sealed(file, missing="", damaged="")
-        except (ValueError, OSError):
-            return empty
-        return {key: stored[key] for key in empty} if stored.get("of") == about["texts"] else empty
+            self._adopt_results(file, of)
+        stored = atomic.read_if_sealed(file)
+        return stored if stored.get("of") == empty["of"] else empty
 
-    def _adopt_results(self, file, about):
+    def _adopt_results(self, file, of):
         """Give the results of an earlier version, whose scores are by the judges' weights alone, those of the judges trained here."""
         old, by_hash = atomic.read_json(file), {judge.hash: judge.identity for judge in self._judges if judge.settings is None}
         if "of" not in old and "judges" in old:
             judges = {by_hash[digest]: scores for digest, scores in old["judges"].items() if digest in by_hash}
-            atomic.write_sealed(file, {"of": about["texts"], "texts": old["texts"], "judges": judges, "features": {}})
+            atomic.write_sealed(file, {"of": of, "texts": old["texts"], "judges": judges, "features": {}})
 
     def _text_figures(self, texts):
         """The metrics that need no judge; `entropy` is a list of each text's, for the frontiers."""

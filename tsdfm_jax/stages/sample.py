@@ -70,13 +70,10 @@ def made_of_what(config, workdir):
 def stored(workdir, made_of):
     """The Samples in sample.jsonl, if they were made of the same; None otherwise."""
     file = workdir / "samples" / "sample.jsonl"
-    try:
-        about = atomic.read_sealed(file.with_suffix(".json"), missing="", damaged="")
-        if about["made_of"] != made_of or about["texts"] != atomic.sha256(file):
-            return None
-        return [sample_of(json.loads(line)) for line in file.read_text().splitlines()]
-    except (OSError, ValueError, KeyError, TypeError):
+    about = atomic.read_if_sealed(file.with_suffix(".json"))
+    if about.get("made_of") != made_of or not file.is_file() or atomic.sha256(file) != about["texts"]:
         return None
+    return [sample_of(json.loads(line)) for line in file.read_text().splitlines()]
 
 
 def sample_of(line):
@@ -116,7 +113,7 @@ def write_jsonl(config, workdir, samples, made_of=""):
         if file.exists() and file.read_bytes() == content:
             os.utime(file)
         else:
-            if file.exists() and _requests(file.read_bytes()) != [_request(line) for line in lines]:
+            if file.exists() and _requests(file.read_bytes()) not in (None, [_request(line) for line in lines]):
                 _keep(file)
             atomic.overwrite(file, content)
         atomic.write_sealed(file.with_suffix(".json"), {"made_of": made_of, "texts": hashlib.sha256(content).hexdigest()})
@@ -136,7 +133,7 @@ def _request(line):
 
 
 def _requests(content):
-    """What was asked for in a file of texts; None for a line that is damaged."""
+    """What was asked for in a file of texts; None if it is damaged."""
     try:
         return [_request(json.loads(line)) for line in content.splitlines()]
     except (ValueError, AttributeError):

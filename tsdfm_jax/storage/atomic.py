@@ -116,6 +116,15 @@ def write_sealed(path: pathlib.Path, body: dict[str, Any]) -> dict[str, Any]:
     return sealed
 
 
+def read_if_sealed(path: pathlib.Path) -> dict[str, Any]:
+    """Read a file of `write_sealed`, without the sha256; {} if it is missing or damaged."""
+    try:
+        sealed = read_sealed(path, missing="", damaged="")
+    except (OSError, ValueError):
+        return {}
+    return {key: value for key, value in sealed.items() if key != "sha256"}
+
+
 def read_sealed(path: pathlib.Path, *, missing: str, damaged: str) -> dict[str, Any]:
     """Read a file of `write_sealed`; `missing` and `damaged` are the remedies at the end of the error's line.
 
