@@ -2,11 +2,14 @@
 
 import io
 import json
+import re
 
 import pytest
 import sentencepiece
 import tokenizers
 
+from tests import tiny
+from tsdfm_jax import main
 from tsdfm_jax.data import corpus, survival, tokenizer
 
 TEXT = "The Senate met in the House; the Union spoke of peace and of war.\n"
@@ -119,3 +122,19 @@ def test_long_documents_are_sampled(tmp_path):
     found = survival.survival(tok, [TEXT.strip() + " " + TEXT * 500 + "END"])
     assert found["lost_bytes"] == 0 and 6_000 < found["bytes"] < 9_000
     assert json.loads(tok.file)["normalizer"]["type"] == "Strip"
+
+
+def test_the_stage_refuses_a_tokenizer_that_loses_text_or_says_what_it_loses(tmp_path):
+    """Refused before it is taken; accepted with the key, and its loss stands in done.json; a lower limit is refused later."""
+    file = tmp_path / "lower.json"
+    json_tokenizer(file, normalizer=tokenizers.normalizers.Lowercase())
+    changes = {"tokenizer.path": str(file), "data.limit_bytes": 50_000}
+    with pytest.raises(ValueError, match="Lowercase.*--config.data.text_loss=") as caught:
+        main.run(tiny.changed(**changes), tmp_path / "run", ["tokenizer"])
+    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+    accepted = float(re.search(r"text_loss=([\d.]+)", str(caught.value))[1])
+    main.run(tiny.changed(**changes, **{"data.text_loss": accepted}), tmp_path / "run", ["tokenizer"])
+    found = json.loads((tmp_path / "run/tokenizer/done.json").read_text())["figures"]["text"]
+    assert 0 < found["lost_bytes"] / found["bytes"] <= accepted and "Lowercase" in found["cause"]
+    with pytest.raises(ValueError, match="Lowercase"):
+        main.run(tiny.changed(**changes), tmp_path / "run", ["tokenizer"])

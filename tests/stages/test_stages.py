@@ -51,6 +51,20 @@ def test_what_a_run_leaves(finished):
     assert len(lines) == 2 and all(line["text"] and len(line["tokens"]) == 16 for line in lines)
 
 
+def test_every_json_file_is_json(finished):
+    """No file holds NaN or an infinity, which JSON has not."""
+
+    def refuse(constant):
+        raise ValueError(constant)
+
+    files = [file for file in finished.rglob("*.json*") if "checkpoints" not in file.parts and "params" not in file.parts]
+    for file in files:
+        text = file.read_text()
+        for part in text.splitlines() if file.suffix == ".jsonl" else [text]:
+            json.loads(part, parse_constant=refuse)
+    assert {"rows.json", "report.json", "traces.json", "config.json", "commands.jsonl"} <= {file.name for file in files}
+
+
 def test_the_report(finished):
     """report.json follows its schema: stages with time and memory, the compass's report, one row per text set and judge."""
     report = json.loads((finished / "report/report.json").read_text())

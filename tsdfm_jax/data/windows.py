@@ -17,7 +17,7 @@ from tsdfm_jax.storage import atomic
 
 _MANIFEST = "manifest.json"
 _LEXICON = "lexicon.txt"
-_REMEDY = "delete the directory and prepare the data again"
+_REMEDY = "run --stage=data, and it is made again"
 
 
 def prepare(

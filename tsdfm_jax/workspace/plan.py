@@ -49,7 +49,10 @@ class Plan:
             raise ValueError(self.refusal([name]))
         if one.kind is Kind.MORE and one.artefact.stage != "report":
             raise ValueError(f"{self.workdir / name} has less than is asked for ({one.reasons[0]}): run --stage={name} first")
-        if one.record is None or one.kind is Kind.DAMAGED:
+        if one.kind is Kind.DAMAGED:
+            where, stage = self.workdir / name, one.artefact.stage
+            raise ValueError(f"{where} is damaged ({one.reasons[0]}): run --stage={stage}, and it is made again")
+        if one.record is None:
             raise ValueError(f"{self.workdir / name} is unfinished: run --stage={one.artefact.stage} first")
 
     def stages(self, names: Iterable[str]) -> list[str]:
@@ -136,8 +139,8 @@ def recorded_sources(workdir, name):
 def of_artefact(config, workdir, name: str, *, look: bool) -> Plan:
     """The state of one artefact and of all that it is made from, by their records.
 
-    `look` says whether it is to be made: then its sources outside and its files are looked at, and ValueError is raised for the
-    first of its inputs that is not whole.
+    `look` says whether it is to be made: then its sources outside, its files and those of its inputs are looked at, and
+    ValueError is raised for the first of its inputs that is not whole.
     """
     workdir = pathlib.Path(workdir)
     memory = stamps.Memory(workdir / SOURCES)
@@ -147,7 +150,7 @@ def of_artefact(config, workdir, name: str, *, look: bool) -> Plan:
 
     made, states = graph.artefacts(config, read), {}
     for one in graph.upstream(made, [name]):
-        states[one] = state(workdir, made[one], states, verify=look and one == name)
+        states[one] = state(workdir, made[one], states, verify=look and one in (name, *made[name].all_inputs))
     memory.save()
     found = Plan(workdir=workdir, states=states)
     for one in made[name].all_inputs if look else ():

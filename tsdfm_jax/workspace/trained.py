@@ -66,7 +66,7 @@ def check_tokenizer(directory, meta, tok):
     if meta["tokenizer"] != tok.content_hash:
         raise ValueError(
             f"{directory} was trained with tokenizer {meta['tokenizer'][:12]}, but this workdir has {tok.content_hash[:12]}: "
-            f"main's --remake makes again what does not fit, or put the tokenizer back"
+            f"run all stages there again, and do as they say"
         )
 
 
