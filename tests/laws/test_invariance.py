@@ -151,7 +151,8 @@ def generating(tmp_path_factory):
         mark = graph.fingerprint(c, name)
         if name == "teacher":
             checkpoint.save_params(where / name / "model", params, {"tokenizer": tok.content_hash})
-        earlier.finish(where / name, mark, {})
+        figures = {"teacher": {"hash": checkpoint.tree_hash(params)}, "compass": {"kind": "lookahead"}}[name]
+        earlier.finish(where / name, mark, figures)
     main.run(c, where, ["trajectories"])
     shutil.move(where / "trajectories", where / "never_stopped")
     return where

@@ -6,9 +6,10 @@ import shutil
 
 import pytest
 
+from tests import earlier
 from tsdfm_jax.lineage import bookkeeping, drafts, stamps
 from tsdfm_jax.lineage.artefact import Artefact, differences, digest
-from tsdfm_jax.lineage.states import Kind, roots, state
+from tsdfm_jax.lineage.states import Kind, not_adopted, roots, state
 
 
 def chain(a=1, b=1, c=1, text="one", more=()):
@@ -145,6 +146,18 @@ def test_an_unfinished_one_of_another_config_is_stale(tmp_path):
     (tmp_path / "b/done.json").unlink()
     assert kinds(tmp_path, chain())["b"] is Kind.UNFINISHED
     assert kinds(tmp_path, chain(b=2))["b"] is Kind.STALE
+
+
+def test_what_an_earlier_version_made(tmp_path):
+    """Its keys are compared; what it was made of is not known, and nothing is made of it unseen."""
+    earlier.finish(tmp_path / "b", {"b": {"deep": 1, "list": [1, 2]}, "a key that is gone": 3}, {"hash": "x"})
+    (tmp_path / "a/file").parent.mkdir()
+    (tmp_path / "a/file").touch()
+    (tmp_path / "a/fingerprint.json").write_text('{"a.key": 1}')
+    found = states(tmp_path, chain())
+    assert found["b"].kind is Kind.EARLIER and found["b"].content is None and found["a"].kind is Kind.UNFINISHED
+    assert kinds(tmp_path, chain(a=2, b=2))["b"] is Kind.STALE and kinds(tmp_path, chain(a=2))["a"] is Kind.STALE
+    assert not_adopted(found["b"]).kind is Kind.STALE
 
 
 def test_files_elsewhere_are_read_once(tmp_path, monkeypatch):

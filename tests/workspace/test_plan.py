@@ -13,6 +13,7 @@ from tests import earlier
 from tests.tiny import changed as config
 from tsdfm_jax import load, main
 from tsdfm_jax.lineage.states import Kind
+from tsdfm_jax.runtime import signals
 from tsdfm_jax.workspace import plan, record, status
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -59,6 +60,28 @@ def test_a_refusal_names_all_and_changes_nothing(copy):
     assert {file for file in after if before.get(file) != after[file]} <= {copy / "log.txt", copy / ".lock"}
 
 
+def test_a_remake_keeps_the_old_until_the_new_is_whole(copy, monkeypatch):
+    """A remake that is stopped leaves the old student and its table; it goes on where it was, and nothing else is made again."""
+    c, old = config(**{"student.optimiser.steps": 12}), copy / "student/shaped/round_0"
+    kept = {file: file.read_bytes() for file in (old / "model/meta.json", copy / "evaluate/rows.json", copy / "report/report.json")}
+    others = {file: file.stat().st_mtime_ns for name in ("teacher", "trajectories", "judges") for file in (copy / name).rglob("*")}
+    texts = {file: file.stat().st_mtime_ns for file in copy.glob("samples/teacher_*")}
+    with monkeypatch.context() as patch, pytest.raises(signals.Interrupted):
+        patch.setattr(signals, "stop_agreed", lambda step=0, every=1: step == 4)
+        main.run(c, copy, remake=True)
+    assert kept == {file: file.read_bytes() for file in kept} and list((copy / ".remaking/student/shaped").iterdir())
+    with pytest.raises(ValueError, match="--remake"):
+        main.run(c, copy)
+    main.run(c, copy, remake=True)
+    assert "going on from step 4 of 12" in (copy / "log.txt").read_text()
+    assert all(file.read_bytes() != body for file, body in kept.items()) and stale(c, copy) == set()
+    assert not (copy / ".remaking").exists() and not (copy / ".replaced").exists() and not (copy / "tensorboard/.remaking").exists()
+    assert others == {file: file.stat().st_mtime_ns for file in others} and texts == {
+        file: file.stat().st_mtime_ns for file in texts
+    }
+    assert (copy / "tensorboard/student/blind/round_0").is_dir()
+
+
 def test_what_a_directory_of_another_version_is_worth(copy, capsys):
     """It is adopted, which is said once; nothing is made again, and a changed key is refused as ever."""
     earlier.make(config(), copy)
@@ -85,7 +108,9 @@ def test_a_table_of_an_earlier_version_that_is_older_than_its_student_is_not_ado
     late = os.stat(copy / "evaluate/done.json").st_mtime + json.loads(file.read_text())["figures"]["seconds"] + 1
     os.utime(file, (late, late))
     found = kinds(config(), copy)
-    assert found["student/shaped/round_0"] is Kind.DONE and found["evaluate"] is not Kind.DONE
+    assert found["student/shaped/round_0"] is Kind.DONE and found["evaluate"] is Kind.STALE
+    with pytest.raises(ValueError, match="evaluate was made with inputs that do not fit .*--remake"):
+        main.run(config(), copy)
 
 
 def test_what_one_command_overrides_is_that_command_s(copy):

@@ -18,6 +18,7 @@ class Kind(enum.Enum):
     UNFINISHED = "unfinished"
     DAMAGED = "damaged"
     MORE = "more is asked for"
+    EARLIER = "of an earlier version"
     STALE = "stale"
 
 
@@ -61,12 +62,12 @@ def state(root: pathlib.Path, artefact: Artefact, inputs: Mapping[str, State], v
         return State(artefact=artefact, kind=Kind.MISSING)
     about = dict(artefact=artefact, record=record)
     own = tuple(_own_changes(artefact, recorded))
-    if "made_of" not in recorded:  # of an earlier version: adopted elsewhere if all else agrees
-        kind = Kind.STALE if own else Kind.UNFINISHED
+    if "made_of" not in recorded:  # what it was made of is not known: adopted elsewhere, if all that is known agrees
+        kind = Kind.STALE if own else Kind.UNFINISHED if record is None else Kind.EARLIER
         return State(kind=kind, reasons=own, **about)
     because, reasons = _input_changes(artefact.inputs, recorded["made_of"]["inputs"], inputs)
     if not (own or because or reasons or artefact.additions or recorded["identity"] == artefact.identity):
-        reasons = ("what makes another artefact",)
+        reasons = ("inputs of another artefact",)
     if own or because or reasons:
         return State(kind=Kind.STALE, reasons=(*own, *reasons), because=because, **about)
     because, reasons = _input_changes(artefact.figures_of, recorded["made_of"]["figures_of"], inputs)
@@ -83,6 +84,13 @@ def state(root: pathlib.Path, artefact: Artefact, inputs: Mapping[str, State], v
             bookkeeping.restamp(directory, record)
     more = tuple(_changes(recorded["made_of"]["additions"], artefact.additions))
     return State(kind=Kind.MORE if more else Kind.DONE, reasons=more, **about)
+
+
+def not_adopted(earlier: State) -> State:
+    """The state of what an earlier version made, where something on disk says that it does not fit."""
+    return dataclasses.replace(
+        earlier, kind=Kind.STALE, reasons=("inputs that do not fit what is here now, by an earlier version",)
+    )
 
 
 def _own_changes(artefact, recorded):

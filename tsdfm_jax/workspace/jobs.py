@@ -159,7 +159,8 @@ def train(config, job, section, learner, batches, *, name, mesh, tok, about, dir
     network, which is written beside it. Returns (state, numbers).
     """
     directory = directory or job.directory
-    identity = digest([job.identity, directory.relative_to(job.directory).as_posix()])  # judges share one artefact
+    part = directory.relative_to(job.directory).as_posix()  # "." except for judges, which share one artefact
+    identity = digest([job.identity, part])
     checkpoints = checkpoint.Checkpoints(directory / "checkpoints", identity=identity)
     state, figures = loop.fit(
         learner,
@@ -174,7 +175,7 @@ def train(config, job, section, learner, batches, *, name, mesh, tok, about, dir
         evaluate=evaluate,
         evaluate_every=config.evaluate_every,
         tokens_per_step=section.batch * config.data.length,
-        curve=directory.relative_to(job.metrics.workdir).as_posix(),
+        curve=(pathlib.Path(job.state.artefact.name) / part).as_posix(),
     )
     checkpoints.close()
     meta = checkpoint.save_params(directory / "model", state.averaged, {"tokenizer": tok.content_hash, description.KEY: about})

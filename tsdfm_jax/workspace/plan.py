@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 
 from tsdfm_jax.lineage import bookkeeping, drafts, stamps
-from tsdfm_jax.lineage.states import Kind, State, roots, state
+from tsdfm_jax.lineage.states import Kind, State, not_adopted, roots, state
 from tsdfm_jax.workspace import adoption, graph, sources
 
 SOURCES = "sources.json"  # the hashes of files outside the work directory, so that none is read twice
@@ -113,7 +113,8 @@ def make(config, workdir, *, change: bool = True) -> Plan:
                 states[name] = State(artefact=artefact, kind=Kind.DONE, reasons=("by an earlier version",), record=record)
                 continue
             adoption.adopt(workdir, artefact, record)
-        states[name] = state(workdir, artefact, states, restamp=change)
+        found = state(workdir, artefact, states, restamp=change)
+        states[name] = not_adopted(found) if found.kind is Kind.EARLIER else found
     return Plan(workdir=workdir, states=states, adopted=tuple(adopted))
 
 
@@ -152,6 +153,8 @@ def of_artefact(config, workdir, name: str, *, look: bool) -> Plan:
     for one in graph.upstream(made, [name]):
         states[one] = state(workdir, made[one], states, verify=look and one in (name, *made[name].all_inputs))
     memory.save()
+    if look and states[name].kind is Kind.EARLIER:
+        states[name] = not_adopted(states[name])
     found = Plan(workdir=workdir, states=states)
     for one in made[name].all_inputs if look else ():
         found.require(one)

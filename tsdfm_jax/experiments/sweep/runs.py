@@ -188,7 +188,7 @@ def done(directory, stage, config):
 
     def is_whole(name):
         state = plan.of_artefact(config, directory, name, look=False).states[name]
-        return state.kind is Kind.DONE or state.kind is Kind.UNFINISHED and state.record is not None  # of an earlier version
+        return state.kind in (Kind.DONE, Kind.EARLIER)
 
     try:
         return all(map(is_whole, graph.directories(config, stage)))
