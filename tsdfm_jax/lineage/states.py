@@ -140,7 +140,7 @@ def _input_changes(wanted, recorded, states) -> tuple[tuple[str, ...], tuple[str
             because.append(name)
         elif identity != artefact.identity and now.content is None:
             reasons.append(f"another {name} than this config makes")
-        elif identity != artefact.identity or now.content not in (None, content):
+        elif identity != artefact.identity or content is not None and now.content not in (None, content):
             reasons.append(f"another {name} than the one that is here now")
     return tuple(because), tuple(reasons)
 

@@ -21,7 +21,7 @@ def record_of(config, workdir, artefact, states):
         if record is None or "identity" in record or "summary_of" in record:
             return None
         inputs = {name: states[name] for name in artefact.all_inputs}
-        if any(one.kind not in (Kind.DONE, Kind.MORE) for one in inputs.values()):
+        if any(inputs[name].kind not in (Kind.DONE, Kind.MORE) for name in artefact.inputs):
             return None
         if _contradicts(config, workdir, artefact, record, states):
             return None
@@ -52,8 +52,8 @@ def _contradicts(config, workdir, artefact, record, states):
         return True
     ended = _record_file(workdir, artefact).stat().st_mtime
     for name, one in artefact.all_inputs.items():  # one that began after this had ended was made again since
-        seconds = states[name].record["figures"].get("seconds", 0)
-        if _record_file(workdir, one).stat().st_mtime - ended > seconds > 0:
+        seconds = states[name].record["figures"].get("seconds", 0) if states[name].record else 0
+        if seconds and _record_file(workdir, one).stat().st_mtime - ended > seconds:
             return True
     return artefact.stage in EVIDENCE and EVIDENCE[artefact.stage](config, workdir, artefact, states)
 
