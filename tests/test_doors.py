@@ -14,7 +14,8 @@ from absl.testing import flagsaver
 from tests import tiny
 from tsdfm_jax import main
 from tsdfm_jax.config import command_line, inputs, validation
-from tsdfm_jax.data import corpus, prompts, tokenizer
+from tsdfm_jax.data import corpus, hub, prompts, tokenizer
+from tsdfm_jax.evaluation import pretrained, text_sets
 from tsdfm_jax.exchange import model_directory
 from tsdfm_jax.runtime import mesh as meshes
 from tsdfm_jax.storage import places
@@ -237,6 +238,9 @@ def test_paths_at_home(home):
     refused(lambda: model_directory.read_about("~/model"), str(home / "model"))
     refused(lambda: model_directory.check_free("~/text.txt", False), "is there already")
     inputs.check_text("~/text.txt")
+    assert text_sets.sha256("~/text.txt") == text_sets.sha256(str(home / "text.txt"))
+    (home / "judge, first").mkdir()
+    assert pretrained.find("~/judge, first") == home / "judge, first" and hub.on_disk(str(home / "judge, first"), ["*"])
 
 
 def test_the_work_directory_at_home(home):

@@ -102,12 +102,13 @@ def run(config, workdir, stages=(), command=None, remake=False):
     for name in (name for name in stages if hosts.is_first() and not networks.needs(config, name)):
         metrics.LOG.warning("%s: skipped, since models is %s", name, ", ".join(networks.models(config)))
     with signals.stopping(), contextlib.ExitStack() as held:
-        if list(stages) != ["sample"]:  # which changes nothing that another command reads
+        only_reads = list(stages) == ["sample"] and not remake  # it changes nothing that another command reads
+        if not only_reads:
             what = command or "a program that called main.run"
             hosts.first(lambda: held.enter_context(lock.held(workdir, what)) and None)
         is_new = hosts.first(lambda: not (workdir / "config.json").exists())
         try:
-            todo = prepare(config, workdir, stages, command, remake)
+            todo = prepare(config, workdir, stages, command, remake, only_reads)
             perform(config, workdir, todo, remake)
         except (ValueError, FileNotFoundError):
             if is_new and hosts.is_first():
@@ -115,14 +116,14 @@ def run(config, workdir, stages=(), command=None, remake=False):
             raise
 
 
-def prepare(config, workdir, stages, command, remake):
+def prepare(config, workdir, stages, command, remake, only_reads):
     """List the (stage, arguments) to run; ValueError if something in the directory is stale and `remake` is false."""
     from tsdfm_jax.config import networks
     from tsdfm_jax.exchange import external  # late: a mistyped value does not wait for the imports that read models
     from tsdfm_jax.runtime import hosts, metrics
     from tsdfm_jax.workspace import plan as plans, record
 
-    state = hosts.first(lambda: plans.make(config, workdir, change=list(stages) != ["sample"]))
+    state = hosts.first(lambda: plans.make(config, workdir, change=not only_reads))
     names = state.wanted(config, stages)
     if not remake and (refusal := state.refusal(names)):
         raise ValueError(refusal)
