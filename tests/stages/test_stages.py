@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.tiny import changed as config
-from tsdfm_jax import main
+from tsdfm_jax import load, main
 from tsdfm_jax.data import records
 from tsdfm_jax.flow import shaping
 
@@ -197,13 +197,16 @@ def test_bad_text(tmp_path, text, changes, said):
 
 
 def test_a_tokenizer_that_does_not_fit(copy):
-    """A model is refused with a tokenizer other than the one it was trained with."""
+    """A model is refused with a tokenizer other than the one it was trained with, and a file that says so was altered."""
     meta = copy / "teacher/model/meta.json"
     meta.write_text(json.dumps({**json.loads(meta.read_text()), "tokenizer": "0" * 64}))
+    with pytest.raises(ValueError) as caught:
+        load(copy, "teacher")
+    one_line(caught, "tokenizer", "000000000000")
     shutil.rmtree(copy / "compass")
     with pytest.raises(ValueError) as caught:
         main.run(config(), copy, ["compass"])
-    one_line(caught, "tokenizer", "000000000000")
+    one_line(caught, "teacher is damaged", "meta.json", "--stage=teacher")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "missing"])
