@@ -215,3 +215,34 @@ def test_a_disk_too_small_is_seen_before_writing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no room to write model"):
         checkpoint.save_params(tmp_path / "model", weights(0) | {"more": jax.numpy.zeros((64, 512))}, {})
     jax.tree.map(np.testing.assert_array_equal, store.restore_params(), weights(20))
+
+
+@pytest.mark.parametrize("place, stage", [
+    ("student/run/teacher", "teacher"), ("run/student/shaped/round_1", "student"), ("run/judges/0", "judges"),
+    ("run/judges/pilot", "judges"), ("judges/autoregressive", "autoregressive"),
+])  # fmt: skip
+def test_a_missing_model_names_its_stage(tmp_path, place, stage):
+    """The stage that makes a model is named, however deep its folder is and whatever the folders above are called."""
+    with pytest.raises(ValueError, match=f"is unfinished: run --stage={stage} first"):
+        checkpoint.read_meta(tmp_path / place / "model")
+
+
+def test_a_checkpoint_of_another_result_is_left_alone(tmp_path):
+    """One whose identity is not that of what is being made counts as damaged; one without an identity is of an earlier version."""
+    abstract = State(params=shapes(weights(0)))
+
+    def save(identity, step):
+        store = checkpoint.Checkpoints(tmp_path / "ckpt", identity=identity)
+        store.save(step, State(params=weights(step)), None, {"step": step})
+        store.close()
+
+    def restored(identity):
+        return checkpoint.Checkpoints(tmp_path / "ckpt", identity=identity).restore(abstract, None)[1]["step"]
+
+    save("mine", 1)
+    save("another's", 2)
+    assert restored("another's") == 2 and restored(None) == 2 and restored("mine") == 1
+    with pytest.raises(ValueError, match="of another run or network.*delete that directory"):
+        restored("a third's")
+    save(None, 3)
+    assert restored("a third's") == 3

@@ -235,8 +235,11 @@ def read_meta(directory):
 
 
 def _stage(file):
-    """The stage that writes a file below DIRECTORY/model; students and judges stand deeper."""
-    return next((part for part in file.parts[::-1] if part in ("student", "judges")), file.parent.parent.name)
+    """The stage that writes a file of a model: the folder of the model, but judges/0 and student/shaped/round_0 stand deeper."""
+    student, judges, folder = ("", "", *file.parts)[-5:-2]
+    if folder.startswith("round_") and student == "student":
+        return student
+    return judges if judges == "judges" and (folder.isdigit() or folder == "pilot") else folder
 
 
 def tree_hash(params):
