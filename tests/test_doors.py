@@ -217,10 +217,10 @@ def test_finished_stages_need_no_inputs(finished):
 
 def test_a_refused_first_command_leaves_nothing(tmp_path):
     """A stage whose inputs are not made yet leaves no work directory; one that has something is not touched."""
-    run_refused(tmp_path / "run", ("tokenizer is unfinished",), ["teacher"])
+    run_refused(tmp_path / "run", ("data is unfinished",), ["teacher"])
     (tmp_path / "run").mkdir()
     (tmp_path / "run/mine.txt").write_text("x")
-    run_refused(tmp_path / "run", ("tokenizer is unfinished",), ["teacher"])
+    run_refused(tmp_path / "run", ("data is unfinished",), ["teacher"])
     assert (tmp_path / "run/mine.txt").read_text() == "x" and not (tmp_path / "run/tensorboard").exists()
 
 
