@@ -82,6 +82,18 @@ def test_only_its_figures_depend_on_what_it_is_measured_with(tmp_path):
     assert found["e"].kind is Kind.DONE
 
 
+def test_what_was_made_of_something_that_is_gone_names_the_key(tmp_path):
+    """Deleting an artefact does not hide that another is wanted in its place: what was made of it says which key differs."""
+    build(tmp_path, chain())
+    shutil.rmtree(tmp_path / "b")
+    assert kinds(tmp_path, chain())["c"] is Kind.DONE
+    found = states(tmp_path, chain(b=2))
+    assert found["b"].kind is Kind.MISSING and found["c"].kind is Kind.STALE
+    assert found["c"].reasons == ("another b than this config makes (b.deep=1, but the config now says 2)",)
+    shutil.rmtree(tmp_path / "a")
+    assert "another a than this config makes (a.key=1" in states(tmp_path, chain(a=2))["d"].reasons[0]
+
+
 def test_more_is_asked_for(tmp_path):
     """Additions make nothing wrong."""
     build(tmp_path, chain())

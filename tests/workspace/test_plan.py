@@ -60,6 +60,17 @@ def test_a_refusal_names_all_and_changes_nothing(copy):
     assert {file for file in after if before.get(file) != after[file]} <= {copy / "log.txt", copy / ".lock"}
 
 
+def test_a_deleted_stage_does_not_hide_a_changed_key(copy):
+    """Deleting what a message named, and asking for something else: what depends on it is refused, by the key."""
+    shutil.rmtree(copy / "teacher")
+    with pytest.raises(ValueError) as caught:
+        main.run(config(**{"teacher.optimiser.steps": 8}), copy)
+    line = str(caught.value)
+    assert "another teacher than this config makes (teacher.optimiser.steps=16, but the config now says 8)" in line
+    assert "(compass, trajectories, student, evaluate, report" in line and "\n" not in line
+    assert stale(config(), copy) == set()
+
+
 def test_a_remake_keeps_the_old_until_the_new_is_whole(copy, monkeypatch):
     """A remake that is stopped leaves the old student and its table; it goes on where it was, and nothing else is made again."""
     c, old = config(**{"student.optimiser.steps": 12}), copy / "student/shaped/round_0"

@@ -4,7 +4,7 @@ Two files stand in an artefact's directory: fingerprint.json from the beginning,
 
   {"fingerprint": {config key: value}, "identity": …, "made_of": {"sources", "additions", "figure_keys", "inputs", "figures_of"}}
 
-where an input is [its identity, the hash of its content]. done.json also has the artefact's own `content`, its `figures`, and
+where an input is [its identity, the hash of its content, its keys]. done.json also has the artefact's own `content`, its `figures`, and
 `files`, the stamps of its files. Those of an earlier version of the code have a fingerprint and no identity.
 """
 
@@ -27,7 +27,7 @@ UNCOUNTED = ("checkpoints", "checkpoints.damaged")  # what is needed only while 
 
 def made_of(artefact: Artefact, contents: Mapping[str, str]) -> dict[str, Any]:
     """The record of an artefact that is being made; `contents` are the hashes of its inputs' contents, by name."""
-    with_contents = lambda inputs: {name: [one.identity, contents[name]] for name, one in inputs.items()}
+    with_contents = lambda inputs: {name: [one.identity, contents[name], one.keys] for name, one in inputs.items()}
     about = {"sources": artefact.sources, "additions": artefact.additions, "figure_keys": artefact.figure_keys}
     about |= {"inputs": with_contents(artefact.inputs), "figures_of": with_contents(artefact.figures_of)}
     return json.loads(json.dumps({"fingerprint": artefact.keys, "identity": artefact.identity, "made_of": about}))

@@ -134,12 +134,13 @@ def _input_changes(wanted, recorded, states) -> tuple[tuple[str, ...], tuple[str
     for name, artefact in wanted.items():
         if name not in recorded:
             continue  # a further model: more to do, which `additions` say
-        identity, content = recorded[name]
+        identity, content, keys = recorded[name]
         now = states[name]
         if now.kind is Kind.STALE and not now.remeasured:
             because.append(name)
         elif identity != artefact.identity and now.content is None:
-            reasons.append(f"another {name} than this config makes")
+            changes = list(_changes(keys, artefact.keys))
+            reasons.append(f"another {name} than this config makes" + (f" ({', '.join(changes[:3])})" if changes else ""))
         elif identity != artefact.identity or content is not None and now.content not in (None, content):
             reasons.append(f"another {name} than the one that is here now")
     return tuple(because), tuple(reasons)

@@ -66,8 +66,8 @@ class Plan:
             return ""
         causes = {}
         for one in roots(self.states, stale):
-            causes.setdefault((one.artefact.stage, one.reasons), []).append(one.artefact.name)
-        told = [f"{self.workdir / _common(names)} was made with {_listed(reasons)}" for (_, reasons), names in causes.items()]
+            causes.setdefault(one.reasons, {}).setdefault(one.artefact.stage, []).append(one.artefact.name)
+        told = [self._phrase(reasons, by_stage) for reasons, by_stage in causes.items()]
         artefacts = {name: one.artefact for name, one in self.states.items()}
         remade = [name for name in graph.upstream(artefacts, names) if self.states[name].kind is Kind.STALE]
         ended = [one.record["figures"].get("seconds", 0) for name in remade if (one := self.states[name]).record]
@@ -76,6 +76,11 @@ class Plan:
             f"{_listed(told, '; ')}. --remake makes again what depends on it, and nothing else "
             f"({', '.join(self.stages(remade))}{cost}); another --workdir leaves this one as it is"
         )
+
+    def _phrase(self, reasons, by_stage):
+        """What some artefacts were made with, {stage: names}."""
+        places = [str(self.workdir / _common(names)) for names in by_stage.values()]
+        return f"{_listed(places)} {'was' if len(places) == 1 else 'were'} made with {_listed(reasons)}"
 
 
 def _common(names):
