@@ -94,6 +94,15 @@ def test_what_was_made_of_something_that_is_gone_names_the_key(tmp_path):
     assert "another a than this config makes (a.key=1" in states(tmp_path, chain(a=2))["d"].reasons[0]
 
 
+def test_another_input_of_the_same_content_is_another(tmp_path):
+    """An input that was made again by another key, with the same result by chance: what was made of the first is stale."""
+    build(tmp_path, chain())
+    build(tmp_path, {name: chain(b=2)[name] for name in "b"})
+    found = states(tmp_path, chain(b=2))
+    assert found["b"].kind is Kind.DONE and found["c"].kind is Kind.STALE
+    assert found["c"].reasons == ("another b than the one that is here now",)
+
+
 def test_more_is_asked_for(tmp_path):
     """Additions make nothing wrong."""
     build(tmp_path, chain())
@@ -232,6 +241,17 @@ def test_a_kill_at_any_rename_loses_neither(tmp_path, monkeypatch, steps):
     assert bookkeeping.done(tmp_path / "b")["identity"] == wanted.identity
     drafts.recover(tmp_path, "b", wanted.identity)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c", "d"]
+
+
+def test_an_exchange_that_is_not_wanted_any_more_is_undone(tmp_path):
+    """Killed when the old one was moved away, and then the old config again: the old one comes back."""
+    build(tmp_path, chain())
+    build(drafts.root(tmp_path), {"b": chain(b=2)["b"]})
+    old = tmp_path / drafts.REPLACED / "b"
+    old.parent.mkdir()
+    (tmp_path / "b").rename(old)
+    drafts.recover(tmp_path, "b", chain()["b"].identity)
+    assert kinds(tmp_path, chain()) == ALL_DONE
 
 
 def test_nothing_is_written_through_a_link(tmp_path):

@@ -11,7 +11,7 @@ from tsdfm_jax.data import windows
 from tsdfm_jax.flow import losses
 from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.lineage.artefact import digest
-from tsdfm_jax.runtime import hosts, mesh as meshes, signals
+from tsdfm_jax.runtime import hosts, mesh as meshes, pipeline, signals
 from tsdfm_jax.storage import atomic
 from tsdfm_jax.workspace import jobs, trained
 
@@ -43,21 +43,15 @@ def heldout(posterior, path, mesh, x_1_NL, batch):
     rows = [count - first if first + batch > count else batch for first in firsts] * ROUNDS
 
     def nats(params):
-        total, earlier = 0.0, None
-        for place, number in enumerate(numbers):
-            now = jitted(params, batches[place % len(batches)], np.int32(number))
-            total += 0.0 if earlier is None else _sum(*earlier)  # one batch is queued while the one before is fetched
-            earlier = now, rows[place]
-            if signals.stop_agreed():
+        start = lambda place: jitted(params, batches[place % len(batches)], np.int32(numbers[place]))
+        total, stop = 0.0, signals.DelayedStop()
+        for nats_B, counted in zip(pipeline.ahead(start, range(len(numbers))), rows):
+            total += float(nats_B[:counted].sum(dtype=np.float64))
+            if stop():
                 raise signals.Interrupted("held-out ELBO: stopped; the same command goes on from there")
-        return (total + _sum(*earlier)) / (ROUNDS * count)
+        return total / (ROUNDS * count)
 
     return nats
-
-
-def _sum(nats_B, rows):
-    """The sum of an array's first rows, in float64 on the host."""
-    return float(hosts.gather(nats_B)[:rows].sum(dtype=np.float64))
 
 
 def finest(apply):

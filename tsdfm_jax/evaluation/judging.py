@@ -135,9 +135,10 @@ def features(judge, rows, batch, mesh):
 
 def _until_stopped(batches):
     """The same batches; raises signals.Interrupted between two of them when asked to stop."""
+    stop = signals.DelayedStop()
     for batch in batches:
         yield batch
-        if signals.stop_agreed():
+        if stop():
             raise signals.Interrupted("scoring: stopped; the same command goes on from there")
 
 

@@ -1,1 +1,1 @@
-"""Records of the config that a stage began with and of its results, beside its output; knows no particular stage."""
+"""What each artefact of a run was made of, and whether that still holds; knows no particular stage."""

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from tsdfm_jax.storage import atomic
 
@@ -63,8 +63,3 @@ class Memory:
         if self._changed and self._file is not None and self._file.parent.is_dir():
             atomic.write_sealed(self._file, self._stamps)
             self._changed = False
-
-
-def hashes(stamps: Mapping[str, Stamp]) -> dict[str, str]:
-    """{name: sha256} of stamps, which does not depend on times."""
-    return {name: stamp[2] for name, stamp in stamps.items()}

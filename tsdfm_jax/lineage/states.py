@@ -104,9 +104,8 @@ def _own_changes(artefact, recorded):
 
 def earlier_changes(artefact: Artefact, fingerprint: Mapping[str, Any]) -> Iterator[str]:
     """Phrases for the keys of an artefact of an earlier version, which knew fewer keys or more, that differ."""
-    for key, was, now in differences(fingerprint, {**artefact.keys, **artefact.figure_keys}):
-        is_known = key not in artefact.figure_keys and "(unset)" not in (was, now)
-        if is_known:
+    for key, was, now in differences(fingerprint, artefact.keys):
+        if "(unset)" not in (was, now):
             yield f"{key}={short(was)}, but the config now says {short(now)}"
     for key, now in artefact.figure_keys.items():
         section, _, name = key.partition(".")

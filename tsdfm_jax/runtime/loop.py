@@ -25,8 +25,7 @@ def fit(
     trees of this process's numpy rows. `evaluate(state)` returns a dict of numbers. `curve` is the network's directory of
     event files below `tensorboard/`, by default its name. See `Ledger.summary` for the numbers.
     Raises `signals.Interrupted` on SIGINT or SIGTERM at any moment, also after the last step, with the state saved; `evaluate`
-    may raise it too. `ledger.Diverged` if the loss or its gradient
-    is not finite; ValueError if the batches end early.
+    may raise it too. `ledger.Diverged` if the loss or its gradient is not finite; ValueError if the batches end early.
     """
     ledger = ledger_lib.Ledger(name=name, steps=steps, tokens_per_step=tokens_per_step, log_every=log_every)
     if checkpoints.latest() is None:

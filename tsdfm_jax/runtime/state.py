@@ -176,8 +176,8 @@ def learner(init_params, loss_fn, cfg, mesh, seed, *, given=(), frozen=None, pas
 def make_step(loss_fn, optimiser, cfg, mesh, shardings, seed, frozen=None, pass_ema=False):
     """The jitted update `step(state, batch) -> (state, metrics)`; the state that goes in is donated.
 
-    `loss_fn(key, params, batch)` returns a scalar and a dict of scalars, means over the batch; or it is a Counted. `frozen`, a tree of arrays such as another
-    network's weights, is passed as a fourth argument (a closure would compile it in as constants); with `pass_ema` the
+    `loss_fn(key, params, batch)` returns a scalar and a dict of scalars, means over the batch; or it is a Counted. `frozen`, a
+    tree of arrays such as another network's weights, is passed as a fourth argument (a closure would compile it in as constants); with `pass_ema` the
     moving average is the last argument. The key depends only on `seed` and the step; the program does not
     depend on the seed. Metrics are float32 scalars: loss, grad_norm, learning_rate, finite (1 or 0), and the loss
     function's own.

@@ -1,1 +1,1 @@
-"""A run's work directory: the bookkeeping of a stage in it, and the loaders of what earlier stages wrote."""
+"""A run's work directory: what its stages make of what, its state, a stage at work in it, and the loaders of what stages wrote."""

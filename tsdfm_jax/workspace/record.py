@@ -32,8 +32,7 @@ def write(config, workdir, stages, command):
         if command is not None:
             atomic.overwrite(workdir / COMMAND, command + "\n")
     if made_with != stored:
-        ordered = ConfigDict(made_with) if made_with != wanted else config
-        atomic.overwrite(workdir / CONFIG, ordered.to_json(indent=1))
+        atomic.overwrite(workdir / CONFIG, atomic.json_text(made_with, indent=1))
     line = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "command": command, "stages": list(stages)}
     line["overrides"] = {key: now for key, _, now in differences(made_with, wanted)}
     with open(workdir / COMMANDS, "a") as file:
