@@ -113,13 +113,13 @@ def test_finished_stages_are_skipped(finished):
     assert before == {file: file.stat().st_mtime_ns for file in finished.glob("**/done.json")}
 
 
-def test_prompt_stays(finished):
+def test_prompt_stays(copy):
     """Every sampled text begins with the prompt; the texts of the run stay beside them, and so does its config."""
-    written, made_with = (finished / "samples/sample.jsonl").read_text(), (finished / "config.json").read_text()
-    main.run(config(**{"sample.prompt": "The Senate", "sample.model": "student_blind"}), finished, ["sample"])
-    lines = [json.loads(line) for line in (finished / "samples/sample.jsonl").read_text().splitlines()]
+    written, made_with = (copy / "samples/sample.jsonl").read_text(), (copy / "config.json").read_text()
+    main.run(config(**{"sample.prompt": "The Senate", "sample.model": "student_blind"}), copy, ["sample"])
+    lines = [json.loads(line) for line in (copy / "samples/sample.jsonl").read_text().splitlines()]
     assert all(line["text"].startswith("The Senate") for line in lines)
-    assert written == (finished / "samples/sample_1.jsonl").read_text() and made_with == (finished / "config.json").read_text()
+    assert written == (copy / "samples/sample_1.jsonl").read_text() and made_with == (copy / "config.json").read_text()
 
 
 def command(workdir, stage, *more):
