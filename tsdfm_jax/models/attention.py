@@ -30,7 +30,18 @@ def rotate(x_BLHd, freq_d=None):
     half = x_BLHd.shape[-1] // 2
     if freq_d is None:
         freq_d = ROTARY_BASE ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle_Ld = jnp.arange(x_BLHd.shape[1], dtype=jnp.float32)[:, None] * freq_d[None, :]
+    return turn(x_BLHd, jnp.arange(x_BLHd.shape[1], dtype=jnp.float32)[:, None] * freq_d[None, :])
+
+
+def grid_angles(rows, columns, half):
+    """Angles of a rotary embedding over a grid, in row-major order: half of the pairs turn by row, half by column, [N, half]."""
+    freq_d = ROTARY_BASE ** (-jnp.arange(half // 2, dtype=jnp.float32) / (half // 2))
+    row_N, column_N = jnp.divmod(jnp.arange(rows * columns), columns)
+    return jnp.concatenate([row_N[:, None] * freq_d[None], column_N[:, None] * freq_d[None]], axis=-1)
+
+
+def turn(x_BLHd, angle_Ld):
+    """Turn the pairs (i, i + d/2) of every head by the angles of its position."""
     cos, sin = jnp.cos(angle_Ld)[None, :, None, :], jnp.sin(angle_Ld)[None, :, None, :]
     a, b = jnp.split(x_BLHd.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BLHd.dtype)

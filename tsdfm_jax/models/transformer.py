@@ -142,11 +142,13 @@ class TimeMLP(nn.Module):
     """Embedding of a time or of a step size: [B] -> [B, C]."""
 
     width: int
+    out_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, t_B):
         hidden_BC = dense(self.width, "features", "cond", name="in", dtype=jnp.float32)(sinusoids(t_B))
-        return dense(self.width, "features", "cond", name="out", dtype=jnp.float32)(nn.silu(hidden_BC))
+        out = dense(self.width, "features", "cond", name="out", dtype=jnp.float32, kernel_init=self.out_init)
+        return out(nn.silu(hidden_BC))
 
 
 def _mirror(key, shape, dtype=jnp.float32):
@@ -226,6 +228,7 @@ def stack(block, cfg, argument_axis=nn.broadcast, **kwargs):
     """`cfg.blocks` copies of a block module as one scan, rematerialised as `cfg.remat` says.
 
     The block's second argument is the same for all blocks; with `argument_axis=0` each block gets its part of the leading axis.
+    For an argument that is a dict, `argument_axis` may be a dict of both.
     """
     if REMAT[cfg.remat] is not None:
         block = nn.remat(block, policy=REMAT[cfg.remat], prevent_cse=False, static_argnums=(3,))

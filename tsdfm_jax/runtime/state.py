@@ -159,12 +159,12 @@ class Learner:
     lower: Callable[[Any], jax.stages.Lowered]
 
 
-def learner(init_params, loss_fn, cfg, mesh, seed, *, given=(), frozen=None, pass_ema=False):
+def learner(init_params, loss_fn, cfg, mesh, seed, *, given=(), frozen=None, pass_ema=False, pass_progress=False):
     """The Learner of a network and its loss, from `create` and `make_step` with one optimiser and a moving average."""
     optimiser = make_optimiser(cfg)
     abstract_state = abstract(init_params, optimiser, mesh, ema=True, given=given)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
-    step = make_step(loss_fn, optimiser, cfg, mesh, shardings, seed, frozen, pass_ema)
+    step = make_step(loss_fn, optimiser, cfg, mesh, shardings, seed, frozen, pass_ema, pass_progress)
     return Learner(
         create=lambda: create(init_params, optimiser, mesh, ema=True, given=given)[0],
         abstract=abstract_state,
@@ -173,20 +173,21 @@ def learner(init_params, loss_fn, cfg, mesh, seed, *, given=(), frozen=None, pas
     )
 
 
-def make_step(loss_fn, optimiser, cfg, mesh, shardings, seed, frozen=None, pass_ema=False):
+def make_step(loss_fn, optimiser, cfg, mesh, shardings, seed, frozen=None, pass_ema=False, pass_progress=False):
     """The jitted update `step(state, batch) -> (state, metrics)`; the state that goes in is donated.
 
     `loss_fn(key, params, batch)` returns a scalar and a dict of scalars, means over the batch; or it is a Counted. `frozen`, a
-    tree of arrays such as another network's weights, is passed as a fourth argument (a closure would compile it in as constants); with `pass_ema` the
-    moving average is the last argument. The key depends only on `seed` and the step; the program does not
-    depend on the seed. Metrics are float32 scalars: loss, grad_norm, learning_rate, finite (1 or 0), and the loss
-    function's own.
+    tree of arrays such as another network's weights, is passed as a fourth argument (a closure would compile it in as
+    constants); with `pass_ema` the moving average comes after it, and with `pass_progress` the share of all updates that are
+    done. The key depends only on `seed` and the step; the program does not depend on the seed. Metrics are float32 scalars:
+    loss, grad_norm, learning_rate, finite (1 or 0), and the loss function's own.
     """
     rate, gradients = learning_rate(cfg), _gradients(loss_fn, cfg.accumulate, mesh)
 
     def step(seed, frozen, state, batch):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         extra = (() if frozen is None else (frozen,)) + ((state.ema,) if pass_ema else ())
+        extra += (state.step / cfg.steps,) if pass_progress else ()
         (loss, aux), grads = gradients(key, state.params, batch, *extra)
         new_state, norm = descend(optimiser, cfg.ema, state, grads)
         metrics = aux | {
