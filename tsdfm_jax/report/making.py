@@ -2,7 +2,7 @@
 
 from html import escape
 
-from tsdfm_jax.report import cells, sections
+from tsdfm_jax.report import cells, shell
 
 
 def made(report):
@@ -105,7 +105,7 @@ def flatten(value, prefix=""):
 def grid(name, heads, lines, kind="small"):
     """A plain table in its own scrolling box."""
     head = "".join(f'<th scope="col">{h}</th>' for h in heads)
-    return sections.scroller(name, f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>')
+    return shell.scroller(name, f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>')
 
 
 def folded(title, content):
