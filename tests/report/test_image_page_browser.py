@@ -118,4 +118,10 @@ def test_it_fits_a_phone(browser, width):
     assert inside > box
     x, u = part(browser, "x").rect, part(browser, "u").rect
     assert x["y"] == u["y"] and x["x"] + x["width"] < u["x"] and u["x"] + u["width"] <= width
+    browser.find_element("id", "levels").send_keys(Keys.END)
+    last, strip = browser.execute_script(
+        "const b = document.querySelectorAll('#levels .strip button'), of = (n) => n.getBoundingClientRect().toJSON();"
+        "return [of(b[b.length - 1]), of(document.querySelector('#levels .scroll'))]"
+    )
+    assert last["right"] <= strip["right"]  # the strip follows
     assert x["width"] == pytest.approx(x["height"], abs=1) and x["width"] > 120

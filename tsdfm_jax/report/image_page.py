@@ -92,7 +92,7 @@ def check(pictures):
 def trace(report, number, t):
     """A trajectory as the viewer reads it, from noise to data, each picture as a data URI."""
     name = image_cells.class_name(report, t.get("label"))
-    told = {"name": f"{number}, {name}" if name else str(number), "label": name, "t": [round(float(v), 4) for v in t["t_T"]][::-1]}
+    told = {"name": f"{number}, {name}" if name else str(number), "label": name, "t": [round(float(v), 3) for v in t["t_T"]][::-1]}
     for key in ("x", "u"):
         images = image_grid.visible(np.asarray(t[f"{key}_THWC"]))
         told[key] = [image_grid.uri(image_grid.png(image[None])) for image in images[::-1]]

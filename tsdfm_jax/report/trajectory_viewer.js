@@ -40,6 +40,8 @@
       const when = "t = " + time(shown.t[step]), last = shown.t.length - 1;
       for (const name of ["x", "u"]) put(part(name), shown[name][step], shown[name + "_shape"], LARGE, name + " at " + when);
       columns.forEach((node, n) => node.setAttribute("aria-pressed", n === step));
+      const box = part("strip").parentElement, here = columns[step];
+      box.scrollLeft = here.offsetLeft - columns[0].offsetLeft - (box.clientWidth - here.offsetWidth) / 2; // keeps the level in sight
       const said = [when, step ? "step " + step + " of " + last + (step === last ? ", the last" : "") : "noise, " + plural(last, "step") + " to come"];
       if (shown.label !== null) said.push("class " + shown.label);
       part("status").replaceChildren(element("b", "", said[0]), ", " + said.slice(1).join(", "));
