@@ -1,7 +1,6 @@
 """The page: a section for all present data, no external resource, no text as markup, the same bytes twice."""
 
 import copy
-import html.parser
 import json
 import pathlib
 import re
@@ -9,48 +8,10 @@ import re
 import pytest
 
 from tests import showing
-from tsdfm_jax.report import cells, page, svg
+from tests.report.reading import HOSTILE, Read
+from tsdfm_jax.report import cells, page
 
-HOSTILE = '</script><script>alert(1)</script><img src="http://x/" onerror="alert(2)"><!--'
 EVERY = ["table", "perplexity", "training", "compass", "energies", "viewer", "students", "making"]
-
-
-class Read(html.parser.HTMLParser):
-    """What a browser finds: elements, external links, ids, and each section's text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.links, self.ids, self.sections, self.data, self.handlers, self._at, self._data = (
-            [],
-            [],
-            [],
-            {},
-            "",
-            [],
-            None,
-            False,
-        )
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.tags.append(tag)
-        self.links += [v for k, v in attrs.items() if k in ("src", "href", "action", "data", "srcset") and not v.startswith("#")]
-        self.handlers += [k for k in attrs if k.startswith("on")]
-        self.ids += [attrs["id"]] if "id" in attrs else []
-        if tag == "section":
-            self._at = attrs["id"]
-        self._data = attrs.get("id") == "traces"
-
-    def handle_data(self, text):
-        self.data += text if self._data else ""
-        if self._at:
-            self.sections[self._at] = self.sections.get(self._at, "") + text
-
-    def handle_endtag(self, tag):
-        if tag == "section":
-            self._at = None
-        self._data = False
 
 
 def written(folder, report, traces):
@@ -61,15 +22,6 @@ def written(folder, report, traces):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     return written(tmp_path_factory.mktemp("page"), showing.report(), showing.traces())
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Empty drawings in place of figures, which take most of the time."""
-    empty = (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><g><path d=""/><text/><use/><rect/><clipPath/><defs/></g></svg>'
-    )
-    monkeypatch.setattr(svg, "draw", lambda name, paint, said: svg.adapt(empty, said))
 
 
 def test_every_part_is_there(whole):

@@ -1,22 +1,16 @@
 """The page in headless Chromium: no errors, correct viewers, light and dark colours, phone width."""
 
-import shutil
-
 import pytest
 
 from tests import showing
+from tests.report import browsing
 from tsdfm_jax.report import page
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install -e '.[test]')")
+pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install -e '.[test]')")
 from selenium.webdriver.common.keys import Keys  # noqa: E402  only if selenium is installed
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
-PROGRAMS = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
-pytestmark = pytest.mark.skipif(
-    not all(PROGRAMS.values()), reason="chromium or chromedriver is not installed (apt-get install chromium chromium-driver)"
-)
-FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
---disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars""".split()
+pytestmark = browsing.NEEDED
 HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
 TRACES = showing.traces(length=32, midpoints=4, candidates=3)
 TRACES["vocabulary"]["0"] = HOSTILE
@@ -29,36 +23,15 @@ def address(tmp_path_factory):
     return where.as_uri()
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = PROGRAMS["chromium"]
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(PROGRAMS["chromedriver"]))
-    yield browser
-    browser.quit()
-
-
 @pytest.fixture
 def browser(chromium, address):
     """The page as first opened on a desktop in light colours; an error in the console fails the test."""
-    look(chromium, 1280, "light")
+    browsing.look(chromium, 1280, "light")
     chromium.get(address)
     yield chromium
     chromium.execute_script("localStorage.clear()")
     assert chromium.get_log("browser") == []
     assert "taken" not in chromium.title
-
-
-def look(browser, width, scheme):
-    """Set width and colour scheme, and wait until the open page has the scheme."""
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
-    seen = f"return matchMedia('(prefers-color-scheme: {scheme})').matches"
-    WebDriverWait(browser, 30).until(lambda b: b.execute_script(seen))
 
 
 def part(browser, name, viewer="trajectory"):
@@ -177,14 +150,14 @@ def test_light_and_dark(browser):
     browser.execute_script("localStorage.clear()")
     browser.refresh()
     assert colours() == light
-    look(browser, 1280, "dark")
+    browsing.look(browser, 1280, "dark")
     WebDriverWait(browser, 30).until(lambda _: colours() == dark)
 
 
 @pytest.mark.parametrize("width", [360, 768])
 def test_it_fits_a_phone(browser, width):
     """The page is no wider than the screen, also with everything unfolded; the table scrolls in its own box."""
-    look(browser, width, "light")
+    browsing.look(browser, width, "light")
     browser.refresh()
     part(browser, "next").click()
     browser.execute_script("document.querySelectorAll('details').forEach((d) => (d.open = true))")

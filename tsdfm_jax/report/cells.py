@@ -20,6 +20,8 @@ FIELDS = (
 )
 PLAIN = {"data": "real held-out text", "unigram": "unigram draws", "teacher": "teacher"}
 PLAIN |= {"student_shaped": "shaped student", "student_blind": "blind student", "autoregressive": "autoregressive"}
+PLAIN |= {"real": "real images", "flow_matching": "flow matching", "start": "untrained start", "denoiser": "denoiser"}
+PLAIN |= {"ntm": "NTM", "ntm_identity": "NTM, no transporter"}
 ORDER = ("data", "unigram", "text", "teacher", "student_shaped", "student_blind", "autoregressive")
 
 

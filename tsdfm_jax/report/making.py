@@ -2,7 +2,7 @@
 
 from html import escape
 
-from tsdfm_jax.report import cells, sections
+from tsdfm_jax.report import cells, shell
 
 
 def made(report):
@@ -40,22 +40,26 @@ def duration(seconds):
     return f"{minutes} min {rest:02d} s" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def stages(report):
-    """Time, share of time, tokens/s and peak memory of every stage."""
+def stages(report, columns=("seconds", "share_of_time", "tokens_per_second", "peak_memory_bytes")):
+    """Figures of every stage: time, share of time, speed and peak memory, or other keys of STAGE_COLUMNS."""
     stage_figures = report.get("stages") or {}
     if not stage_figures:
         return ""
     lines = []
     for name, f in stage_figures.items():
-        seconds, share, speed, memory = (f.get(k) for k in ("seconds", "share_of_time", "tokens_per_second", "peak_memory_bytes"))
-        values = (
-            duration(seconds) if cells.number(seconds) else "–",
-            f"{share:.0%}" if cells.number(share) else "–",
-            f"{speed:,.0f}" if cells.number(speed) else "–",
-            f"{memory / 2**30:.1f} GiB" if cells.number(memory) else "–",
-        )
+        values = (STAGE_COLUMNS[key][1](f[key]) if cells.number(f.get(key)) else "–" for key in columns)
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{v}</td>" for v in values)}</tr>')
-    return folded("Stages", grid("Stages", ("stage", "time", "share of time", "tokens/s", "peak memory"), lines))
+    return folded("Stages", grid("Stages", ("stage", *(STAGE_COLUMNS[key][0] for key in columns)), lines))
+
+
+STAGE_COLUMNS = {  # figure of a stage → heading, how it is written
+    "parameters": ("parameters", "{:,.0f}".format),
+    "seconds": ("time", duration),
+    "share_of_time": ("share of time", "{:.0%}".format),
+    "tokens_per_second": ("tokens/s", "{:,.0f}".format),
+    "images_per_second": ("images/s", "{:,.0f}".format),
+    "peak_memory_bytes": ("peak memory", lambda n: f"{n / 2**30:.1f} GiB"),
+}
 
 
 def judges(report):
@@ -105,7 +109,7 @@ def flatten(value, prefix=""):
 def grid(name, heads, lines, kind="small"):
     """A plain table in its own scrolling box."""
     head = "".join(f'<th scope="col">{h}</th>' for h in heads)
-    return sections.scroller(name, f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>')
+    return shell.scroller(name, f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>')
 
 
 def folded(title, content):

@@ -1,20 +1,13 @@
 """Write the page: one HTML file with styles, figures, data and viewer, which opens from disk without a network."""
 
-import pathlib
-import string
+from tsdfm_jax.report import making, pack, sections, shell
 
-from tsdfm_jax.report import making, pack, sections
-
-HERE = pathlib.Path(__file__).parent
 SECTIONS = {  # id → heading, function that makes it
     "table": ("Metrics", sections.table),
     "perplexity": ("Perplexity", sections.perplexity),
     "training": ("Training", sections.training),
     "compass": ("The compass", sections.compass),
     "energies": ("Candidate energies", sections.energies),
-    "viewer": ("Trajectories", None),
-    "students": ("Student sampling steps", None),
-    "making": ("How this report was made", making.made),
 }
 
 
@@ -27,36 +20,24 @@ def write(path, report, traces):
     schema = report.get("schema")
     if schema not in (1, 2):
         raise ValueError(f"report.json has schema {schema!r}, the page knows 1 and 2: run the stage report again with this version")
-    path = pathlib.Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page(report, traces), encoding="utf-8")
-    partial.replace(path)
+    shell.write(path, page(report, traces))
 
 
 def page(report, traces):
     """The page as a string."""
     packed = pack.pack(traces) if traces else {}
-    shown = {"viewer": packed.get("trajectories"), "students": packed.get("students")}
-    parts, links = [], []
-    for name, (heading, make) in SECTIONS.items():
-        content = make(report) if make else read(f"{name}.html") if shown[name] else ""
-        if content:
-            parts.append(
-                f'<section id="{name}" aria-labelledby="{name}-heading"><h2 id="{name}-heading">{heading}</h2>{content}</section>'
-            )
-            links.append(f'<a href="#{name}">{heading}</a>')
-    viewing = any(shown.values())
-    data = pack.script_json(packed) if viewing else "null"
-    return string.Template(read("template.html")).substitute(
-        style=read("page.css"),
-        answer=sections.answer(report),
-        links="".join(links),
-        sections="\n".join(parts),
-        data=f'<script type="application/json" id="traces">{data}</script>' if viewing else "",
-        script=f"<script>{read('viewer.js')}</script>" if viewing else "",
+    parts = {name: (heading, make(report)) for name, (heading, make) in SECTIONS.items()}
+    if packed.get("trajectories"):
+        parts["viewer"] = ("Trajectories", shell.viewer("viewer.html", choice="Trajectory", step="midpoint"))
+    if packed.get("students"):
+        parts["students"] = ("Student sampling steps", shell.viewer("students.html", choice="Text", step="step"))
+    parts["making"] = ("How this report was made", making.made(report))
+    viewing = packed.get("trajectories") or packed.get("students")
+    return shell.frame(
+        "Trajectory-Shaped Discrete Flow Matching",
+        "Does trajectory shaping train a better few-step student?",
+        sections.answer(report),
+        parts,
+        data=pack.script_json(packed) if viewing else None,
+        scripts=("walker.js", "viewer.js"),
     )
-
-
-def read(name):
-    """Text of a file in this directory."""
-    return (HERE / name).read_text(encoding="utf-8")

@@ -1,9 +1,8 @@
 """The page's sections as HTML; each function takes the report and gives "" if there is no data. All text is escaped."""
 
-import re
 from html import escape
 
-from tsdfm_jax.report import cells, figures, svg
+from tsdfm_jax.report import cells, figures, shell, svg
 
 COLUMNS = {  # field → heading, decimals, description
     "entropy_nats": ("entropy, nats", 2, "entropy of a text's token histogram, mean over texts"),
@@ -20,11 +19,8 @@ COLUMNS = {  # field → heading, decimals, description
 
 def answer(report):
     """The verdict with its ratios in bold, and its caveat."""
-    verdict = report.get("verdict")
-    if not verdict:
-        return ""
-    marked = re.sub(r"×\d+(\.\d+)?", lambda m: f"<b>{m[0]}</b>", escape(verdict))
-    return f'<p class="verdict">{marked}</p>{caveat(report)}'
+    verdict = shell.verdict(report.get("verdict"))
+    return verdict and verdict + caveat(report)
 
 
 def caveat(report):
@@ -67,7 +63,7 @@ def table(report):
         last = group
         bodies.append(line(c, judges, columns, known))
     head = f'<tr><th scope="col">text</th><th scope="col">steps</th>{head}</tr>'
-    return scroller("Metrics", f"<table><thead>{head}</thead>{''.join(bodies)}</tbody></table>") + table_note(report, lines)
+    return shell.scroller("Metrics", f"<table><thead>{head}</thead>{''.join(bodies)}</tbody></table>") + table_note(report, lines)
 
 
 def line(c, judges, columns, known):
@@ -122,17 +118,6 @@ def legend(report, models=None):
     return '<p class="legend">' + "".join(swatch(m, known) for m in shown) + "</p>"
 
 
-def panels(drawings):
-    """Figures side by side, or in one column on a phone."""
-    html = "".join(f"<figure><figcaption>{escape(title)}</figcaption>{drawing}</figure>" for title, drawing in drawings)
-    return f'<div class="panels">{html}</div>'
-
-
-def scroller(name, content):
-    """A scrolling box for content wider than a phone's screen."""
-    return f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0">{content}</div>'
-
-
 def perplexity(report):
     """Perplexity against steps, against entropy, and at matched entropy."""
     steps, entropy = figures.against_steps(report), figures.against_entropy(report)
@@ -140,13 +125,13 @@ def perplexity(report):
         return ""
     out = legend(report)
     if steps:
-        out += "<h3>against steps</h3>" + panels(steps)
+        out += "<h3>against steps</h3>" + shell.panels(steps)
     if entropy:
         frontiers = report.get("frontiers")
         note = "Each curve is one model at one number of steps over temperature; bars are bootstrap intervals." if frontiers else ""
         note = note or "The number at each point is its number of steps."
         matched = " The dashed line is the entropy at which the models are compared." if report.get("matched") else ""
-        out += f"<h3>against entropy</h3>{panels(entropy)}<p class='note'>{note}{matched}</p>{at_entropy(report)}"
+        out += f"<h3>against entropy</h3>{shell.panels(entropy)}<p class='note'>{note}{matched}</p>{at_entropy(report)}"
     return out
 
 
@@ -178,7 +163,7 @@ def training(report):
             out += f'<p class="note">{escape(cells.label(m))}: {escape(remark)}.</p>'
     if drawn:
         models = [m for m in svg.OWN if m in bounds or not bounds and m != "autoregressive"]
-        out += f"<h3>training loss</h3>{legend(report, models)}{panels(drawn)}"
+        out += f"<h3>training loss</h3>{legend(report, models)}{shell.panels(drawn)}"
     return out
 
 
@@ -195,7 +180,7 @@ def compass(report):
         out += f"<p>Kind: <code>{escape(str(metrics.get('kind')))}</code>; {escape(', '.join(facts))}{pairs}.</p>"
     if drawn:
         out += '<p class="legend"><span class="swatch" style="--c: var(--accent)">accuracy</span><span class="swatch" style="--c: var(--soft)">AUC</span></p>'
-        out += panels(drawn)
+        out += shell.panels(drawn)
     if steered:
         rows = "".join(
             f'<tr><th scope="row">{escape(str(r["selection"]))}</th><td>{plain(r["ppl_token"], 1)}</td><td>{plain(r["entropy_nats"], 2)}</td></tr>'
@@ -203,7 +188,9 @@ def compass(report):
         )
         head = '<tr><th scope="col">candidate kept</th><th scope="col">ppl, pilot judge</th><th scope="col">entropy, nats</th></tr>'
         out += f"<h3>teacher steered by the compass, {steered[0]['steps']} steps</h3>"
-        out += scroller("Texts steered by the compass", f'<table class="small"><thead>{head}</thead><tbody>{rows}</tbody></table>')
+        out += shell.scroller(
+            "Texts steered by the compass", f'<table class="small"><thead>{head}</thead><tbody>{rows}</tbody></table>'
+        )
     return out
 
 
@@ -224,4 +211,4 @@ def energies(report):
         "s": ("var(--shaped)", "kept candidate"),
     }
     keys = "".join(f'<span class="swatch" style="--c: {c}">{meaning}</span>' for c, meaning in names.values())
-    return f'{out}<p class="legend">{keys}</p>{panels(drawn)}'
+    return f'{out}<p class="legend">{keys}</p>{shell.panels(drawn)}'

@@ -8,7 +8,12 @@ from xml.etree import ElementTree
 INK, SOFT, RULE, ACCENT = "#010101", "#010102", "#010103", "#010104"
 VARIABLES = {INK: "ink", SOFT: "soft", RULE: "rule", ACCENT: "accent"}
 OWN = {"teacher": "#010201", "student_shaped": "#010202", "student_blind": "#010203", "autoregressive": "#010204"}
-MODELS = OWN | {"data": INK, "unigram": SOFT}
+MODELS = OWN | {"data": INK, "unigram": SOFT, "real": INK, "start": SOFT}
+MODELS |= {
+    "ntm": OWN["student_shaped"],
+    "ntm_identity": OWN["teacher"],
+    "flow_matching": OWN["student_blind"],
+}  # of the other method
 OTHERS = ("#010301", "#010302", "#010303", "#010304")
 VARIABLES |= {hexed: m.removeprefix("student_") for m, hexed in OWN.items()}
 VARIABLES |= {hexed: f"other-{i}" for i, hexed in enumerate(OTHERS)}

@@ -1,21 +1,9 @@
-"use strict";
 (() => {
-  const data = JSON.parse(document.getElementById("traces").textContent);
   const NAMES = { student_shaped: "shaped student", student_blind: "blind student", teacher: "teacher" };
-  const PACE = 1100; // milliseconds a step, when playing
   const SVG = "http://www.w3.org/2000/svg";
 
   const known = (value) => typeof value === "number";
   const shown = (token) => data.vocabulary[token] ?? "⟨" + token + "⟩";
-  const plural = (n, what) => n + " " + what + (n === 1 ? "" : "s");
-  const time = (t) => String(Math.round(t * 1e4) / 1e4);
-
-  function element(tag, className, text) {
-    const node = document.createElement(tag);
-    if (className) node.className = className;
-    if (text !== undefined) node.textContent = text;
-    return node;
-  }
 
   function drawing(tag, attributes, text) {
     const node = document.createElementNS(SVG, tag);
@@ -63,59 +51,6 @@
 
   const NOTHING = { at: [], to: [], energy: null };
   const newMark = (text) => element("mark", "new", text);
-
-  /* The controls of both viewers: a select, a slider, buttons, arrow keys and play; `show(step)` draws a step. */
-  function walker(root, names, choose, show) {
-    const part = (name) => root.querySelector('[data-part="' + name + '"]');
-    const slider = part("slider"), play = part("play"), select = part("choose");
-    let step = 0, last = 0, timer = 0;
-
-    function go(to) {
-      step = Math.min(Math.max(to, 0), last);
-      slider.value = step;
-      part("first").disabled = part("back").disabled = step === 0;
-      part("next").disabled = step === last;
-      slider.setAttribute("aria-valuetext", show(step));
-      if (step === last) stop();
-    }
-    function stop() {
-      clearInterval(timer);
-      timer = 0;
-      play.textContent = "Play";
-      play.setAttribute("aria-pressed", "false");
-    }
-    function toggle() {
-      if (timer) return stop();
-      if (step === last) go(0);
-      timer = setInterval(() => go(step + 1), PACE);
-      play.textContent = "Pause";
-      play.setAttribute("aria-pressed", "true");
-    }
-    function by(to) {
-      stop();
-      go(to);
-    }
-    names.forEach((name, i) => select.append(new Option(name, i)));
-    select.addEventListener("change", () => {
-      stop();
-      last = slider.max = choose(Number(select.value));
-      go(step);
-    });
-    slider.addEventListener("input", () => by(Number(slider.value)));
-    part("first").addEventListener("click", () => by(0));
-    part("back").addEventListener("click", () => by(step - 1));
-    part("next").addEventListener("click", () => by(step + 1));
-    play.addEventListener("click", toggle);
-    root.addEventListener("keydown", (event) => {
-      const moves = { ArrowRight: step + 1, ArrowLeft: step - 1, Home: 0, End: last };
-      if (!(event.key in moves) || event.target.matches("select, input") || event.altKey || event.ctrlKey || event.metaKey) return;
-      event.preventDefault();
-      by(moves[event.key]);
-    });
-    last = slider.max = choose(0);
-    go(Math.min(1, last));
-    return by;
-  }
 
   /* The 5th and 95th percentile of the numbers, so that outliers do not flatten the colours, with minimum and maximum. */
   function range(values) {
