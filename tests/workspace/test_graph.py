@@ -8,6 +8,7 @@ import ml_collections
 
 from tests.histories import mini
 from tsdfm_jax import main
+from tsdfm_jax.config import methods
 from tsdfm_jax.workspace import graph
 
 # Keys that change how fast a result comes, how it is split or shown, and not what it is.
@@ -42,7 +43,7 @@ def recording(read):
 
 def run_recorded(monkeypatch, config):
     """{stage: the keys that it read}, of a whole run in the present directory; the bookkeeping itself may read all."""
-    reads, plain_import = {}, main.importlib.import_module
+    reads, plain_import = {}, methods.importlib.import_module
 
     def unrecorded(function):
         @functools.wraps(function)
@@ -75,7 +76,7 @@ def run_recorded(monkeypatch, config):
 
         return type("Stage", (), {"run": staticmethod(run)})
 
-    monkeypatch.setattr(main.importlib, "import_module", import_module)
+    monkeypatch.setattr(methods.importlib, "import_module", import_module)
     main.run(config, pathlib.Path("W"))
     return reads
 
@@ -99,7 +100,7 @@ def test_no_stage_reads_a_key_that_its_identity_lacks(tmp_path, monkeypatch):
     config.report.traces, config.evaluate.batch = 1, 8  # eight devices
     reads = run_recorded(monkeypatch, config)
     made = graph.artefacts(config, lambda name, stage: {})
-    assert set(reads) == set(main.ORDER) and all(reads.values())
+    assert set(reads) == set(methods.TSDFM.order) and all(reads.values())
     unknown = {}
     for stage, keys in reads.items():
         names = graph.upstream(made, [name for name, one in made.items() if one.stage == stage] or list(made))
