@@ -1,12 +1,12 @@
 """The table of methods: what each entry names is there, and what a config or a command gets wrong is one line."""
 
-import importlib.util
 import inspect
 import json
 
 import pytest
 
 from tests import ntm_tiny, tiny
+from tests.test_layout import written
 from tsdfm_jax import main
 from tsdfm_jax.config import command_line, methods, validation
 from tsdfm_jax.workspace import graph, record
@@ -95,11 +95,10 @@ def test_the_order_of_stages():
 def test_every_stage_that_there_is_runs():
     """A stage's module has `run(config, workdir, …, remake=False)`; one that is not written yet is no error of the table."""
     for method in methods.METHODS.values():
-        for stage in method.order:
-            if importlib.util.find_spec(method.stages) and importlib.util.find_spec(f"{method.stages}.{stage}"):
-                arguments = inspect.signature(method.load(stage).run).parameters
-                assert list(arguments)[:2] == ["config", "workdir"] and arguments["remake"].default is False
-    assert callable(methods.TSDFM.load("sample").run)
+        for stage in written(method):
+            arguments = inspect.signature(method.load(stage).run).parameters
+            assert list(arguments)[:2] == ["config", "workdir"] and arguments["remake"].default is False
+    assert written(methods.TSDFM) == list(methods.TSDFM.order)
 
 
 def test_a_directory_of_another_method(tmp_path):
