@@ -120,7 +120,8 @@ def uncovered(config, reads, neutral, of_stage):
 
 
 NTM_OF_STAGE = {"sample": ("sample",), "report": ("",), "ntm": ("models",)}
-NTM_OF_STAGE |= {"images": ("images.patch", "autoencoder.channels")}  # checked alone: whether patches divide the images
+# Checked alone: whether patches divide the images, or the latents.
+NTM_OF_STAGE |= {"images": ("images.patch", "autoencoder.channels"), "autoencoder": ("images.patch",)}
 
 
 def test_no_stage_of_ntm_reads_a_key_that_its_identity_lacks(tmp_path, monkeypatch):
@@ -132,7 +133,7 @@ def test_no_stage_of_ntm_reads_a_key_that_its_identity_lacks(tmp_path, monkeypat
     config = ntm_tiny.changed(**{"autoencoder.channels": 4})
     reads = run_recorded(monkeypatch, config, stages)
     assert set(reads) == set(stages) and all(reads.values())
-    neutral = NEUTRAL | {"sample.batch"}
+    neutral = NEUTRAL | {"method", "sample.batch"}  # a work directory is of one method
     assert not uncovered(config, reads, neutral, NTM_OF_STAGE)
 
 
