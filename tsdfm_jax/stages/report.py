@@ -14,7 +14,7 @@ from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.report import page
 from tsdfm_jax.runtime import environment, hosts
 from tsdfm_jax.storage import atomic
-from tsdfm_jax.workspace import graph, jobs, trained
+from tsdfm_jax.workspace import jobs, trained, tsdfm_artefacts
 
 COLUMNS = ("model", "steps", "seed", "samples", "entropy_nats", "distinct_2", "lexical", "tokens_per_second")
 
@@ -56,7 +56,7 @@ def build_report(config, workdir, rows):
     names = ("tokenizer", "data", "judges", "teacher", "autoregressive", "compass", "evaluate")
     names = [name for name in names if networks.needs(config, name)]
     for r in range(config.rounds if networks.needs(config, "trajectories") else 0):
-        names += [f"trajectories/round_{r}", *(graph.student_directory(v, r) for v in networks.variants(config))]
+        names += [f"trajectories/round_{r}", *(tsdfm_artefacts.student_directory(v, r) for v in networks.variants(config))]
     figures = {name: figures_of(workdir, name) for name in names}
     total, matched = sum(f["seconds"] for f in figures.values()), summary.matched(config, workdir, rows)
     return {
