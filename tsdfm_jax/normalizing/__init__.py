@@ -1,0 +1,1 @@
+"""Normalizing trajectory models put together: settings to networks, learners and samplers."""
