@@ -11,7 +11,7 @@ import numpy as np
 
 from tsdfm_jax.config import image_settings, settings
 from tsdfm_jax.models import autoencoder
-from tsdfm_jax.runtime import mesh as meshes, pipeline, state as states
+from tsdfm_jax.runtime import checkpoint, mesh as meshes, pipeline, state as states
 
 
 def noisy_loss(cfg, noise, key, params, batch):
@@ -47,6 +47,14 @@ def whitened(cfg, params, x_NHWC, mesh, batch):
     matrix_cc = np.linalg.inv(np.linalg.cholesky(covariance_cc))
     place = lambda array: jax.device_put(np.asarray(array, np.float32), meshes.replicated(mesh))
     return params | {autoencoder.WHITENING: {"mean": place(z_Mc.mean(axis=0)), "matrix": place(matrix_cc)}}
+
+
+def load(config, directory, shape, mesh):
+    """The autoencoder of images of `shape` that stage `autoencoder` left in a directory: (its shape, weights, content hash)."""
+    cfg = image_settings.autoencoder(config, shape)
+    template = meshes.abstract(mesh, lambda: autoencoder.init(jax.random.key(0), cfg))
+    params, meta = checkpoint.load_params(directory / "model", template)
+    return cfg, params, meta["hash"]
 
 
 def encode(cfg, params, x_NHWC, mesh, batch):

@@ -27,9 +27,7 @@ def run(config, workdir, remake=False):
             params = training.whitened(cfg, state.averaged, image_records.arrays(source, "train")["x"], mesh, c.batch)
             meta = checkpoint.save_params(job.directory / "model", params, {description.KEY: about})
             quality = encode_all(cfg, params, source, job, mesh, c)
-        job.metrics.line(
-            f"autoencoder: {quality['heldout_psnr']:.1f} dB on held-out images, Fréchet {quality['heldout_frechet']:.2f} by pixels"
-        )
+        job.metrics.line(f"{quality['heldout_psnr']:.1f} dB on held-out images, Fréchet {quality['heldout_frechet']:.2f} by pixels")
         latents = image_records.about(job.directory / "latents", "autoencoder")
         job.finish(figures | quality | {"hash": meta["hash"], "latents": latents})
 

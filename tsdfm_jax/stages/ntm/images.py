@@ -14,7 +14,7 @@ def run(config, workdir, remake=False):
         about = hosts.first(lambda: prepare(config, job))
         height, width, channels = about["shape"]
         job.metrics.line(
-            f"images: {about['counts']['train']:,} to train on and {about['counts']['heldout']:,} held out, {height} × {width} × "
+            f"{about['counts']['train']:,} to train on and {about['counts']['heldout']:,} held out, {height} × {width} × "
             f"{channels}, {about['classes'] or 'no'} classes"
         )
         job.finish(about)
