@@ -57,3 +57,25 @@ class Drawing:
         seconds = (time.perf_counter() - started) / batch
         x_NHWC = pipeline.mapped(self._mesh, run, wanted, batch, "evaluate")
         return self._decode(x_NHWC), y, seconds
+
+    def traces(self, row, count, pixels):
+        """The first trajectories of a row, level by level: [{label, t_T, x_THWC, u_THWC}], x decoded, both through `pixels`."""
+        y, weights = self.conditions(count), self.weights(row)
+        draw = sampling.drawer(self._config, self.shape, row.request, with_states=True)
+        split = meshes.batch_sharding(self._mesh)
+        at = np.arange(meshes.round_up(self._mesh, count)) % count
+        wanted = {"index": at.astype(np.int32)} | ({} if y is None else {"y": y[at]})
+        made = lambda seed, weights, rows: draw(seed, weights, rows["index"], rows.get("y"))
+        jitted = meshes.seeded(self._mesh, made, row.seed, in_shardings=(None, split), out_shardings=split)
+        drawn = hosts.gather(jitted(weights, meshes.put_whole(self._mesh, wanted)))
+        t_T = [float(t) for t in np.asarray(sampling.levels(row.request))]
+        label = lambda i: int(y[i]) if y is not None and y.ndim == 1 else None
+        each = [(label(i), self._decode(drawn.xs_BTHWC[i]), drawn.us_BTHWC[i]) for i in range(count)]
+        return [{"label": name, "t_T": t_T, "x_THWC": pixels(x), "u_THWC": pixels(u)} for name, x, u in each]
+
+
+def shown(y, count, each):
+    """Places of the first `each` images of every class, in order of classes; without classes, the first 10 times as many."""
+    if y is None or np.ndim(y) != 1:
+        return np.arange(min(count, 10 * each))
+    return np.concatenate([np.flatnonzero(y == label)[:each] for label in np.unique(y)])

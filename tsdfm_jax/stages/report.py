@@ -14,7 +14,7 @@ from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.report import page
 from tsdfm_jax.runtime import environment, hosts
 from tsdfm_jax.storage import atomic
-from tsdfm_jax.workspace import jobs, trained, tsdfm_artefacts
+from tsdfm_jax.workspace import jobs, record, trained, tsdfm_artefacts
 
 COLUMNS = ("model", "steps", "seed", "samples", "entropy_nats", "distinct_2", "lexical", "tokens_per_second")
 
@@ -62,7 +62,7 @@ def build_report(config, workdir, rows):
     return {
         "schema": summary.SCHEMA,
         "commit": environment.commit(),
-        "command": command(workdir),
+        "command": record.command(workdir),
         "config": config.to_dict(),
         "environment": environment.describe(),
         "tokenizer": trained.tokenizer(config, workdir).content_hash,
@@ -82,12 +82,6 @@ def build_report(config, workdir, rows):
 def figures_of(workdir, directory):
     """The figures that a finished stage stored."""
     return bookkeeping.require(pathlib.Path(workdir) / directory, directory.split("/")[0])
-
-
-def command(workdir):
-    """The last command line in this work directory; None if the stages were called from Python."""
-    file = pathlib.Path(workdir) / "command.txt"
-    return file.read_text().strip() if file.exists() else None
 
 
 def _format_value(value):

@@ -83,3 +83,9 @@ def config(directory, method=""):
     if method and (its := methods.of(values).name) != method:
         raise ValueError(f"{directory} is a run of the method {its}, and this is for runs of {method}: take --stage=sample there")
     return ConfigDict(values)
+
+
+def command(workdir):
+    """The last command line in this work directory; None if the stages were called from Python."""
+    file = pathlib.Path(workdir) / COMMAND
+    return file.read_text().strip() if file.exists() else None

@@ -77,18 +77,11 @@ def table_of(row):
 
 def write_row(config, file, result, made_of, x_NHWC, y):
     """Write the images that the page shows, then the row."""
-    chosen = shown(y, len(x_NHWC), config.report.grid)
+    chosen = drawing.shown(y, len(x_NHWC), config.report.grid)
     content = {"images": x_NHWC[chosen].astype(np.float32)} | ({} if y is None or np.ndim(y) != 1 else {"labels": y[chosen]})
     with atomic.replacing(file.with_suffix(".npz")) as partial, open(partial, "wb") as out:
         np.savez(out, **content)
     atomic.write_sealed(file, {"made_of": made_of, "row": atomic.finite(result)})
-
-
-def shown(y, count, each):
-    """Places of the first `each` images of every class, in order of classes; without classes, the first 10 times as many."""
-    if y is None or np.ndim(y) != 1:
-        return np.arange(min(count, 10 * each))
-    return np.concatenate([np.flatnonzero(y == label)[:each] for label in np.unique(y)])
 
 
 def likelihoods(config, workdir):
