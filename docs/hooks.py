@@ -1,4 +1,4 @@
-"""MkDocs hooks: pages that live at the root of the repository, and the table of config keys, made from configs/base.py."""
+"""MkDocs hooks: pages that live at the root of the repository, and the tables of config keys, made from the bases in configs/."""
 
 import ast
 import io
@@ -11,7 +11,7 @@ from mkdocs.structure.files import File
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "results/README.md", "results/STUDY.md", "results/speed.md")
-KEYS = "<!-- config keys -->"
+KEYS = re.compile(r"<!-- config keys of (\w+\.py) -->")
 
 
 def on_files(files, config):
@@ -27,20 +27,23 @@ def on_page_markdown(markdown, page, config, files):
     if page.file.src_uri in ("CONTRIBUTING.md", "CHANGELOG.md"):
         markdown = markdown.replace("](docs/", "](")
     markdown = re.sub(r"^\|.*$", lambda row: row[0].replace(", ×", ",&nbsp;×"), markdown, flags=re.M)  # one judge beside the other
-    if KEYS in markdown:
-        markdown = markdown.replace(KEYS, config_keys(ROOT / "configs/base.py"))
-    return markdown
+    return KEYS.sub(lambda marker: config_keys(ROOT / "configs" / marker[1]), markdown)
 
 
 def config_keys(file):
-    """A table for each section of base.py: key, default, meaning. Raises PluginError for a key or section without a comment."""
+    """A table for each section of a base: key, default, meaning. Raises PluginError for a key or section without a comment.
+
+    The keys of `optimiser` stand where that function does; another base, which imports it, refers to that page.
+    """
     source = file.read_text()
     behind, above = comments(source)
     tree = ast.parse(source)
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    rows, meanings = {}, {"optimiser": ast.get_docstring(functions["optimiser"])}
-    for prefix, function in (("", functions["get_config"]), ("optimiser.", functions["optimiser"])):
-        for node in function.body:
+    own = "optimiser" in functions
+    rows, meanings = {}, {"optimiser": ast.get_docstring(functions["optimiser"])} if own else {}
+    link = "[optimiser](#optimiser)" if own else "[optimiser](config.md#optimiser)"
+    for prefix, function in (("", "get_config"), ("optimiser.", "optimiser")):
+        for node in functions[function].body if function in functions else ():
             target = node.targets[0] if isinstance(node, ast.Assign) else None
             if not isinstance(target, ast.Attribute):
                 continue
@@ -54,7 +57,7 @@ def config_keys(file):
             meaning, value = comment, ast.unparse(node.value)
             if value.startswith("optimiser("):
                 changes = value.removeprefix("optimiser(").removesuffix(")")
-                value, meaning = "see [optimiser](#optimiser)", f"as there, with `{changes}`" if changes else "as there"
+                value, meaning = f"see {link}", f"as there, with `{changes}`" if changes else "as there"
             else:
                 value = f"`{ast.get_source_segment(source, node.value)}`"
             if not meaning:
@@ -91,8 +94,8 @@ def comments(source):
 
 
 def cell(text):
-    """Text as a table cell, with the markers of Markdown escaped."""
-    return re.sub(r"([|*_<])", r"\\\1", text)
+    """Text as a table cell, with the markers of Markdown escaped, except in code."""
+    return re.sub(r"(`[^`|]*`)|([|*_<])", lambda found: found[1] or "\\" + found[2], text)
 
 
 def sentence(text):

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from tests.test_layout import FLOORS
-from tsdfm_jax import main
+from tsdfm_jax.config import methods
 
 ROOT = pathlib.Path(__file__).parent.parent
 MEMBERS = re.findall(r"^::: (\S+)(?:\n    options:\n      members: \[(.*)\])?", (ROOT / "docs/api.md").read_text(), re.M)
@@ -46,7 +46,7 @@ def test_the_map_names_every_module():
         [row] = [line for line in page.splitlines() if line.startswith(f"| {number} |")]
         assert set(re.findall(r"`(\w+)`", row)) == rooms
     readme = (ROOT / "README.md").read_text()
-    assert all(f"`{stage}`" in readme or stage == "autoregressive" for stage in main.ORDER)
+    assert all(f"`{stage}`" in readme or stage == "autoregressive" for stage in methods.TSDFM.order)
 
 
 def test_modules_that_prose_names_exist():

@@ -50,6 +50,7 @@ def loaded(code, *args):
     ([*CONFIG, "--workdri=x"], "workdir"),
     ([*CONFIG, "--config.data.legnth=3"], "length"),
     ([*CONFIG, "--stage=techer"], "--stage=techer is not one of"),
+    (["tsdfm_jax.main", "--config=tests/ntm_tiny.py", "--stage=teacher"], "--stage=teacher is not one of images, autoencoder"),
     *(([name, "--help"], "") for name in COMMANDS),
 ])  # fmt: skip
 def test_help_and_mistypes_load_nothing_heavy(command, said):

@@ -8,7 +8,6 @@ if __name__ == "__main__":
 import contextlib
 import errno
 import functools
-import importlib
 import pathlib
 import shlex
 import shutil
@@ -18,33 +17,20 @@ import traceback
 from absl import app, flags
 from ml_collections import config_flags
 
-from tsdfm_jax.config import command_line
+from tsdfm_jax.config import command_line, methods
 from tsdfm_jax.runtime import memory
 from tsdfm_jax.storage import lock, places
 
-ORDER = (
-    "tokenizer",
-    "data",
-    "judges",
-    "teacher",
-    "autoregressive",
-    "compass",
-    "trajectories",
-    "student",
-    "evaluate",
-    "report",
-    "sample",
-)
 # What a stage without results leaves.
 NOTHING = {"config.json", "command.txt", "commands.jsonl", "sources.json", "log.txt", lock.LOCK, "fingerprint.json", "seconds.json"}
 TYPED_ARGUMENTS = tuple(sys.argv[1:])  # before any of it is parsed
-ROUNDS = ("trajectories", "student")
 MAY_NOT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+ORDERS = "; ".join(f"of {method.name} {', '.join(method.order)}" for method in methods.METHODS.values())
 parse = functools.partial(command_line.parse, "tsdfm_jax")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration file, such as configs/quickstart.py.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Directory that everything is written to; by default runs/ and the config's name.")
-_STAGE = flags.DEFINE_list("stage", [], f"Stages to run, comma-separated: {', '.join(ORDER)}. All of them by default.")
+_STAGE = flags.DEFINE_list("stage", [], f"Stages to run, comma-separated: {ORDERS}. All of them by default.")
 _REMAKE = flags.DEFINE_bool("remake", False, "Make again what another config, text or model made here, and nothing else.")
 _STATUS = flags.DEFINE_bool("status", False, "Show what is whole, stale or missing in --workdir, and run nothing.")
 _MULTIHOST = flags.DEFINE_bool("multihost", False, "Whether this is one of several processes of one run.")
@@ -52,19 +38,6 @@ _COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port of process 0, w
 _PROCESSES = flags.DEFINE_integer("processes", -1, "How many processes there are, where the cluster does not provide it.")
 _PROCESS = flags.DEFINE_integer("process", -1, "Number of this process, from 0, where the cluster does not provide it.")
 _HEARTBEAT = flags.DEFINE_integer("heartbeat", 100, "Seconds without a sign of life after which a process counts as dead.", 10)
-
-
-def plan(stages, rounds):
-    """List the (stage, arguments) in order; trajectories and student alternate, round by round."""
-    for name in stages or ORDER:
-        if not name:
-            raise ValueError(f"--stage={','.join(stages)} has an empty name: take out a comma, or add one of {', '.join(ORDER)}")
-        if name not in ORDER:
-            raise ValueError(f"--stage={name} is not one of {', '.join(ORDER)}")
-    wanted = [name for name in ORDER if not stages or name in stages]
-    before = [(name, ()) for name in wanted if ORDER.index(name) < ORDER.index(ROUNDS[0])]
-    middle = [(name, (r,)) for r in range(rounds) for name in wanted if name in ROUNDS]
-    return before + middle + [(name, ()) for name in wanted if ORDER.index(name) > ORDER.index(ROUNDS[1])]
 
 
 def typed_command():
@@ -89,18 +62,20 @@ def run(config, workdir, stages=(), command=None, remake=False):
     `command` is the command line that was typed; the report shows it. What another config made in the directory stays and stops
     the run, unless `remake` says that all that is stale is to be made again, and nothing else.
     """
-    plan(stages, 1)  # before JAX is imported, so that a mistyped stage fails at once
+    method = methods.of(config)
+    method.plan(stages, 1)  # before JAX is imported, so that a mistyped stage fails at once
     workdir = places.expanded(workdir)
     places.require_writable(workdir, "--workdir")
     memory.keep()
-    from tsdfm_jax.config import inputs, networks, validation  # late: help and a mistyped flag do not wait for JAX
+    from tsdfm_jax.config import validation  # late: help and a mistyped flag do not wait for JAX
     from tsdfm_jax.runtime import compile_cache, hosts, metrics
 
     validation.validate(config)
-    hosts.first(lambda: inputs.check(config, workdir, [name for name in stages or ORDER if networks.needs(config, name)]))
+    needed = [name for name in stages or method.order if method.needs(config, name)]
+    hosts.first(lambda: method.load("inputs").check(config, workdir, needed))
     compile_cache.enable()
-    for name in (name for name in stages if hosts.is_first() and not networks.needs(config, name)):
-        metrics.LOG.warning("%s: skipped, since models is %s", name, ", ".join(networks.models(config)))
+    for name in (name for name in stages if hosts.is_first() and name not in needed):
+        metrics.LOG.warning("%s: skipped, since %s", name, method.load("networks").unneeded(config, name))
     with signals.stopping(), contextlib.ExitStack() as held:
         only_reads = list(stages) == ["sample"] and not remake  # it changes nothing that another command reads
         if not only_reads:
@@ -118,18 +93,19 @@ def run(config, workdir, stages=(), command=None, remake=False):
 
 def prepare(config, workdir, stages, command, remake, only_reads):
     """List the (stage, arguments) to run; ValueError if something in the directory is stale and `remake` is false."""
-    from tsdfm_jax.config import networks
     from tsdfm_jax.exchange import external  # late: a mistyped value does not wait for the imports that read models
     from tsdfm_jax.runtime import hosts, metrics
     from tsdfm_jax.workspace import plan as plans, record
 
+    method = methods.of(config)
+    hosts.first(lambda: record.require_method(config, workdir))
     state = hosts.first(lambda: plans.make(config, workdir, change=not only_reads))
     names = state.wanted(config, stages)
     if not remake and (refusal := state.refusal(names)):
         raise ValueError(refusal)
     stale = state.stages(state.stale(names))
-    todo = plan([name for name in ORDER if name in (*stages, *stale)] if stages else (), config.rounds)
-    todo = [(name, arguments) for name, arguments in todo if networks.needs(config, name)]
+    todo = method.plan([name for name in method.order if name in (*stages, *stale)] if stages else (), config.get("rounds", 1))
+    todo = [(name, arguments) for name, arguments in todo if method.needs(config, name)]
     external.check(config, [state.states[name] for name in state.named([name for name, _ in todo])])
     hosts.first(lambda: record.write(config, workdir, stages and [name for name, _ in todo], command))
     if state.adopted:
@@ -147,7 +123,7 @@ def perform(config, workdir, todo, remake):
     try:
         for number, (name, arguments) in enumerate(todo):
             signals.check(f"{number} of {len(todo)} stages done")
-            importlib.import_module(f"tsdfm_jax.stages.{name}").run(config, workdir, *arguments, remake=remake)
+            methods.of(config).load(name).run(config, workdir, *arguments, remake=remake)
         signals.check("all stages done")
     except (ValueError, FileNotFoundError, hosts.OtherProcessFailed) as error:
         with contextlib.suppress(OSError), open(workdir / "log.txt", "a") as log:
@@ -167,7 +143,7 @@ def main(argv):
     except ValueError as error:
         return fail(error)
     if flags.FLAGS["stage"].present and not _STAGE.value:
-        return fail(f"--stage= names no stage: leave it out for all of them, or take some of {', '.join(ORDER)}")
+        return fail(f"--stage= names no stage: leave it out for all of them, or take some of {ORDERS}")
     workdir = places.expanded(_WORKDIR.value) if _WORKDIR.value else default_workdir()
     if _STATUS.value:
         return attempt(lambda: status(_CONFIG.value, workdir), workdir)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.tiny import changed
-from tsdfm_jax.config import settings, validation
+from tsdfm_jax.config import settings, tsdfm_validation, validation
 from tsdfm_jax.data import prompts
 from tsdfm_jax.flow import sampler
 
@@ -55,7 +55,7 @@ def test_what_means_something_is_kept(changes):
 
 def test_no_two_seeds_are_one():
     """The seeds of all allowed trajectories.seed and rounds are different 32-bit words, also with the largest seed."""
-    most = validation.MAXIMUM["trajectories.seed"]
+    most = tsdfm_validation.MAXIMUM["trajectories.seed"]
     seeds = {settings.student_seed(changed(**{"trajectories.seed": n, "seed": 2**31 - 1})) for n in (0, 1, most - 1, most)}
     words = {(seed + extra) % 2**32 for seed in seeds for extra in (0, 999, 2000, 2999)}
     assert len(words) == 16 and max(seeds) + 3000 < 2**32

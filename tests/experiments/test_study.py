@@ -19,6 +19,7 @@ from tsdfm_jax.exchange import model_directory
 from tsdfm_jax.experiments.study import arms as study_arms, compass as study_compass, figures as study_figures, runs as study_runs
 from tsdfm_jax.flow import chain, path as paths, sampler
 from tsdfm_jax.workspace import graph
+from tsdfm_jax.workspace.tsdfm_artefacts import KEYS
 
 
 def test_every_arm_can_run_and_is_another(tmp_path):
@@ -138,5 +139,5 @@ def test_a_seed_of_trajectories_is_no_seed_of_anything_else():
     )
     seeds = [program(r, **{"trajectories.seed": s}).seed for s in (0, 1, 2) for r in (0, 1, 2)]
     assert len(set(seeds)) == 9 and seeds[0] == program(0).seed
-    marks = [{n: graph.fingerprint(tiny.changed(**{"trajectories.seed": s}), n) for n in graph.KEYS} for s in (0, 1)]
-    assert [name for name in graph.KEYS if marks[0][name] != marks[1][name]] == ["trajectories"]
+    marks = [{n: graph.fingerprint(tiny.changed(**{"trajectories.seed": s}), n) for n in KEYS} for s in (0, 1)]
+    assert [name for name in KEYS if marks[0][name] != marks[1][name]] == ["trajectories"]

@@ -13,7 +13,7 @@ from configs import quickstart
 from tests import tiny
 from tsdfm_jax.experiments.sweep import hyper, plan as sweep_plan, runs as sweep_runs
 from tsdfm_jax.flow import shaping
-from tsdfm_jax.workspace import graph
+from tsdfm_jax.workspace import tsdfm_artefacts
 
 SHIPPED = "configs/sweeps/shaping.py"
 PARTS = st.lists(st.lists(st.integers(), min_size=1, max_size=3), min_size=1, max_size=3)
@@ -180,6 +180,6 @@ def test_the_shipped_sweep(capsys):
 ])  # fmt: skip
 def test_what_is_shared(entries, last):
     """All stages before the first that an override changes are shared; a key that no stage names changes all."""
-    stages = [stage for stage in graph.KEYS if stage != "autoregressive"]  # none of these runs has it
+    stages = [stage for stage in tsdfm_artefacts.KEYS if stage != "autoregressive"]  # none of these runs has it
     shared = sweep_runs.shared_stages([run.config for run in expand(entries)])
     assert shared == (stages[: stages.index(last) + 1] if last else [])

@@ -11,6 +11,7 @@ import time
 
 from tests.histories import mini
 from tsdfm_jax import main
+from tsdfm_jax.config import methods
 
 W = pathlib.Path("W")
 # A change by which another finished run of the same family differs, and which its files are swapped from.
@@ -42,7 +43,7 @@ def back(history):
 
 def run(history):
     """A command: all stages or a few, with or without --remake."""
-    stages = history.rng.sample(main.ORDER, history.rng.randint(1, 4)) if history.rng.random() < 0.3 else ()
+    stages = history.rng.sample(methods.TSDFM.order, history.rng.randint(1, 4)) if history.rng.random() < 0.3 else ()
     history.run(tuple(stages), history.rng.random() < 0.6)
 
 

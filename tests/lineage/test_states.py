@@ -59,7 +59,7 @@ def test_what_was_made_is_done(tmp_path):
     ({"a": 2}, "abdc", "a.key=1, but the config now says 2"),
     ({"b": 2}, "bc", "b.deep=1, but the config now says 2"),
     ({"c": 2}, "c", "c.key=1, but the config now says 2"),
-    ({"text": "two"}, "abdc", "another text: x.txt has changed"),
+    ({"text": "two"}, "abdc", "other data: x.txt has changed"),
 ])  # fmt: skip
 def test_a_change_reaches_all_that_depends_on_it_and_nothing_else(tmp_path, change, stale, said):
     """The stale ones are exactly those downstream; only the first has a reason of its own, which names key and values."""

@@ -67,7 +67,7 @@ def fit(workdir, steps=12, batches=None, save_every=5, changes=None, **kwargs):
         with metrics.Metrics(workdir, "toy") as out:
             return loop.fit(
                 dataclasses.replace(sound, **(changes or {})), batches, name="toy", steps=steps, checkpoints=store, metrics=out, mesh=mesh,
-                log_every=4, save_every=save_every, tokens_per_step=8, **kwargs,
+                log_every=4, save_every=save_every, units_per_step=8, **kwargs,
             )  # fmt: skip
     finally:
         store.close()
@@ -262,7 +262,7 @@ def test_stopped_before_the_first_step(tmp_path):
 
 def test_what_a_checkpoint_tells_is_not_changed_by_later_steps():
     """Orbax writes it in the background, by when the curve may have grown by points that are past the checkpoint's step."""
-    account = ledger.Ledger(name="toy", steps=2, tokens_per_step=1, log_every=1)
+    account = ledger.Ledger(name="toy", steps=2, unit="tokens", units_per_step=1, log_every=1)
     account.record["curve"].append([1, 2.0])
     meta = account.meta()
     account.record["curve"].append([2, 1.0])

@@ -2,12 +2,17 @@
 
 import contextlib
 import functools
+import itertools
 import pathlib
 
 import ml_collections
+import pytest
 
+from tests import ntm_tiny
 from tests.histories import mini
+from tests.test_layout import written
 from tsdfm_jax import main
+from tsdfm_jax.config import methods
 from tsdfm_jax.workspace import graph
 
 # Keys that change how fast a result comes, how it is split or shown, and not what it is.
@@ -40,9 +45,9 @@ def recording(read):
         ml_collections.ConfigDict.__getitem__ = plain
 
 
-def run_recorded(monkeypatch, config):
-    """{stage: the keys that it read}, of a whole run in the present directory; the bookkeeping itself may read all."""
-    reads, plain_import = {}, main.importlib.import_module
+def run_recorded(monkeypatch, config, stages=()):
+    """{stage: the keys that it read}, of these stages in the present directory; the bookkeeping itself may read all."""
+    reads, plain_import = {}, methods.importlib.import_module
 
     def unrecorded(function):
         @functools.wraps(function)
@@ -75,8 +80,8 @@ def run_recorded(monkeypatch, config):
 
         return type("Stage", (), {"run": staticmethod(run)})
 
-    monkeypatch.setattr(main.importlib, "import_module", import_module)
-    main.run(config, pathlib.Path("W"))
+    monkeypatch.setattr(methods.importlib, "import_module", import_module)
+    main.run(config, pathlib.Path("W"), stages)
     return reads
 
 
@@ -98,14 +103,42 @@ def test_no_stage_reads_a_key_that_its_identity_lacks(tmp_path, monkeypatch):
     config.update_from_flattened_dict(CHANGES)
     config.report.traces, config.evaluate.batch = 1, 8  # eight devices
     reads = run_recorded(monkeypatch, config)
-    made = graph.artefacts(config, lambda name, stage: {})
-    assert set(reads) == set(main.ORDER) and all(reads.values())
-    unknown = {}
+    assert set(reads) == set(methods.TSDFM.order) and all(reads.values())
+    assert not uncovered(config, reads, NEUTRAL, OF_STAGE)
+
+
+def uncovered(config, reads, neutral, of_stage):
+    """{stage: the keys that it read and that neither its identity nor that of its inputs has}."""
+    made, unknown = graph.artefacts(config, lambda name, stage: {}), {}
     for stage, keys in reads.items():
         names = graph.upstream(made, [name for name, one in made.items() if one.stage == stage] or list(made))
-        covered = {key for name in names for key in (*made[name].keys, *made[name].figure_keys, *made[name].additions)} | set(
-            OF_STAGE.get(stage, ())
-        )
+        covered = {key for name in names for key in (*made[name].keys, *made[name].figure_keys, *made[name].additions)}
+        covered |= set(of_stage.get(stage, ()))
         is_covered = lambda key: any(f"{key}.".startswith(f"{one}.") or not one for one in covered)
-        unknown |= {stage: left} if (left := sorted(filter(lambda key: not is_covered(key), keys - NEUTRAL))) else {}
-    assert not unknown
+        unknown |= {stage: left} if (left := sorted(filter(lambda key: not is_covered(key), keys - neutral))) else {}
+    return unknown
+
+
+NTM_OF_STAGE = {"sample": ("sample",), "report": ("",), "ntm": ("models",)}
+# Checked alone: whether patches divide the images, or the latents.
+NTM_OF_STAGE |= {"images": ("images.patch", "autoencoder.channels"), "autoencoder": ("images.patch",)}
+
+
+def test_no_stage_of_ntm_reads_a_key_that_its_identity_lacks(tmp_path, monkeypatch):
+    """All stages that there are, from the first on; a key that is read and not in the identity could change unseen."""
+    stages = list(itertools.takewhile(written(methods.NTM).__contains__, methods.NTM.order))
+    if not stages:
+        pytest.skip("the method has no stages yet")
+    monkeypatch.chdir(tmp_path)
+    config = ntm_tiny.changed(**{"autoencoder.channels": 4})
+    reads = run_recorded(monkeypatch, config, stages)
+    assert set(reads) == set(stages) and all(reads.values())
+    neutral = NEUTRAL | {"method", "sample.batch"}  # a work directory is of one method
+    assert not uncovered(config, reads, neutral, NTM_OF_STAGE)
+
+
+def test_a_key_that_an_identity_lacks_is_found():
+    """The check itself: a key of a later stage, and one of the network that has no transporter, are told."""
+    config = ntm_tiny.get_config()
+    reads = {"images": {"seed", "ntm.batch"}, "flow_matching": {"transporter.flows", "model.width"}, "evaluate": {"ntm.batch"}}
+    assert uncovered(config, reads, set(), {}) == {"images": ["ntm.batch"], "flow_matching": ["transporter.flows"]}

@@ -1,4 +1,4 @@
-"""The files that a config names: whether they are there and may be read, before a run writes anything."""
+"""The files that a config of TS-DFM names: whether they are there and may be read, before a run writes anything."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""The networks that a config makes (the key `models`), and the stages that they need."""
+"""The networks that a config of TS-DFM makes (the key `models`), and the stages that they need."""
 
 MODELS = ("teacher", "student_shaped", "student_blind", "autoregressive")
 FLOW_MODELS = MODELS[:3]  # a config without the key `models`, of an older version, makes these
@@ -19,6 +19,11 @@ def needs(config, stage):
     needed = {"teacher": "teacher" in models(config), "autoregressive": "autoregressive" in models(config)}
     needed |= {"compass": "shaped" in variants(config), "trajectories": bool(variants(config)), "student": bool(variants(config))}
     return needed.get(stage, True)
+
+
+def unneeded(config, stage):
+    """Why the config does not need a stage; "" if it does."""
+    return "" if needs(config, stage) else f"models is {', '.join(models(config))}"
 
 
 def evaluations(config, model, steps):

@@ -1,78 +1,71 @@
-"""Checks of every key of a config before anything is computed: one line for the first error."""
+"""Checks of every key of a config before anything is computed: one line for the first error.
 
+What holds for the keys of every method is here; each method has its own ranges and checks, see methods.Method.validation.
+"""
+
+import dataclasses
 import difflib
 import functools
 import importlib.util
+from collections.abc import Callable, Mapping
 
-from tsdfm_jax.config import command_line, networks, settings
-from tsdfm_jax.data import prompts
-from tsdfm_jax.flow import chain, jump, lookahead, losses, sampler
-from tsdfm_jax.models import attention
+from tsdfm_jax.config import command_line, methods, settings
+from tsdfm_jax.flow import sampler
 from tsdfm_jax.runtime import mesh as meshes
 
-# Whole numbers are at least 1 and at most settings.LARGEST_INTEGER. Exceptions, by full key or its end, in MINIMUM and MAXIMUM.
-MINIMUM = {"seed": 0, "evaluate.seeds": 0, "data.limit_bytes": 0, "shaping.chunk": 0, "judges.pilot": 0, "warmup": 0}
-MINIMUM |= {"evaluate.judge_batch": 0, "report.traces": 0, "autoregressive.blocks": 0, "student.progressive": 0}
-MINIMUM |= {"mesh.data": -1, "mesh.fsdp": -1, "mesh.tensor": -1, "sample.length": 0, "data.workers": 0}
-MAXIMUM = {"data.limit_bytes": 2**63 - 1, "tokenizer.train_bytes": 2**63 - 1, "data.workers": 1024}
-MAXIMUM |= {"rounds": 1000, "shaping.candidates": 2**15 - 1}  # each round has its own seed; the index of a candidate is an int16
-MAXIMUM |= {"student.progressive": 1024}
-MAXIMUM |= {
-    "trajectories.seed": 2**31 // settings.STUDENT_SEEDS - 1
-}  # with any seed the sum is below 2^32, the most a key tells apart
-MAXIMUM |= {"sample.number": prompts.BOUNDS["number"][1], "sample.batch": 2**16}
 KINDS = {bool: "True or False", float: "a number", str: "text, in quotes", tuple: "a tuple"}
-FLAGS = ("compass.from_teacher", "sample.states", "sample.live")
-MULTILINE = ("sample.prompt", "sample.suffix", "sample.infill")  # text that may have several lines
 TINY, HUGE = sampler.TINY, sampler.HUGE
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ranges:
+    """What the values of a method's keys may be, beside their kinds, which are those of the defaults.
+
+    Whole numbers are at least 1 and at most settings.LARGEST_INTEGER; other numbers 0, or of a size from TINY to HUGE.
+
+    Attributes:
+      minimum: {key, or its end: the least whole number}, where that is not 1.
+      maximum: {key: the largest whole number}, where that is not settings.LARGEST_INTEGER.
+      flags: keys that are True or False, and tuples that `check` of the method looks at.
+      multiline: keys of text that may have several lines.
+      tuples: {end of a key: check(key, value)} of tuples of numbers that are not whole.
+    """
+
+    minimum: Mapping[str, int]
+    maximum: Mapping[str, int]
+    flags: tuple[str, ...]
+    multiline: tuple[str, ...] = ()
+    tuples: Mapping[str, Callable[[str, tuple], None]] = dataclasses.field(default_factory=dict)
 
 
 def validate(config):
     """Check every key of a config before anything is computed; raises ValueError, one line, for the first error."""
     check_keys(config)
-    for key, value in leaves(config):
-        check_value(key, value)
-    networks.check_models(config, [model for model, _ in settings.frontier(config)])
-    check_choices(config)
-    check_trajectories(config)
-    check_progressive(config)
-    check_sample(config)
-    (
-        settings.path(config, 2),
-        settings.network(config, 8),
-        settings.shaped(config),
-        settings.windows_config(config),
-        settings.corpus_config(config),
-    )
-    settings.sampler_config(config, config.evaluate), settings.sampler_config(config, config.sample)
-    for name in (*range(len(config.judges.widths)), "pilot"):
-        settings.judge(config, name, 8)
-    if config.compass.kind != "lookahead":
-        settings.compass_network(config, 8)
-    settings.autoregressive(config, 8)
-    device_mesh = settings.mesh(config)
-    check_batches(config, device_mesh)
-    attention.check_devices(config.model.attention, device_mesh.devices.flat[0].platform, config.data.length)
+    check_values(config)
+    methods.of(config).load("validation").check(config)
 
 
 @functools.cache
-def base():
-    """{dotted key: default} of configs/base.py, which has every key."""
-    spec = importlib.util.spec_from_file_location("base_config", command_line.CONFIGS / "base.py")
+def base(file):
+    """{dotted key: default} of a file of configs/ that has every key of a method."""
+    spec = importlib.util.spec_from_file_location(f"{file.removesuffix('.py')}_config", command_line.CONFIGS / file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return dict(leaves(module.get_config()))
 
 
 def check_keys(config):
-    """Check that a config has the keys of configs/base.py and no others, with values of the same kind."""
-    given = dict(leaves(config))
-    for key in given.keys() - base().keys():
-        nearest = difflib.get_close_matches(key, base(), 1)
-        raise ValueError(f"{key} is no key of configs/base.py" + (f": is it {nearest[0]}?" if nearest else ": take it out"))
-    for key, default in base().items():
+    """Check that a config has the keys of its method's base and no others, with values of the same kind."""
+    given, file = dict(leaves(config)), methods.of(config).base
+    known = base(file)
+    for key in given.keys() - known.keys():
+        nearest = difflib.get_close_matches(key, known, 1)
+        raise ValueError(f"{key} is no key of configs/{file}" + (f": is it {nearest[0]}?" if nearest else ": take it out"))
+    for key, default in known.items():
         if key not in given:
-            raise ValueError(f"the config has no {key}: begin with base.get_config() of configs/base.py, and change that")
+            raise ValueError(
+                f"the config has no {key}: begin with {file.removesuffix('.py')}.get_config() of configs/{file}, and change that"
+            )
         value, kind = given[key], type(default)
         fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
         if value is not None and not fits and (kind in KINDS or isinstance(value, (str, bool, float))):
@@ -88,24 +81,26 @@ def leaves(section, prefix=""):
             yield f"{prefix}{name}", value
 
 
-def check_value(key, value):
-    """Check what must hold for every key: it has a value, a string is one line, a number is in its range."""
+def check_values(config):
+    """Check what must hold for every key by itself: it has a value, a string is one line, a number is in its range."""
+    ranges = methods.of(config).load("validation").RANGES
+    for key, value in leaves(config):
+        check_value(key, value, ranges)
+
+
+def check_value(key, value, ranges):
+    """Check the value of one key."""
     if value is None:
         raise ValueError(f"{key} has no value: leave it out, and it has its default")
-    if isinstance(value, str) and key not in MULTILINE and len(value.splitlines()) > 1:
+    if isinstance(value, str) and key not in ranges.multiline and len(value.splitlines()) > 1:
         raise ValueError(f"{key} {value!r} must be one line")
-    if isinstance(value, str) or key in FLAGS or key == "models":
+    if isinstance(value, str) or key in ranges.flags:
         return
-    if key.endswith("weights"):
-        if not all(type(x) in (int, float) and (x == 0 or TINY <= x <= HUGE) for x in value) or not any(value):
-            raise ValueError(f"{key} {value} must each be 0 or a number from {TINY} to {HUGE}, and not all of them 0")
-        return
-    if key.endswith("temperatures"):
-        if not all(type(x) in (int, float) and TINY <= x <= HUGE for x in value):
-            raise ValueError(f"{key} {value} must each be a number from {TINY} to {HUGE}")
-        return
-    minimum = next((minimum for name, minimum in MINIMUM.items() if f".{key}.".endswith(f".{name}.")), 1)
-    maximum = MAXIMUM.get(key, settings.LARGEST_INTEGER)
+    for end, check in ranges.tuples.items():
+        if key.endswith(end):
+            return check(key, value)
+    minimum = next((minimum for name, minimum in ranges.minimum.items() if f".{key}.".endswith(f".{name}.")), 1)
+    maximum = ranges.maximum.get(key, settings.LARGEST_INTEGER)
     for x in value if isinstance(value, tuple) else (value,):
         if isinstance(x, float) and not isinstance(value, tuple):
             if x != 0 and not TINY <= abs(x) <= HUGE:
@@ -114,126 +109,13 @@ def check_value(key, value):
             raise ValueError(f"{key} {value!r} must be a whole number, at least {minimum} and at most {maximum:,}")
 
 
-def check_choices(config):
-    """Check that every name is a known one, and that every list has the right length."""
-    jump.check(config.flow.jump)
-    settings.choose("trajectories.chain", config.trajectories.chain, chain.CHAINS)
-    settings.choose("student.target", config.student.target, settings.TARGETS)
-    settings.choose("student.evaluator", config.student.evaluator, ("ema", "teacher", "generator"))
-    settings.choose("compass.kind", config.compass.kind, settings.COMPASSES)
-    settings.choose("compass.score", config.compass.score, lookahead.SCORES)
-    losses.check(config.teacher.loss)
-    losses.check(config.student.loss)
-    for name in ("compass", "student"):
-        if len(weights := config[name].step_weights) != len(settings.STEP_SIZES):
-            raise ValueError(f"{name}.step_weights {weights} must be {len(settings.STEP_SIZES)} numbers, for h = 1, 1/2, … 1/1024")
-    if len(config.student.weights) != 3:
-        raise ValueError(f"student.weights {config.student.weights} must be 3 numbers: of chain, endpoint and data")
-    if not 0.0 <= config.student.fresh <= 1.0:
-        raise ValueError(f"student.fresh {config.student.fresh} is no share: take a number from 0 to 1")
-    if not 0.0 <= config.shaping.tau < 1.0:
-        raise ValueError(f"shaping.tau {config.shaping.tau} leaves no trajectory to shape: take a number from 0, and below 1")
-    if not 0.0 <= config.data.text_loss <= 1.0:
-        raise ValueError(f"data.text_loss {config.data.text_loss} is no share: take a number from 0 to 1")
-    settings.frontier(config)
-    if not config.evaluate.seeds:
-        raise ValueError("evaluate.seeds () is empty: the table needs one")
-    check_lists(config)
-    sizes = {len(config.judges[k]) for k in ("widths", "blocks", "heads")}
-    if len(sizes) != 1 or not 0 <= config.judges.pilot < sizes.pop():
+def check_divides(config, name, device_mesh):
+    """Check that the batch of a section that trains a network splits over devices and microbatches."""
+    section = functools.reduce(lambda node, part: node[part], name.split("."), config)
+    meshes.require_divides(section.batch, device_mesh, f"{name}.batch")
+    parts = section.optimiser.accumulate * meshes.batch_devices(device_mesh)
+    if section.batch % parts:
         raise ValueError(
-            f"judges.widths, blocks and heads must be of one length, and judges.pilot {config.judges.pilot} one of their places"
+            f"{name}.batch={section.batch} is not divisible by {name}.optimiser.accumulate={section.optimiser.accumulate} on "
+            f"{meshes.batch_devices(device_mesh)} devices: take a multiple of {parts}"
         )
-
-
-def check_lists(config):
-    """Check that no list is empty that a stage takes a value from."""
-    c = config.evaluate
-    if not config.judges.widths:
-        raise ValueError("judges.widths () is empty: the table needs one judge at least")
-    if not c.student_steps and networks.variants(config) and config.report.traces:
-        raise ValueError("evaluate.student_steps () is empty: give a number of steps, or set report.traces=0, which shows none")
-    if settings.frontier(config) and not set(c.frontier_temperatures) - {c.temperature}:
-        raise ValueError(
-            f"evaluate.frontier_temperatures {c.frontier_temperatures} has none besides evaluate.temperature: give one, or leave "
-            f"evaluate.frontier out"
-        )
-    temperatures = sorted({c.temperature, *c.frontier_temperatures})
-    for low, high in zip(temperatures, temperatures[1:]):
-        if f"{low:g}" == f"{high:g}":  # they name the files of their texts
-            raise ValueError(
-                f"evaluate.frontier_temperatures: {low!r} and {high!r} are equal in six digits (evaluate.temperature counts too): leave "
-                f"one out"
-            )
-
-
-def check_trajectories(config):
-    """Check that a trajectory's times fit the step sizes that a student draws, and that shards hold whole batches."""
-    c, s = config.trajectories, config.trajectories.midpoints
-    if c.shard % c.batch:  # a batch would cross the border between two shards
-        raise ValueError(f"trajectories.shard={c.shard} is not a multiple of trajectories.batch={c.batch}")
-    if config.student.target == "chain":
-        return
-    if s & (s - 1):
-        raise ValueError(f"trajectories.midpoints {s} is not a power of two, so that no step size fits its times")
-    if not any(w for h, w in zip(settings.STEP_SIZES, config.student.step_weights) if h * s >= 1):
-        raise ValueError(
-            f"student.step_weights {config.student.step_weights} have no weight on the steps that trajectories.midpoints {s} resolves"
-        )
-    if (size := 4 * (s + 1) * config.data.length) > settings.LARGEST_INTEGER:
-        raise ValueError(f"trajectories.midpoints {s} of data.length {config.data.length} make a record of {size:,} bytes")
-
-
-def check_progressive(config):
-    """Check that the rounds can halve `student.progressive`, and that the `sdtt` chain is blind."""
-    n, last = config.student.progressive, 2**config.rounds
-    if config.trajectories.chain == "sdtt" and "chain" in settings.TARGETS[config.student.target]:
-        if "shaped" in networks.variants(config) and config.shaping.candidates > 1:
-            raise ValueError(
-                f"trajectories.chain sdtt is blind, and shaping.candidates is {config.shaping.candidates}: set that to 1, or take "
-                f"student_shaped out of models"
-            )
-    if not n:
-        return
-    if n & (n - 1) or n < last:
-        raise ValueError(
-            f"student.progressive {n} cannot be halved in {config.rounds} rounds: take a power of two from {last} to 1024"
-        )
-    if config.student.target != "chain":
-        raise ValueError(
-            f"student.progressive {n} needs student.target=chain, not {config.student.target}: the others have all steps"
-        )
-
-
-def check_sample(config):
-    """Check the keys of `sample`, as far as that is possible without a tokenizer."""
-    c = config.sample
-    ask = settings.fill(prompts.Ask, c)
-    if c.model == "autoregressive":
-        prompts.check_left_to_right(ask)
-    if c.length > config.data.length:
-        raise ValueError(f"sample.length {c.length} exceeds data.length {config.data.length}, all that the model writes: lower it")
-    if c.prompts:
-        prompts.check_kind(c.prompts)
-        for name in ("prompt", "suffix", "infill"):
-            if c[name]:
-                raise ValueError(f"sample.{name} {c[name]!r} cannot go with sample.prompts {c.prompts!r}: write it into that file")
-
-
-def check_batches(config, device_mesh):
-    """Check that every batch splits over devices and microbatches, and that held-out sets have at least one batch."""
-    meshes.require_positions(config.data.length, device_mesh, "data.length")
-    extra = ("autoregressive",) if networks.needs(config, "autoregressive") else ()  # a model that is not made may have any batch
-    for name in ("teacher", *extra, "judges", "compass", "trajectories", "student", "evaluate"):
-        meshes.require_divides(config[name].batch, device_mesh, f"{name}.batch")
-    meshes.require_divides(config.evaluate.judge_batch or config.evaluate.batch, device_mesh, "evaluate.judge_batch")
-    for name in ("teacher", *extra, "judges", "compass", "student"):
-        parts = settings.optimiser(config[name]).accumulate * meshes.batch_devices(device_mesh)
-        if config[name].batch % parts:
-            raise ValueError(
-                f"{name}.batch={config[name].batch} is not divisible by {name}.optimiser.accumulate="
-                f"{config[name].optimiser.accumulate} on {meshes.batch_devices(device_mesh)} devices: take a multiple of {parts}"
-            )
-    for name in ("teacher", "compass"):
-        if config[name].heldout < config[name].batch:
-            raise ValueError(f"{name}.heldout {config[name].heldout} is less than one {name}.batch {config[name].batch}")

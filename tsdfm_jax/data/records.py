@@ -17,7 +17,12 @@ from tsdfm_jax.storage import atomic
 _PREFIX = "shard"
 _MANIFEST = "manifest.json"
 _CRC_BYTES = 4
-_REMEDY = "delete it and run --stage=trajectories again"
+_STAGE = "trajectories"  # the stage whose store it is, unless a caller names another
+
+
+def _remedy(stage: str) -> str:
+    """What mends a damaged store: the end of an error's line."""
+    return f"delete it and run --stage={stage} again"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,13 +132,14 @@ def seal(
     sources: Mapping[str, str],
     shards: int,
     provenance: str = "",
+    stage: str = _STAGE,
 ) -> dict[str, Any]:
     """Write the manifest of a store of shards 0 … `shards` − 1, and return it.
 
-    `sources` holds content hashes by name: teacher, compass, tokenizer. Errors: ValueError naming the first unfinished
-    shard, or one too many.
+    `sources` holds content hashes by name: teacher, compass, tokenizer. `stage` makes the store, and is the remedy in errors.
+    Errors: ValueError naming the first unfinished shard, or one too many.
     """
-    entries = _entries(directory, schema, provenance, shards)
+    entries = _entries(directory, schema, provenance, shards, stage)
     body = {
         "version": 1,
         "schema": schema.to_json(),
@@ -147,36 +153,37 @@ def seal(
     return atomic.write_sealed(directory / _MANIFEST, body)
 
 
-def _entries(directory: pathlib.Path, schema: Schema, provenance: str, count: int) -> list[dict[str, Any]]:
+def _entries(directory: pathlib.Path, schema: Schema, provenance: str, count: int, stage: str) -> list[dict[str, Any]]:
     finished = dict(_finished_entries(directory, schema, provenance))
     for number in range(count):
         if number not in finished:
-            raise ValueError(f"shard {directory / shards.name(_PREFIX, number)} is unfinished: run --stage=trajectories again")
+            raise ValueError(f"shard {directory / shards.name(_PREFIX, number)} is unfinished: run --stage={stage} again")
     entries = [finished[number] for number in range(count)]
-    shards.check(directory, entries, _REMEDY, digest=False)
+    shards.check(directory, entries, _remedy(stage), digest=False)
     return entries
 
 
-def open_store(directory: pathlib.Path) -> "Store":
-    """Open a sealed store, after checking every byte of it.
+def open_store(directory: pathlib.Path, stage: str = _STAGE) -> "Store":
+    """Open a sealed store, after checking every byte of it; `stage` is the remedy in errors.
 
     Errors: FileNotFoundError without a manifest; ValueError naming the manifest or shard that is damaged, truncated,
     missing or foreign.
     """
-    manifest = atomic.read_sealed(directory / _MANIFEST, missing="run --stage=trajectories first", damaged=_REMEDY)
-    shards.check(directory, manifest["shards"], _REMEDY, digest=True)
-    store = Store(directory, manifest)
-    record_count = len(shards.Source(directory, manifest["shards"], _REMEDY))
+    remedy = _remedy(stage)
+    manifest = atomic.read_sealed(directory / _MANIFEST, missing=f"run --stage={stage} first", damaged=remedy)
+    shards.check(directory, manifest["shards"], remedy, digest=True)
+    store = Store(directory, manifest, remedy)
+    record_count = len(shards.Source(directory, manifest["shards"], remedy))
     if record_count != len(store):
-        raise ValueError(f"{directory / _MANIFEST} counts {len(store)} records and the shards hold {record_count}: {_REMEDY}")
+        raise ValueError(f"{directory / _MANIFEST} counts {len(store)} records and the shards hold {record_count}: {remedy}")
     return store
 
 
-def _unpack(records: Sequence[bytes], *, dtype: np.dtype, where: str) -> dict[str, np.ndarray]:
+def _unpack(records: Sequence[bytes], *, dtype: np.dtype, where: str, remedy: str) -> dict[str, np.ndarray]:
     size = dtype.itemsize + _CRC_BYTES
     for record in records:
         if len(record) != size or _with_checksum(record[:-_CRC_BYTES]) != record:
-            raise ValueError(f"a record in {where} is corrupted (checksum): {_REMEDY}")
+            raise ValueError(f"a record in {where} is corrupted (checksum): {remedy}")
     rows = np.frombuffer(b"".join(record[:-_CRC_BYTES] for record in records), dtype)
     return {name: np.ascontiguousarray(rows[name]).astype(rows[name].dtype.newbyteorder("=")) for name in dtype.names}
 
@@ -196,14 +203,14 @@ class Store:
         manifest: seed, config, sources, shards, as sealed.
     """
 
-    def __init__(self, directory: pathlib.Path, manifest: dict[str, Any]):
+    def __init__(self, directory: pathlib.Path, manifest: dict[str, Any], remedy: str):
         self.schema, self.manifest = _schema(manifest["schema"]), manifest
-        self._directory = directory
-        self._unpack = functools.partial(_unpack, dtype=self.schema.dtype, where=str(directory))
+        self._directory, self._remedy = directory, remedy
+        self._unpack = functools.partial(_unpack, dtype=self.schema.dtype, where=str(directory), remedy=remedy)
 
     @functools.cached_property
     def _source(self) -> shards.Source:
-        return shards.Source(self._directory, self.manifest["shards"], _REMEDY)
+        return shards.Source(self._directory, self.manifest["shards"], self._remedy)
 
     def __len__(self) -> int:
         return self.manifest["records"]
@@ -237,5 +244,5 @@ class Store:
             shuffle=shuffle,
             repeat=repeat,
             description=f"records in {self._directory}",
-            remedy=_REMEDY,
+            remedy=self._remedy,
         )

@@ -21,7 +21,7 @@ def train(config, workdir, job, section, cfg, seed, name, directory):
     init, start = lambda seed: causal.init(jax.random.key(seed), cfg), (meshes.seed_word(seed),)
     learner = states.learner(init, loss, settings.optimiser(section), mesh, seed, given=start)
     batches = windows.batches(data, "train", section.batch, seed, meshes.share(mesh))
-    options = dict(mesh=mesh, tok=tok, about=description.of_causal(cfg), directory=directory)
+    options = dict(mesh=mesh, rows=jobs.text(config, tok), about=description.of_causal(cfg), directory=directory)
     state, figures = jobs.train(config, job, section, learner, batches, name=name, **options)
     heldout = judging.perplexity(judging.local_judge("", cfg, state.averaged, tok), heldout_NL, section.batch, mesh)["ppl_token"]
     job.metrics.line(f"{name}: {figures['parameters']:,} parameters, held-out perplexity {heldout:.1f}")

@@ -1,5 +1,6 @@
 """Models that a run loads from a directory: `teacher.path` is its teacher, `student.path` has the students' initial weights."""
 
+from tsdfm_jax.config import methods
 from tsdfm_jax.exchange import model_directory
 from tsdfm_jax.lineage.states import Kind
 
@@ -14,7 +15,7 @@ def check(config, states):
     Raises ValueError, one line, for a directory that holds no model, or one that does not fit the config.
     """
     stages = {state.artefact.stage for state in states if state.kind is not Kind.DONE}
-    for section in ("teacher", "student"):
+    for section in methods.of(config).given:
         if config[section].path and section in stages:
             read_about(config, section)
 

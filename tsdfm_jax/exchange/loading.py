@@ -4,7 +4,7 @@ import functools
 
 from ml_collections import ConfigDict
 
-from tsdfm_jax.config import networks, settings
+from tsdfm_jax.config import methods, networks, settings
 from tsdfm_jax.exchange import model_directory
 from tsdfm_jax.inference import model as model_lib, sampling
 from tsdfm_jax.models import transformer
@@ -42,7 +42,7 @@ def load(directory, model=None, mesh=None):
         return _from_model_directory(directory, model, mesh)
     if model is not None:
         settings.choose("model", model, networks.MODELS)
-    config = record.config(directory)
+    config = record.config(directory, methods.TSDFM.name)
     model = next(name for name in PREFERRED if name in networks.models(config)) if model is None else model
     networks.check_made(config, "model", model)
     config = trained.own_config(config, directory, model)

@@ -5,7 +5,7 @@ import json
 import jax
 from flax import traverse_util
 
-from tsdfm_jax.config import networks, settings
+from tsdfm_jax.config import methods, networks, settings
 from tsdfm_jax.evaluation import summary
 from tsdfm_jax.exchange import loading, model_card, model_directory
 from tsdfm_jax.runtime import mesh as meshes
@@ -23,7 +23,7 @@ def export(workdir, out, *, model="student_shaped", dtype="float32", force=False
     settings.choose("--dtype", dtype, model_directory.DTYPES)
     workdir, out = places.expanded(workdir), places.expanded(out)
     model_directory.check_free(out, force)
-    config = record.config(workdir)
+    config = record.config(workdir, methods.TSDFM.name)
     mesh = meshes.make_mesh(meshes.MeshConfig(), jax.local_devices()[:1])
     loaded = loading.load(workdir, model, mesh)
     config = trained.own_config(config, workdir, model)

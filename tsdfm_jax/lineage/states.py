@@ -117,12 +117,12 @@ def _changes(old, new):
     old_and_new = [(key, was, now) for key, was, now in differences(old, new)]
     files = [change for change in old_and_new if change[0].startswith("files.")]
     if len(files) > 3:
-        yield f"another text: {len(files)} files differ, such as {files[0][0].removeprefix('files.')}"
+        yield f"other data: {len(files)} files differ, such as {files[0][0].removeprefix('files.')}"
         old_and_new = [change for change in old_and_new if change not in files]
     for key, was, now in old_and_new:
         if key.startswith("files."):
             words = "is new" if was == "(unset)" else "is gone" if now == "(unset)" else "has changed"
-            yield f"another text: {key.removeprefix('files.')} {words}"
+            yield f"other data: {key.removeprefix('files.')} {words}"
         else:
             yield f"{key}={short(was)}, but the config now says {short(now)}"
 

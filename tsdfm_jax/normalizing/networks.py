@@ -69,8 +69,13 @@ def predictor(config, shape):
 
 
 def denoiser(config, shape):
-    """The learned denoiser: flow matching's network in shape, told the level of its input."""
-    return flow_matching(config, shape)
+    """The learned denoiser: flow matching's network in shape, told the level of its input and T."""
+    return dataclasses.replace(flow_matching(config, shape), times=2)
+
+
+def denoiser_times(t_B, pace_B):
+    """What the denoiser is told of times: [B, 2]."""
+    return jnp.stack([t_B, pace_B], axis=1)
 
 
 def flow(config, shape):

@@ -34,7 +34,8 @@ def flow_matching_learner(config, shape, mesh):
         x_0_BNd = cutting.cut(batch["x"], shape.patch)
         condition = dropped(drop_key, batch, c.drop)
         t_B = flow_matching.times(time_key, x_0_BNd.shape[0], c.time_mean, c.time_deviation, c.uniform)
-        return flow_matching.loss(lambda x, t: apply(params, x, t, condition), noise_key, x_0_BNd, t_B), {}
+        noise_BNd = jax.random.normal(noise_key, x_0_BNd.shape)
+        return flow_matching.errors(lambda x, t: apply(params, x, t, condition), noise_BNd, x_0_BNd, t_B).mean(), {}
 
     init = lambda seed: patches.init(jax.random.key(seed), networks.flow_matching(config, shape))
     return states.learner(init, loss, settings.optimiser(c), mesh, config.seed, given=(meshes.seed_word(config.seed),))

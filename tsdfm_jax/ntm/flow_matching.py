@@ -17,12 +17,11 @@ def times(key, count, mean, deviation, uniform):
     return jnp.where(jax.random.uniform(which_key, (count,)) < uniform, jax.random.uniform(uniform_key, (count,)), by_logit_B)
 
 
-def loss(velocity, key, x_0_BNd, t_B):
-    """Mean square of the velocity's error."""
-    noise_BNd = jax.random.normal(key, x_0_BNd.shape)
+def errors(velocity, noise_BNd, x_0_BNd, t_B):
+    """Mean square of the velocity's error in each row, [B]."""
     t_B11 = chain.expand(t_B, x_0_BNd)
     x_BNd = (1.0 - t_B11) * x_0_BNd + t_B11 * noise_BNd
-    return jnp.mean((velocity(x_BNd, t_B) - (noise_BNd - x_0_BNd)) ** 2)
+    return jnp.mean((velocity(x_BNd, t_B) - (noise_BNd - x_0_BNd)) ** 2, axis=(1, 2))
 
 
 def euler(velocity, x_BNd, steps):

@@ -38,7 +38,8 @@ class Ledger:
 
     name: str
     steps: int
-    tokens_per_step: int
+    unit: str  # what the rate counts: tokens or images
+    units_per_step: int
     log_every: int
     curve: curves.Curve | None = None  # where the numbers of updates and evaluations go too
     bar: object = None
@@ -127,14 +128,14 @@ class Ledger:
     def summary(self):
         """The stage's numbers, over all restarts.
 
-        seconds (wall clock), steps, tokens_per_second (after the first call, without evaluations and saves),
+        seconds (wall clock), steps, tokens_per_second or images_per_second (after the first call, without evaluations and saves),
         seconds_to_first_step, recompilations, final_loss, curve [[step, loss], …], evaluations [[step, {…}], …].
         """
         record = dict(self.record)
         steady_steps, seconds = record.pop("steady_steps"), record.pop("steady_seconds")
         steps, seconds = (steady_steps, seconds) if steady_steps else (self.done, self._seconds())
-        rate = self.tokens_per_step * steps / max(seconds, 1e-9)
-        return {**record, "seconds": self._seconds(), "steps": self.done, "tokens_per_second": rate}
+        rate = self.units_per_step * steps / max(seconds, 1e-9)
+        return {**record, "seconds": self._seconds(), "steps": self.done, f"{self.unit}_per_second": rate}
 
     def _write(self, numbers):
         if self.curve is not None:

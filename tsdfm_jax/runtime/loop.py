@@ -1,4 +1,4 @@
-"""The training loop of teacher, compass, students and judges."""
+"""The training loop of every network."""
 
 from tsdfm_jax.runtime import ledger as ledger_lib, metrics as metrics_lib, signals
 
@@ -16,18 +16,19 @@ def fit(
     save_every=1000,
     evaluate=None,
     evaluate_every=1000,
-    tokens_per_step=0,
+    unit="tokens",
+    units_per_step=0,
     curve="",
 ):
     """Train to `steps` updates, from the newest checkpoint if there is one; returns (state, numbers).
 
     `learner` is a `state.Learner`; it creates a state only if there is no checkpoint. `batches` is a grain iterator over
     trees of this process's numpy rows. `evaluate(state)` returns a dict of numbers. `curve` is the network's directory of
-    event files below `tensorboard/`, by default its name. See `Ledger.summary` for the numbers.
+    event files below `tensorboard/`, by default its name. `unit` is what its rate counts. See `Ledger.summary` for the numbers.
     Raises `signals.Interrupted` on SIGINT or SIGTERM at any moment, also after the last step, with the state saved; `evaluate`
     may raise it too. `ledger.Diverged` if the loss or its gradient is not finite; ValueError if the batches end early.
     """
-    ledger = ledger_lib.Ledger(name=name, steps=steps, tokens_per_step=tokens_per_step, log_every=log_every)
+    ledger = ledger_lib.Ledger(name=name, steps=steps, unit=unit, units_per_step=units_per_step, log_every=log_every)
     if checkpoints.latest() is None:
         state = learner.create()
     else:

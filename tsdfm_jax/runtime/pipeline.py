@@ -5,8 +5,9 @@ import concurrent.futures
 import time
 
 import jax
+import numpy as np
 
-from tsdfm_jax.runtime import hosts
+from tsdfm_jax.runtime import hosts, mesh as meshes, signals
 
 DEPTH = 2  # programs dispatched and not yet awaited: one running, one queued
 
@@ -81,6 +82,20 @@ def ahead(start, inputs, busy=None, depth=DEPTH):
             yield finish_oldest()
     while in_flight:
         yield finish_oldest()
+
+
+def mapped(mesh, function, x_N, batch, name):
+    """A jitted `function` of all rows of an array, `batch` at once and split over the mesh: its tree of arrays, as numpy.
+
+    The last row fills up the last batch. Raises signals.Interrupted, which says `name`, when asked to stop.
+    """
+    batch, stop, found = meshes.round_up(mesh, batch), signals.DelayedStop(), []
+    rows = lambda first: x_N[np.minimum(np.arange(first, first + batch), len(x_N) - 1)]
+    for part in ahead(lambda first: function(meshes.put_whole(mesh, rows(first))), range(0, len(x_N), batch)):
+        found.append(part)
+        if stop():
+            raise signals.Interrupted(f"{name}: stopped; the same command goes on from there")
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(x_N)], *found)
 
 
 class BackgroundWriter:

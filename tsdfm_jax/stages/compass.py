@@ -41,7 +41,8 @@ def train(config, workdir, job, mesh, teacher):
     learn = compass_training.learner(config, tok.vocab_size, mesh, teacher)
     path = settings.path(config, tok.vocab_size)
     about = description.of_flow(settings.compass_network(config, path.vocab), config.data.length, path)
-    state, figures = jobs.train(config, job, config.compass, learn, batches, name="compass", mesh=mesh, tok=tok, about=about)
+    options = dict(mesh=mesh, rows=jobs.text(config, tok), about=about)
+    state, figures = jobs.train(config, job, config.compass, learn, batches, name="compass", **options)
     return state.averaged, figures
 
 

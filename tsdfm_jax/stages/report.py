@@ -14,7 +14,7 @@ from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.report import page
 from tsdfm_jax.runtime import environment, hosts
 from tsdfm_jax.storage import atomic
-from tsdfm_jax.workspace import graph, jobs, trained
+from tsdfm_jax.workspace import jobs, record, trained, tsdfm_artefacts
 
 COLUMNS = ("model", "steps", "seed", "samples", "entropy_nats", "distinct_2", "lexical", "tokens_per_second")
 
@@ -56,13 +56,13 @@ def build_report(config, workdir, rows):
     names = ("tokenizer", "data", "judges", "teacher", "autoregressive", "compass", "evaluate")
     names = [name for name in names if networks.needs(config, name)]
     for r in range(config.rounds if networks.needs(config, "trajectories") else 0):
-        names += [f"trajectories/round_{r}", *(graph.student_directory(v, r) for v in networks.variants(config))]
+        names += [f"trajectories/round_{r}", *(tsdfm_artefacts.student_directory(v, r) for v in networks.variants(config))]
     figures = {name: figures_of(workdir, name) for name in names}
     total, matched = sum(f["seconds"] for f in figures.values()), summary.matched(config, workdir, rows)
     return {
         "schema": summary.SCHEMA,
         "commit": environment.commit(),
-        "command": command(workdir),
+        "command": record.command(workdir),
         "config": config.to_dict(),
         "environment": environment.describe(),
         "tokenizer": trained.tokenizer(config, workdir).content_hash,
@@ -82,12 +82,6 @@ def build_report(config, workdir, rows):
 def figures_of(workdir, directory):
     """The figures that a finished stage stored."""
     return bookkeeping.require(pathlib.Path(workdir) / directory, directory.split("/")[0])
-
-
-def command(workdir):
-    """The last command line in this work directory; None if the stages were called from Python."""
-    file = pathlib.Path(workdir) / "command.txt"
-    return file.read_text().strip() if file.exists() else None
 
 
 def _format_value(value):

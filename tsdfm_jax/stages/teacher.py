@@ -31,7 +31,8 @@ def run(config, workdir, remake=False):
             return dict(last)
 
         learn = teacher_training.learner(config, tok.vocab_size, mesh)
-        options = dict(mesh=mesh, tok=tok, about=trained.about(config, tok, step_conditioned=False), evaluate=evaluate)
+        about, rows = trained.about(config, tok, step_conditioned=False), jobs.text(config, tok)
+        options = dict(mesh=mesh, rows=rows, about=about, evaluate=evaluate)
         state, figures = jobs.train(config, job, c, learn, batches, name="teacher", **options)
         job.finish(figures | (last or evaluate(state)))
 

@@ -10,7 +10,7 @@ from tsdfm_jax.distillation import generation, trajectory_records
 from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.runtime import hosts, mesh as meshes, metrics as metrics_lib, signals
 from tsdfm_jax.storage import atomic
-from tsdfm_jax.workspace import graph, jobs, trained
+from tsdfm_jax.workspace import graph, jobs, trained, tsdfm_artefacts
 
 LOG_LINE = "{variant} {kind}: {records_per_second:,.0f} records a second, device busy at least {device_busy:.1%} of {seconds:.1f} s"
 SUMMED = ("seconds", "compile_seconds", "compilations", "from_cache")
@@ -27,7 +27,7 @@ def run(config, workdir, round_number=0, remake=False):
 
 def make(config, workdir, variant, round_number, remake):
     """Make the sets of records of one variant; returns their figures."""
-    with jobs.job(config, workdir, graph.trajectories_directory(variant, round_number), remake) as job:
+    with jobs.job(config, workdir, tsdfm_artefacts.trajectories_directory(variant, round_number), remake) as job:
         if job.finished is None:
             kinds = settings.TARGETS[config.student.target]
             sets = {f"{variant}_{kind}": generate(config, workdir, job, variant, kind, round_number) for kind in kinds}

@@ -1,13 +1,10 @@
 """Work directories of an earlier version of the code, whose artefacts have no identity: adopted where all that is known agrees."""
 
-import json
 import os
 
-from tsdfm_jax.config import settings
-from tsdfm_jax.data import corpus
 from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.lineage.states import Kind, earlier_changes
-from tsdfm_jax.workspace import contents
+from tsdfm_jax.workspace import contents, graph
 
 
 def record_of(config, workdir, artefact, states):
@@ -18,7 +15,7 @@ def record_of(config, workdir, artefact, states):
     """
     try:
         record = bookkeeping.done(_record_file(workdir, artefact).parent)
-        if record is None or "identity" in record or "summary_of" in record:
+        if graph.of_method(config).EVIDENCE is None or record is None or "identity" in record or "summary_of" in record:
             return None
         inputs = {name: states[name] for name in artefact.all_inputs}
         if any(inputs[name].kind not in (Kind.DONE, Kind.MORE) for name in artefact.inputs):
@@ -26,7 +23,7 @@ def record_of(config, workdir, artefact, states):
         if _contradicts(config, workdir, artefact, record, states):
             return None
         made_of = bookkeeping.made_of(artefact, {name: one.content for name, one in inputs.items()})
-        content = contents.of(workdir / artefact.name, artefact.stage, record["figures"])
+        content = contents.of(config, workdir / artefact.name, artefact.stage, record["figures"])
         return bookkeeping.finished(workdir, artefact.name, made_of, record["figures"], content) | {"adopted": True}
     except (OSError, ValueError, KeyError, TypeError):  # a damaged file: the artefact is made again
         return None
@@ -55,36 +52,5 @@ def _contradicts(config, workdir, artefact, record, states):
         seconds = states[name].record["figures"].get("seconds", 0) if states[name].record else 0
         if seconds and _record_file(workdir, one).stat().st_mtime - ended > seconds:
             return True
-    return artefact.stage in EVIDENCE and EVIDENCE[artefact.stage](config, workdir, artefact, states)
-
-
-def _other_text(config, workdir, artefact, states):
-    manifest = workdir / "data" / "manifest.json"
-    try:
-        return manifest.exists() and json.loads(manifest.read_text())["corpus"] != corpus.fingerprint(
-            settings.corpus_config(config)
-        )
-    except FileNotFoundError:  # the text is elsewhere
-        return False
-
-
-def _other_networks(config, workdir, artefact, states):
-    for manifest in (workdir / artefact.name).glob("*/manifest.json"):
-        recorded = json.loads(manifest.read_text())["sources"]
-        generator = next(name for name in artefact.inputs if name == "teacher" or name.startswith("student"))
-        wanted = {"generator": states[generator].content, "tokenizer": states["tokenizer"].content}
-        if "compass" in artefact.inputs:
-            figures = states["compass"].record["figures"]
-            wanted["compass"] = figures.get("hash", f"lookahead-{config.compass.score}")
-        if any(recorded.get(name) != value for name, value in wanted.items()):
-            return True
-    return False
-
-
-def _other_tokenizer(config, workdir, artefact, states):
-    metas = (workdir / artefact.name).glob("**/model/meta.json")
-    return any(json.loads(meta.read_text())["tokenizer"] != states["tokenizer"].content for meta in metas)
-
-
-EVIDENCE = {"tokenizer": _other_text, "data": _other_text, "trajectories": _other_networks}
-EVIDENCE |= {stage: _other_tokenizer for stage in ("judges", "teacher", "autoregressive", "compass", "student")}
+    contradicts = graph.of_method(config).EVIDENCE.get(artefact.stage)
+    return contradicts is not None and contradicts(config, workdir, artefact, states)

@@ -3,33 +3,27 @@
 import json
 import pathlib
 
+from tsdfm_jax.config import methods
 from tsdfm_jax.lineage.artefact import digest
 from tsdfm_jax.storage import atomic
 
+FILES = {"evaluate": "rows.json", "report": "report.json"}
 
-def of(directory: pathlib.Path, stage: str, figures: dict) -> str:
+
+def of(config, directory: pathlib.Path, stage: str, figures: dict) -> str:
     """The content of an artefact of a stage in `directory`. Raises OSError or ValueError where a part of it is not readable."""
-    if stage == "data":
-        return of_windows(directory)
-    if stage == "trajectories":
-        return digest(
-            {kind.parent.name: _shards(json.loads(kind.read_text())["shards"]) for kind in directory.glob("*/manifest.json")}
-        )
-    if stage == "judges":
-        return digest({name: judge["hash"] for name, judge in figures["judges"].items()})
-    if stage == "compass":
-        return digest([figures["kind"], figures.get("hash")])
-    if stage in ("evaluate", "report"):
-        return atomic.sha256(directory / {"evaluate": "rows.json", "report": "report.json"}[stage])
-    return figures["hash"]
+    if stage in FILES:
+        return atomic.sha256(directory / FILES[stage])
+    own = methods.of(config).load("artefacts").CONTENTS.get(stage)
+    return own(directory, figures) if own else figures["hash"]
 
 
-def of_windows(directory):
-    """The content of prepared text: its shards and its lexicon."""
-    manifest = json.loads((directory / "manifest.json").read_text())
-    splits = {name: [_shards(split["shards"]), split["tokens"], split["bytes"]] for name, split in manifest["splits"].items()}
-    return digest([splits, manifest["lexicon"]["sha256"]])
+def of_records(directory: pathlib.Path) -> str:
+    """The content of sets of records, each in a folder of `directory`: their shards."""
+    manifests = {file.parent.name: json.loads(file.read_text()) for file in directory.glob("*/manifest.json")}
+    return digest({name: shards(manifest["shards"]) for name, manifest in manifests.items()})
 
 
-def _shards(entries):
+def shards(entries):
+    """What of a manifest's shards their content is."""
     return [[entry["name"], entry["sha256"]] for entry in entries]

@@ -5,6 +5,10 @@ import dataclasses
 import json
 import pathlib
 import time
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from tsdfm_jax.lineage import bookkeeping, drafts
 from tsdfm_jax.lineage.artefact import digest
@@ -32,6 +36,7 @@ class Job:
     metrics: metrics_lib.Metrics
     state: State
     finished: dict | None
+    _config: ConfigDict
     _workdir: pathlib.Path
     _record: dict
     _start_time: float = 0.0
@@ -69,7 +74,7 @@ class Job:
         artefact = self.state.artefact
         is_draft = self.directory != self._workdir / artefact.name
         root = drafts.root(self._workdir) if is_draft else self._workdir
-        content = contents.of(self.directory, artefact.stage, figures)
+        content = contents.of(self._config, self.directory, artefact.stage, figures)
         bookkeeping.finish(root, artefact.name, self._record, figures, content, more_files)
         if is_draft:
             drafts.install(self._workdir, artefact.name)
@@ -112,7 +117,7 @@ def job(config, workdir, name, remake=False):
     root = drafts.root(workdir) if is_draft else workdir
     finished = state.record["figures"] if state.kind is Kind.DONE else None
     with metrics_lib.Metrics(workdir, stage) as metrics:
-        about = dict(directory=root / name, metrics=metrics, state=state, finished=finished, _workdir=workdir)
+        about = dict(directory=root / name, metrics=metrics, state=state, finished=finished, _config=config, _workdir=workdir)
         if finished is not None:
             yield Job(_record={}, **about)
             return
@@ -152,11 +157,31 @@ def require(config, workdir, name):
     return workdir / name
 
 
-def train(config, job, section, learner, batches, *, name, mesh, tok, about, directory=None, evaluate=None):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What the rows of a training's batches are.
+
+    Attributes:
+      unit: what the rate of the training counts.
+      each: units in a row.
+      meta: what the network's meta.json says of them.
+    """
+
+    unit: str = "images"
+    each: int = 1
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def text(config, tok):
+    """Rows that are windows of text: the rate counts tokens, and a network is of its tokenizer."""
+    return Rows(unit="tokens", each=config.data.length, meta={"tokenizer": tok.content_hash})
+
+
+def train(config, job, section, learner, batches, *, name, mesh, about, rows=Rows(), directory=None, evaluate=None):
     """Train one network, and write its moving average to `model` below the job's directory (or `directory`).
 
     `section` is the config section with its batch and optimiser, `learner` a `state.Learner`, `about` a `description` of the
-    network, which is written beside it. Returns (state, numbers).
+    network, which is written beside it, `rows` what its batches are of. Returns (state, numbers).
     """
     directory = directory or job.directory
     part = directory.relative_to(job.directory).as_posix()  # "." except for judges, which share one artefact
@@ -174,9 +199,10 @@ def train(config, job, section, learner, batches, *, name, mesh, tok, about, dir
         save_every=config.save_every,
         evaluate=evaluate,
         evaluate_every=config.evaluate_every,
-        tokens_per_step=section.batch * config.data.length,
+        unit=rows.unit,
+        units_per_step=section.batch * rows.each,
         curve=(pathlib.Path(job.state.artefact.name) / part).as_posix(),
     )
     checkpoints.close()
-    meta = checkpoint.save_params(directory / "model", state.averaged, {"tokenizer": tok.content_hash, description.KEY: about})
+    meta = checkpoint.save_params(directory / "model", state.averaged, {**rows.meta, description.KEY: about})
     return state, figures | {"parameters": transformer.parameters(state.params), "hash": meta["hash"]}

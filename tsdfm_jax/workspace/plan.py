@@ -33,8 +33,8 @@ class Plan:
 
     def wanted(self, config, stages: Iterable[str]) -> list[str]:
         """The artefacts that some stages make or read, in order; of all stages if none is named."""
-        written = graph.model_directory(config, config.sample.model) if "sample" in stages else None
-        return [name for name in self.states if not stages or name == written or name in self.named(stages)]
+        read = graph.sampled(config) if "sample" in stages else ()
+        return [name for name in self.states if not stages or name in read or name in self.named(stages)]
 
     def stale(self, names: Iterable[str]) -> list[str]:
         """The stale ones among these artefacts and all that they are made from, in order; a stale page is simply written anew."""
@@ -125,7 +125,7 @@ def make(config, workdir, *, change: bool = True) -> Plan:
 
 def read_sources(config, workdir, memory, name, stage):
     """What an artefact reads from outside; of what is no longer there, what was recorded when it was made."""
-    kept = recorded_sources(workdir, name)
+    kept = recorded_sources(config, workdir, name)
     try:
         found = sources.of(config, stage, memory, name)
     except FileNotFoundError:
@@ -135,11 +135,13 @@ def read_sources(config, workdir, memory, name, stage):
     return {what: kept.get(what) if now is None else now for what, now in found.items()}
 
 
-def recorded_sources(workdir, name):
+def recorded_sources(config, workdir, name):
     """What an artefact on disk says that it read from outside; empty if it does not say."""
     record = bookkeeping.done(workdir / name) or bookkeeping.begun(workdir / name) or {}
     about = record.get("made_of", {})
-    return about.get("sources") or {k: v for k, v in about.get("additions", {}).items() if k.startswith(sources.JUDGED)}
+    return about.get("sources") or {
+        k: v for k, v in about.get("additions", {}).items() if k.startswith(graph.of_method(config).ADDED)
+    }
 
 
 def of_artefact(config, workdir, name: str, *, look: bool) -> Plan:
@@ -152,7 +154,7 @@ def of_artefact(config, workdir, name: str, *, look: bool) -> Plan:
     memory = stamps.Memory(workdir / SOURCES)
 
     def read(one, stage):
-        return read_sources(config, workdir, memory, one, stage) if look and one == name else recorded_sources(workdir, one)
+        return read_sources(config, workdir, memory, one, stage) if look and one == name else recorded_sources(config, workdir, one)
 
     made, states = graph.artefacts(config, read), {}
     for one in graph.upstream(made, [name]):

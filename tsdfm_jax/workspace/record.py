@@ -6,13 +6,13 @@ import time
 
 from ml_collections import ConfigDict
 
+from tsdfm_jax.config import methods
 from tsdfm_jax.lineage.artefact import differences
 from tsdfm_jax.storage import atomic
 from tsdfm_jax.workspace import graph
 
 CONFIG, COMMAND, COMMANDS = "config.json", "command.txt", "commands.jsonl"
-# The sections that belong to one stage alone, beside the keys of graph.KEYS.
-NEEDED = ("data", "flow", "model", "student", "teacher", "tokenizer")  # sections that the config of any run has
+# The sections that belong to one stage alone, beside the keys of the method's artefacts.
 SECTIONS = {"evaluate": ("evaluate",), "report": ("report",), "sample": ("sample",)}
 
 
@@ -41,12 +41,12 @@ def write(config, workdir, stages, command):
 
 def merged(stored, wanted, stages):
     """`wanted` with the stored values of keys that belong to other stages than these and those before them."""
-    order = [*graph.KEYS, "report", "sample"]
+    order, keys = methods.of(wanted).order, graph.of_method(wanted).KEYS
     last = max(order.index(stage) for stage in stages)
     reached = set(stages) | set(order[:last]) - {"evaluate", "report"}
     owners = {}
     for stage in order:
-        for key in (*graph.KEYS.get(stage, ()), *SECTIONS.get(stage, ())):
+        for key in (*keys.get(stage, ()), *SECTIONS.get(stage, ())):
             owners.setdefault(key, set()).add(stage)
     result = json.loads(json.dumps(wanted))
     for key, was, _ in differences(stored, wanted):
@@ -60,8 +60,15 @@ def merged(stored, wanted, stages):
     return result
 
 
-def config(directory):
-    """The config of a run's stages. Raises ValueError if there is none, or if it is damaged."""
+def require_method(config, workdir):
+    """Raise ValueError, in one line, where a work directory holds a run of another method than the config's."""
+    stored, method = atomic.read_json(pathlib.Path(workdir) / CONFIG), methods.of(config)
+    if stored and (its := stored.get("method", methods.FIRST)) != method.name:
+        raise ValueError(f"{workdir} holds a run of the method {its}, and this config's is {method.name}: give another --workdir")
+
+
+def config(directory, method=""):
+    """The config of a run's stages. Raises ValueError if there is none, if it is damaged, or not of the named method."""
     file = directory / CONFIG
     try:
         values = json.loads(file.read_text())
@@ -69,6 +76,16 @@ def config(directory):
         raise ValueError(f"{directory} is no work directory of a run: there is no {file} (give the --workdir of one)") from None
     except ValueError as error:
         raise ValueError(f"{file} is not JSON ({error}): run any stage in {directory} again, and it is written anew") from None
-    if not isinstance(values, dict) or not all(isinstance(values.get(name), dict) for name in NEEDED):
-        raise ValueError(f"{file} is not the config of a run: it must have {', '.join(NEEDED)} (give the --workdir of one)")
+    needed = graph.of_method(values).NEEDED if isinstance(values, dict) else ()
+    if not needed or not all(isinstance(values.get(name), dict) for name in needed):
+        has = f": it must have {', '.join(needed)}" if needed else ""
+        raise ValueError(f"{file} is not the config of a run{has} (give the --workdir of one)")
+    if method and (its := methods.of(values).name) != method:
+        raise ValueError(f"{directory} is a run of the method {its}, and this is for runs of {method}: take --stage=sample there")
     return ConfigDict(values)
+
+
+def command(workdir):
+    """The last command line in this work directory; None if the stages were called from Python."""
+    file = pathlib.Path(workdir) / COMMAND
+    return file.read_text().strip() if file.exists() else None

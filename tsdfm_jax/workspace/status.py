@@ -7,7 +7,7 @@ import rich.markup
 import rich.table
 
 from tsdfm_jax.lineage.states import Kind
-from tsdfm_jax.workspace import plan
+from tsdfm_jax.workspace import plan, record
 
 STYLES = {Kind.DONE: "green", Kind.STALE: "red", Kind.DAMAGED: "red", Kind.MORE: "yellow", Kind.UNFINISHED: "yellow"}
 
@@ -28,6 +28,7 @@ def show(config, workdir):
     workdir = pathlib.Path(workdir)
     if not workdir.is_dir():
         raise ValueError(f"no work directory '{workdir}': give the --workdir of a run")
+    record.require_method(config, workdir)
     state = plan.make(config, workdir, change=False)
     console = rich.console.Console(width=None if rich.console.Console().is_terminal else 160)
     table = rich.table.Table(title=f"{workdir}")

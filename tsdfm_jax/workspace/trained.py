@@ -12,7 +12,7 @@ from tsdfm_jax.data import tokenizer as tokenizers
 from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.models import causal, energy, transformer
 from tsdfm_jax.runtime import checkpoint, mesh as meshes
-from tsdfm_jax.workspace import description, graph, jobs
+from tsdfm_jax.workspace import description, graph, jobs, tsdfm_artefacts
 
 
 def tokenizer(config, workdir, find=jobs.require):
@@ -89,7 +89,7 @@ def teacher(config, workdir, mesh, find=jobs.require):
 def student(config, workdir, mesh, variant, round_number=None, find=jobs.require):
     """A trained student of a round, by default the last one."""
     number = config.rounds - 1 if round_number is None else round_number
-    directory = find(config, workdir, graph.student_directory(variant, number))
+    directory = find(config, workdir, tsdfm_artefacts.student_directory(variant, number))
     return _flow_network(config, workdir, mesh, directory, True, find)
 
 

@@ -72,9 +72,10 @@ def measure(file, config, group_names, say):
     """Time the wanted groups of a config, and call `say(group, rows)` after each; returns the entry with all groups."""
     import jax
 
-    from tsdfm_jax.config import settings, validation
+    from tsdfm_jax.config import methods, settings, validation
     from tsdfm_jax.experiments.benchmark import clock as benchmark_clock, parts as benchmark_parts, programs as benchmark_programs
 
+    methods.require(config, "tsdfm", "launch.benchmark")
     about = machine()
     config, batch = resized(config, file, about["platform"])
     validation.validate(config)

@@ -30,14 +30,15 @@ PROGRAMS = ("teacher", "trajectories", "student")
 
 def mesh_of(config, devices):
     """The config's mesh over the devices of a slice. Raises ValueError for an invalid config."""
-    from tsdfm_jax.config import settings, validation
+    from tsdfm_jax.config import methods, settings, tsdfm_validation, validation
     from tsdfm_jax.runtime import mesh as meshes
 
+    methods.require(config, "tsdfm", "launch.aot_compile")
     # The check must not depend on this machine's devices.
     one_device = with_settings(config, {"mesh.data": 1, "mesh.fsdp": 1, "mesh.tensor": -1, "model.attention": "auto"})
     validation.validate(one_device)
     mesh = meshes.make_mesh(settings.fill(meshes.MeshConfig, config.mesh), devices)
-    validation.check_batches(config, mesh)
+    tsdfm_validation.check_batches(config, mesh)
     return mesh
 
 

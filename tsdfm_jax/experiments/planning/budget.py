@@ -300,9 +300,10 @@ def main(argv):
         command_line.config_file(argv, "configs/fineweb_170m.py")
         for slice_name in given.slice:
             slice_of(slice_name)
-        from tsdfm_jax.config import validation
+        from tsdfm_jax.config import methods, validation
 
         one_device = {"mesh.data": 1, "mesh.fsdp": 1, "mesh.tensor": -1}
+        methods.require(given.config, "tsdfm", "launch.budget")
         validation.validate(aot_compile.with_settings(given.config, one_device))
         text_vocab = given.vocab_size or given.config.tokenizer.vocab_size
         result = budget(given.config, text_vocab, given.slice, given.utilisation, given.tokens)

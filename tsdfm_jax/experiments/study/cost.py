@@ -8,7 +8,7 @@ from tsdfm_jax.experiments.study import arms as study_arms
 from tsdfm_jax.inference import sampling
 from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.storage import atomic
-from tsdfm_jax.workspace import graph, trained
+from tsdfm_jax.workspace import trained, tsdfm_artefacts
 
 FILE = "cost.json"
 ROUNDS = 3
@@ -69,6 +69,6 @@ def seconds(study, source, runs):
     # A teacher loaded by teacher.path was not trained here and has no seconds.
     by_arm = {"teacher": stage_seconds(teacher)} if "seconds" in bookkeeping.done(teacher)["figures"] else {}
     for name, run in runs.items():
-        stages = {"trajectories": "trajectories/round_0", "updates": graph.student_directory("shaped", 0)}
+        stages = {"trajectories": "trajectories/round_0", "updates": tsdfm_artefacts.student_directory("shaped", 0)}
         by_arm[name] = {stage: stage_seconds(run.workdir / directory) for stage, directory in stages.items()}
     return by_arm

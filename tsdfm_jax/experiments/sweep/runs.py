@@ -107,13 +107,13 @@ def check(name, config):
     import jax  # late: help and mistyped flags should not wait for it
 
     jax.config.update("jax_platforms", "cpu")  # the accelerators are for the runs
-    from tsdfm_jax.config import validation
+    from tsdfm_jax.config import methods, validation
 
     anywhere = config.copy_and_resolve_references()
     anywhere.mesh.update(data=1, fsdp=1, tensor=-1)  # batch sizes are checked on the machine with the devices
     try:
-        for key, value in validation.leaves(config):
-            validation.check_value(key, value)
+        methods.require(config, "tsdfm", "a sweep")
+        validation.check_values(config)
         validation.validate(anywhere)
     except ValueError as error:
         raise ValueError(f"run '{name}' of the sweep: {error}") from error
@@ -159,10 +159,11 @@ def shared_stages(configs):
     """
     from tsdfm_jax.config import networks
     from tsdfm_jax.workspace import graph
+    from tsdfm_jax.workspace.tsdfm_artefacts import KEYS
 
-    stage_keys = [key for keys in graph.KEYS.values() for key in keys] + ["evaluate", "report", "sample", "rounds", "models"]
+    stage_keys = [key for keys in KEYS.values() for key in keys] + ["evaluate", "report", "sample", "rounds", "models"]
     unnamed_keys = lambda c: {k: v for k, v in _leaves(c) if not any(f"{k}.".startswith(f"{name}.") for name in stage_keys)}
-    shared, order = [], list(graph.KEYS)
+    shared, order = [], list(KEYS)
     for stage in order:
         users = [c for c in configs if networks.needs(c, stage)]
         if len(users) < 2:
@@ -203,10 +204,10 @@ def link(run, shared, common):
     because the run would write through it.
     """
     from tsdfm_jax.config import networks
-    from tsdfm_jax.workspace import graph
+    from tsdfm_jax.workspace.tsdfm_artefacts import KEYS
 
     run.workdir.mkdir(parents=True, exist_ok=True)
-    for stage in graph.KEYS:
+    for stage in KEYS:
         link_path = run.workdir / stage
         if link_path.is_symlink() and not done(run.workdir, stage, run.config):
             link_path.unlink()

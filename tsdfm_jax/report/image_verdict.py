@@ -1,0 +1,46 @@
+"""What an NTM report says, in one sentence."""
+
+from tsdfm_jax.report import image_cells
+
+
+def sentence(report):
+    """NTM at each of its numbers of steps beside flow matching at as many, with its best guidance, and the transporter's worth."""
+    lines = image_cells.gather(report)
+    parts = [part for steps in sorted({line.steps for line in lines if line.model == "ntm"}) if (part := _at(lines, steps))]
+    worth = [part for row in image_cells.likelihoods(report) if (part := _worth(report, row))]
+    if not parts and not worth:
+        return "No trajectory model was measured."
+    return " ".join(parts + worth)
+
+
+def best(lines, model, steps):
+    """The line of a model at a number of steps with the lowest Fréchet distance, over guidance and endings; None without one."""
+    fitting = [line for line in lines if line.model == model and line.steps == steps and "frechet" in line.fields]
+    return min(fitting, key=lambda line: line.fields["frechet"].value, default=None)
+
+
+def _at(lines, steps):
+    ntm, flow = best(lines, "ntm", steps), best(lines, "flow_matching", steps)
+    if ntm is None:
+        return None
+    distance = ntm.fields["frechet"].value
+    said = f"At {steps} step{'s' if steps > 1 else ''} NTM's images have a Fréchet distance of {distance:.2f}"
+    if flow is not None and flow.fields["frechet"].value > 0:
+        other = flow.fields["frechet"].value
+        said += f", ×{distance / other:.2f} that of flow matching at as many steps ({other:.2f})"
+    if "accuracy" in ntm.fields:
+        said += f", and a classifier reads {ntm.fields['accuracy'].value:.1%} of them as what was asked for"
+    return said + "."
+
+
+def _worth(report, row):
+    """How much better the likelihood is with a transporter, at one number of steps."""
+    if row["model"] != "ntm":
+        return None
+    others = (one for one in report["likelihoods"] if one["model"] == "ntm_identity" and one["steps"] == row["steps"])
+    other = next(others, None)
+    if other is None:
+        return None
+    gain, steps = other["trajectory_bits"] - row["trajectory_bits"], row["steps"]
+    word = "better" if gain >= 0 else "worse"
+    return f"Its transporter makes trajectories of {steps} step{'s' if steps > 1 else ''} {abs(gain):.3f} bits a number {word}."

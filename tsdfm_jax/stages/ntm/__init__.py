@@ -1,0 +1,1 @@
+"""The stages of the second method, one a file; they meet on disk."""
