@@ -84,18 +84,19 @@ def ahead(start, inputs, busy=None, depth=DEPTH):
         yield finish_oldest()
 
 
-def mapped(mesh, function, x_N, batch, name):
-    """A jitted `function` of all rows of an array, `batch` at once and split over the mesh: its tree of arrays, as numpy.
+def mapped(mesh, function, rows, batch, name):
+    """A jitted `function` of all rows of a tree of arrays, `batch` at once and split over the mesh: its arrays, as numpy.
 
     The last row fills up the last batch. Raises signals.Interrupted, which says `name`, when asked to stop.
     """
-    batch, stop, found = meshes.round_up(mesh, batch), signals.DelayedStop(), []
-    rows = lambda first: x_N[np.minimum(np.arange(first, first + batch), len(x_N) - 1)]
-    for part in ahead(lambda first: function(meshes.put_whole(mesh, rows(first))), range(0, len(x_N), batch)):
+    batch, stop, found, count = meshes.round_up(mesh, batch), signals.DelayedStop(), [], len(jax.tree.leaves(rows)[0])
+    at = lambda first: np.minimum(np.arange(first, first + batch), count - 1)
+    start = lambda first: function(meshes.put_whole(mesh, jax.tree.map(lambda x_N: x_N[at(first)], rows)))
+    for part in ahead(start, range(0, count, batch)):
         found.append(part)
         if stop():
             raise signals.Interrupted(f"{name}: stopped; the same command goes on from there")
-    return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(x_N)], *found)
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
 
 
 class BackgroundWriter:

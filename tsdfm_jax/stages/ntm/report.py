@@ -1,5 +1,6 @@
 """Stage `report`: one JSON file of all measurements, and a page that shows it with images and trajectories."""
 
+import json
 import pathlib
 
 import numpy as np
@@ -48,7 +49,7 @@ def build_report(config, workdir):
     found = {name: bookkeeping.require(pathlib.Path(workdir) / name, name) for name in names}
     total = sum(figures["seconds"] for figures in found.values())
     about = image_records.about(jobs.require(config, workdir, "images"))
-    rows = atomic.read_json(jobs.require(config, workdir, "evaluate") / "rows.json")
+    rows = json.loads((jobs.require(config, workdir, "evaluate") / "rows.json").read_text())
     report = {
         "schema": image_page.SCHEMA,
         "method": "ntm",
