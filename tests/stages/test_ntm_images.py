@@ -95,7 +95,7 @@ def evaluation(made, tmp_path):
         with metrics.Metrics(tmp_path, "evaluate") as lines:
             job = types.SimpleNamespace(directory=tmp_path / "evaluate", metrics=lines)
             config = ntm_tiny.changed(**changes)
-            return image_judging.judge(config, job, made / "images", settings.mesh(config))
+            return image_judging.train(config, job, made / "images", settings.mesh(config))
 
     judge.directory = tmp_path / "evaluate"
     return judge

@@ -17,7 +17,7 @@ NAME = "classifier"
 IDENTITY = "identity"  # of meta.json: what the judge was made of
 
 
-def judge(config, job, source, mesh):
+def train(config, job, source, mesh):
     """The judge of the images in the store `source`, and its figures: (Judge, figures).
 
     It stands in `classifier-ID/model` below the job's directory. ID is of the images, the seed and the classifier's keys alone, so
@@ -33,7 +33,7 @@ def judge(config, job, source, mesh):
     directory = job.directory / f"{NAME}-{identity[:12]}"
     hosts.first(lambda: _remove_others(directory))
     found = _stored(cfg, directory, identity, mesh)
-    params, figures = found or _train(config, job, source, about, cfg, directory, identity, mesh)
+    params, figures = found or _fit(config, job, source, about, cfg, directory, identity, mesh)
     return image_metrics.Judge(cfg=cfg, params=params, mesh=mesh), figures
 
 
@@ -53,7 +53,7 @@ def _stored(cfg, directory, identity, mesh):
     return (params, meta["figures"] | {"hash": meta["hash"]}) if meta.get(IDENTITY) == identity else None
 
 
-def _train(config, job, source, about, cfg, directory, identity, mesh):
+def _fit(config, job, source, about, cfg, directory, identity, mesh):
     """Train the classifier, go on with it where it was stopped, and write it: (weights, figures)."""
     c, seed = config.evaluate.classifier, config.seed + image_metrics.SEED
     checkpoints = checkpoint.Checkpoints(directory / "checkpoints", identity=identity)
