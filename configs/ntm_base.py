@@ -61,6 +61,8 @@ def get_config():
     c.transporter = ConfigDict()  # the invertible map from x to u: causal flow blocks that scan in alternating directions
     c.transporter.flows = 2  # flow blocks
     c.transporter.blocks = 1  # transformer blocks in each
+    # the map of a patch: elementwise (each number by itself), or triangular (each also by those before it in the patch)
+    c.transporter.map = "elementwise"
 
     c.flow_matching = ConfigDict()  # the baseline, and the network that the predictor starts from
     c.flow_matching.time_mean = 0.2  # training times: mean of their logit

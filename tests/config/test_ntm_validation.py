@@ -21,7 +21,7 @@ REFUSED = [
     ({"model.attention": "flash"}, "model.attention 'flash'"),
     ({"model.attention": "cudnn"}, "model.attention 'cudnn'"),
     ({"model.heads": 3}, "model.width 16 does not split into 3 heads"),
-    ({"model.heads": 16}, "heads of even size"),
+    ({"model.heads": 16}, "size divisible by 4"),
     ({"model.kv_heads": 3}, "model.kv_heads 3 does not divide model.heads 2"),
     ({"model.kv_heads": -1}, "model.kv_heads -1"),
     ({"transporter.flows": 0}, "transporter.flows 0"),

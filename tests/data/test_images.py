@@ -252,22 +252,37 @@ def bad(tmp_path):
     (tmp_path / "nothing").mkdir()
     classes(tmp_path / "other", a=GRAY[:1])
     (tmp_path / "other/a/notes.txt").write_text("x")
+    classes(tmp_path / "linked", a=GRAY[:1])
+    (tmp_path / "linked/a/again").symlink_to(tmp_path / "linked/a")
     classes(tmp_path / "loose", a=GRAY[:1])
     save(tmp_path / "loose/x.png", GRAY[0])
     float_ = GRAY / 255
     nan = np.where(np.arange(6)[:, None, None] == 3, np.nan, float_)
     label = np.arange(6)
     arrays = {
-        "nan": dict(image=nan, label=label), "range": dict(image=GRAY.astype(float), label=label), "int": dict(image=GRAY.astype(int), label=label),
-        "object": dict(image=np.array([{}] * 6, object), label=label), "names": dict(image=GRAY, label=np.array(list("abcdef"), object)),
-        "nolabel": dict(image=GRAY), "short": dict(image=GRAY, label=label[:4]), "scalar": dict(image=GRAY, label=3), "flat": dict(image=GRAY[0, 0], label=np.arange(8)),
-        "first": dict(image=np.zeros((6, 3, 8, 8), np.uint8), label=label), "none": dict(image=GRAY[:0], label=label[:0]),
-        "minus": dict(image=GRAY, label=label - 1), "real": dict(image=GRAY, label=label / 2), "vector": dict(image=GRAY, label=np.full((6, 2), np.inf)),
-        "ok": dict(image=GRAY, label=label), "named": dict(image=GRAY, label=list("abcdef")), "floats": dict(image=float_, label=label),
-        "latent": dict(image=nan[..., None], label=label), "one": dict(image=float_[..., None] * 3, label=label), "two": dict(image=np.zeros((6, 8, 8, 2)), label=label),
-    }  # fmt: skip
+        "nan": (nan, label),
+        "range": (GRAY.astype(float), label),
+        "int": (GRAY.astype(int), label),
+        "object": (np.array([{}] * 6, object), label),
+        "names": (GRAY, np.array(list("abcdef"), object)),
+        "short": (GRAY, label[:4]),
+        "scalar": (GRAY, 3),
+        "flat": (GRAY[0, 0], np.arange(8)),
+        "first": (np.zeros((6, 3, 8, 8), np.uint8), label),
+        "none": (GRAY[:0], label[:0]),
+        "minus": (GRAY, label - 1),
+        "real": (GRAY, label / 2),
+        "vector": (GRAY, np.full((6, 2), np.inf)),
+        "ok": (GRAY, label),
+        "named": (GRAY, list("abcdef")),
+        "floats": (float_, label),
+        "latent": (nan[..., None], label),
+        "one": (float_[..., None] * 3, label),
+        "two": (np.zeros((6, 8, 8, 2)), label),
+    }
+    np.savez(tmp_path / "nolabel.npz", image=GRAY)
     for name, one in arrays.items():
-        np.savez(tmp_path / f"{name}.npz", **one)
+        np.savez(tmp_path / f"{name}.npz", image=one[0], label=one[1])
     whole = (tmp_path / "ok.npz").read_bytes()
     (tmp_path / "torn.npz").write_bytes(whole[:-200])
     (tmp_path / "turned.npz").write_bytes(whole[:300] + bytes([whole[300] ^ 1]) + whole[301:])
@@ -308,6 +323,7 @@ def spoilt(tmp_path_factory):
         ("without", {}, ["without/b", "no picture"]),
         ("nothing", {}, ["nothing", "images.files"]),
         ("other", {}, ["notes.txt", "take it out"]),
+        ("linked", {}, ["linked/a/again", "take it out"]),
         ("loose", {}, ["loose/x.png", "beside"]),
         ("wide,ok.npz", {}, ["one folder"]),
         ("ok.npz,good.parquet", {}, ["ok.npz", "good.parquet", "one kind"]),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from tests import ntm_tiny
 from tsdfm_jax.config import settings
 from tsdfm_jax.data import image_records, images
+from tsdfm_jax.evaluation import image_judging
 from tsdfm_jax.normalizing import autoencoder_training as training
+from tsdfm_jax.runtime import metrics
 from tsdfm_jax.stages.ntm import autoencoder, images as images_stage
 
 CONFIG = ntm_tiny.changed(**{"autoencoder.channels": 3, "images.patch": 2})
@@ -82,3 +85,41 @@ def test_a_damaged_shard_is_made_again(made, tmp_path):
     (workdir / "images/done.json").unlink()
     images_stage.run(CONFIG, workdir)
     assert shard.read_bytes() == data and other.stat().st_mtime_ns == when
+
+
+@pytest.fixture
+def evaluation(made, tmp_path):
+    """A function () -> (judge, figures) of the images, in one directory; it takes changes of the config."""
+
+    def judge(**changes):
+        with metrics.Metrics(tmp_path, "evaluate") as lines:
+            job = types.SimpleNamespace(directory=tmp_path / "evaluate", metrics=lines)
+            config = ntm_tiny.changed(**changes)
+            return image_judging.train(config, job, made / "images", settings.mesh(config))
+
+    judge.directory = tmp_path / "evaluate"
+    return judge
+
+
+def test_the_judge_is_trained_once(evaluation, made):
+    """A second call reads it from disk, also with further models; damage and another width train it again; one remains."""
+    first, figures = evaluation()
+    [place] = evaluation.directory.glob("classifier-*")
+    before = files(place)
+    second, again = evaluation(models=("flow_matching",))
+    assert files(place) == before and again == figures
+    x = image_records.arrays(made / "images", "heldout")["x"]
+    np.testing.assert_allclose(first(x)[1], second(x)[1], atol=1e-6)
+    (place / "model/meta.json").unlink()
+    assert evaluation()[1]["hash"] == figures["hash"]
+    evaluation(**{"evaluate.classifier.width": 4})
+    [other] = evaluation.directory.glob("classifier-*")
+    assert other != place
+
+
+def test_images_without_classes_have_no_classifier(evaluation, made, monkeypatch):
+    """Nothing is trained, and the figures say what the features are."""
+    about = image_records.about(made / "images")
+    monkeypatch.setattr(image_records, "about", lambda directory: about | {"classes": 0})
+    judge, figures = evaluation()
+    assert judge.cfg is None and "projections" in figures["features"] and not list(evaluation.directory.glob("*"))

@@ -61,6 +61,7 @@ def value(config, key):
 def check_choices(config):
     """Check that every name is a known one."""
     settings.choose("model.dtype", config.model.dtype, ntm_settings.DTYPES)
+    settings.choose("transporter.map", config.transporter.map, ntm_settings.MAPS)
     settings.choose("ntm.loss", config.ntm.loss, ntm_settings.LOSSES)
     settings.choose("ntm.start", config.ntm.start, ntm_settings.STARTS)
     settings.choose("sample.denoise", config.sample.denoise, ntm_settings.ENDINGS)
@@ -107,9 +108,9 @@ def check_images(config):
 def check_model(config):
     """Check the shape of the networks, and every optimiser."""
     c = config.model
-    if c.width % c.heads or (c.width // c.heads) % 2:
+    if c.width % c.heads or (c.width // c.heads) % 4:
         raise ValueError(
-            f"model.width {c.width} does not split into {c.heads} heads of even size: change model.width or model.heads"
+            f"model.width {c.width} does not split into {c.heads} heads of a size divisible by 4: change model.width or model.heads"
         )
     if c.kv_heads and c.heads % c.kv_heads:
         raise ValueError(f"model.kv_heads {c.kv_heads} does not divide model.heads {c.heads}: take a number that does, or 0")

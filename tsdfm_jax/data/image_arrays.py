@@ -57,7 +57,7 @@ def check_latents(path: pathlib.Path, key: str, array: np.ndarray) -> np.ndarray
     """Latents as they are, float32 [N, h, w, c]. Errors: ValueError, one line, for another type, shape, or numbers not finite."""
     if array.dtype.kind != "f" or array.ndim not in (3, 4):
         raise ValueError(
-            f"{path}: {key} is {array.dtype} {array.shape}, latents are floats [N, h, w, c]: save those, or set images.latents=False"
+            f"{path}: {key} is {array.dtype} {array.shape}, latents are floats [N, h, w, c]: save those or set images.latents=False"
         )
     array = array if array.ndim == 4 else array[..., None]
     _require_finite(path, key, array)

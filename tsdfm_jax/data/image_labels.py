@@ -27,7 +27,8 @@ def read(labels, name) -> tuple[np.ndarray | None, tuple[str, ...]]:
         return _vectors(array, name), ()
     if array.ndim != 1 or array.dtype.kind not in "iubUS":
         raise ValueError(
-            f"{name(0)}: {_KEY} is {array.dtype} {array.shape[1:]}: give whole numbers or names [N], or vectors [N, V], or set {_KEY}=''"
+            f"{name(0)}: {_KEY} is {array.dtype} {array.shape[1:]}: give whole numbers or names [N], or vectors [N, V], or set "
+            f"{_KEY}=''"
         )
     if array.dtype.kind == "S":
         array = np.char.decode(array, "utf-8", "replace")
@@ -49,21 +50,29 @@ def _vectors(array: np.ndarray, name) -> np.ndarray:
 def split(y, count: int, holdout: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The numbers of the training and of the held-out images, each in a seeded random order.
 
-    With classes, `y` int [N], each class gives its own share of `holdout`, rounded, and at least one image of each stays in
-    training. Without, `y` is None or vectors. The same on every machine.
+    With classes, `y` int [N], each class gives its share of `holdout`, up to one image more or less, and at least one image of each
+    stays in training. Without, `y` is None or vectors. The same on every machine.
     Errors: ValueError where one of the two would be empty.
     """
     rng = np.random.default_rng(seed)
     by_class = y is not None and np.ndim(y) == 1
     groups = [np.flatnonzero(y == label) for label in np.unique(y)] if by_class else [np.arange(count)]
     train, heldout = [], []
-    for group in groups:
-        order, kept = rng.permutation(group), len(group) - round(holdout * len(group))
-        kept = max(kept, 1)
-        train.append(order[:kept])
-        heldout.append(order[kept:])
+    for group, out in zip(groups, _shares(rng, np.array([len(group) for group in groups]), holdout)):
+        order = rng.permutation(group)
+        heldout.append(order[:out])
+        train.append(order[out:])
     train_M, heldout_M = np.concatenate(train), np.concatenate(heldout)
     if not len(heldout_M) or not len(train_M):
         what = f"{count} images" + (f" of {len(groups)} classes" if by_class else "")
         raise ValueError(f"images.holdout={holdout} leaves none of {what} held out: raise it, or give more images")
     return rng.permutation(train_M), rng.permutation(heldout_M)
+
+
+def _shares(rng: np.random.Generator, counts_K: np.ndarray, holdout: float) -> np.ndarray:
+    """How many images each class gives: `holdout` of all together, by largest remainders; equal ones are drawn."""
+    exact_K = holdout * counts_K
+    shares_K = np.floor(exact_K).astype(int)
+    order = np.lexsort((rng.random(len(counts_K)), shares_K - exact_K))
+    shares_K[order[: round(holdout * counts_K.sum()) - shares_K.sum()]] += 1
+    return np.minimum(shares_K, counts_K - 1)

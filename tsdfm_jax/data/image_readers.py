@@ -95,15 +95,16 @@ def pictures(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         for file in files:
             if not _is_picture(file):
                 raise ValueError(
-                    f"images.files: {file} is no picture that is read ({' '.join(image_pixels.SUFFIXES)}): convert it, or take it out"
+                    f"images.files: {file} is no picture ({' '.join(image_pixels.SUFFIXES)}): convert it or take it out"
                 )
             yield file
 
 
 def _below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder):  # into no linked folder, which may lie in a circle: that is named as no picture
         folders[:] = [name for name in folders if not _hidden(name)]
-        yield from (pathlib.Path(place) / name for name in names)
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        yield from (pathlib.Path(place) / name for name in [*names, *links])
 
 
 def _hidden(name: str) -> bool:

@@ -98,7 +98,7 @@ class Decoder(nn.Module):
 
 
 def init(key, cfg):
-    """Initial parameters, the trained ones boxed with their logical axes: encoder, decoder, and a whitening that changes nothing."""
+    """Initial parameters: encoder and decoder, boxed with their logical axes, and a whitening that changes nothing."""
     encoder_key, decoder_key = jax.random.split(key)
     return {
         "encoder": Encoder(cfg).init(encoder_key, jnp.zeros((1, cfg.size, cfg.size, cfg.image_channels)))["params"],

@@ -29,6 +29,7 @@ class PatchConfig:
       times: M. Those after the first start without effect, so that a network of one time can be continued with more.
       causal: whether output n depends on patches before n only.
       scale: whether there is a second output beside the first.
+      mix: whether there is a third, of d (d - 1) / 2 numbers a patch.
     """
 
     rows: int
@@ -45,6 +46,7 @@ class PatchConfig:
     times: int = 1
     causal: bool = False
     scale: bool = False
+    mix: bool = False
     dropout: float = 0.0
     dtype: str = "float32"
     remat: str = "none"
@@ -166,7 +168,7 @@ class Conditioning(nn.Module):
 
 
 class PatchTransformer(nn.Module):
-    """`apply({"params": p}, x_BNd, time_BM, y, keep_B)` -> float32 out_BNd, or with `cfg.scale` a pair of such, all born zero.
+    """`apply({"params": p}, x_BNd, time_BM, y, keep_B)` -> float32 out_BNd, with `cfg.scale` and `cfg.mix` a tuple, all born zero.
 
     `y` is int32 [B], float32 [B, V] or None; `keep_B` says for which rows it counts, None for all. With a `cache`, x_BNd is the
     one patch before patch `place`, [B, 1, d] (ignored before patch 0), and the new cache comes last.
@@ -195,9 +197,10 @@ class PatchTransformer(nn.Module):
         ada = transformer.dense(2 * cfg.width, "cond", "features", name="adaLN_modulation", dtype=jnp.float32, kernel_init=zeros)
         shift_BD, scale_BD = jnp.split(ada(cond_BC), 2, axis=-1)
         h_BND = transformer.modulate(transformer.layer_norm("norm_final")(x_BND), shift_BD, scale_BD).astype(dtype)
-        names = ("mean", "log_scale") if cfg.scale else ("mean",)
-        head = lambda name: transformer.dense(cfg.features, "embed", "features", name=name, dtype=dtype, kernel_init=zeros)
-        outs = tuple(head(name)(h_BND).astype(jnp.float32) for name in names)
+        sizes = {"mean": cfg.features, "log_scale": cfg.features * cfg.scale}
+        sizes |= {"mix": cfg.features * (cfg.features - 1) // 2 * cfg.mix}
+        head = lambda name: transformer.dense(sizes[name], "embed", "features", name=name, dtype=dtype, kernel_init=zeros)
+        outs = tuple(head(name)(h_BND).astype(jnp.float32) for name in sizes if sizes[name])
         outs = outs if cache is None else (*outs, cache)
         return outs if len(outs) > 1 else outs[0]
 

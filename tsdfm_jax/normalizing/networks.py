@@ -80,7 +80,8 @@ def denoiser_times(t_B, pace_B):
 
 def flow(config, shape):
     """The network of one flow block of the transporter: causal, told t and T, and no condition."""
-    return _config(config, shape, blocks=config.transporter.blocks, times=2, causal=True, scale=True)
+    mix = config.transporter.map == "triangular"
+    return _config(config, shape, blocks=config.transporter.blocks, times=2, causal=True, scale=True, mix=mix)
 
 
 def flows(config, model):
@@ -107,10 +108,10 @@ def causal(cfg):
     """A causal network of a PatchConfig as the functions of a transporter.Network."""
 
     def step(params, cache, previous_Bd, place, time_BM):
-        mean, log_scale, cache = patches.apply(cfg, params, previous_Bd[:, None], time_BM, cache=cache, place=place)
-        return mean[:, 0], log_scale[:, 0], cache
+        *outs, cache = patches.apply(cfg, params, previous_Bd[:, None], time_BM, cache=cache, place=place)
+        return transporter.Affine(*(out[:, 0] for out in outs)), cache
 
-    parallel = functools.partial(patches.apply, cfg)
+    parallel = lambda params, x_BNd, time_BM: transporter.Affine(*patches.apply(cfg, params, x_BNd, time_BM))
     return transporter.Network(parallel=parallel, begin=functools.partial(patches.empty_cache, cfg), step=step)
 
 

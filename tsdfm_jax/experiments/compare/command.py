@@ -2,7 +2,7 @@
 
 Each argument is a run's work directory or a report.json. Reports that are not comparable, because length, judges, formulas,
 sample count, temperature, tokenizer or corpus differ, are refused in one line; `--allow=FIELD` compares them anyway, and
-prints the difference.
+prints the difference. Reports of NTM (images) that differ in their seeds alone become one table of means and spreads.
 
 The exit code is 0, or 2 if the reports could not be compared.
 """
@@ -14,7 +14,7 @@ import io
 from absl import flags
 
 from tsdfm_jax.config import command_line
-from tsdfm_jax.experiments.compare import reports
+from tsdfm_jax.experiments.compare import images, reports
 from tsdfm_jax.storage import atomic, places
 
 parse, fail = functools.partial(command_line.parse, "compare"), functools.partial(command_line.fail, "compare")
@@ -39,6 +39,8 @@ def main(argv):
         for name, file in {"csv": _CSV.value, "json": _JSON.value}.items():
             if file and not places.expanded(file).parent.is_dir():
                 raise ValueError(f"--{name}={file}: there is no directory {places.expanded(file).parent}; make it first")
+        if images.are_images(argv[1:]):
+            return compare_images(argv[1:])
         runs = reports.read_all(argv[1:])
         differing = reports.check(runs, _ALLOW.value)
         rows, matched = reports.table(runs), reports.matched(runs)
@@ -46,6 +48,20 @@ def main(argv):
         write(runs, rows, matched, differing)
     except (ValueError, OSError) as error:
         return fail(error)
+    return 0
+
+
+def compare_images(names):
+    """The same for reports of NTM: runs of several seeds give means and spreads."""
+    import rich.console
+
+    if _CSV.value or _ALLOW.value:
+        raise ValueError("--csv and --allow are for runs of TS-DFM, and these are of NTM: leave them out, and take --json")
+    found = images.read_all(names)
+    console = rich.console.Console()
+    images.show(console if console.is_terminal else rich.console.Console(width=160), found)
+    if _JSON.value:
+        atomic.overwrite(places.expanded(_JSON.value), atomic.json_text(atomic.finite(images.body(names, found)), indent=1))
     return 0
 
 
