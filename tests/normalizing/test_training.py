@@ -59,7 +59,7 @@ def test_drawn_pairs():
 
 def test_the_mean_over_pairs_is_the_mean_over_whole_trajectories():
     """Enumerated over every T and every step, the pair loss's expectation is the mean over T of the whole loss: to rounding."""
-    c, rows = small.config(**PLAIN), 4
+    c, rows = small.config(**{"ntm.steps": (2, 3)}), 4
     params, model = small.weights(c, SHAPE), networks.trajectory_model(c, SHAPE)
     condition, x_0_BNd = networks.Condition(jnp.arange(rows) % 3, jnp.ones(rows, bool)), small.normal(0, rows, *SHAPE.row)
     step = jax.jit(lambda xs, t, pace: likelihood.step_nll(model, params, xs, t, pace, condition)[0])
@@ -132,7 +132,7 @@ def updated(kind, *mesh_shape):
 def test_updates_on_eight_devices_are_those_on_one(kind, mesh_shape):
     """Losses agree within 1e-5, gradient norms within 1e-4 (relative), and weights: over data, fsdp and tensor."""
     (one, weights), (other, others) = updated(kind, 1, 1, 1), updated(kind, *mesh_shape)
-    assert (one[1] != one[0]).all()
+    assert (one[1, :2] != one[0, :2]).all()
     np.testing.assert_allclose(other[:, 0], one[:, 0], rtol=1e-5)
     np.testing.assert_allclose(other[:, 1], one[:, 1], rtol=1e-4)
     for a, b in zip(jax.tree.leaves(others), jax.tree.leaves(weights)):
