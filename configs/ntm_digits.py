@@ -15,7 +15,7 @@ def get_config():
     c.evaluate_every = 2000
     c.model.unroll = 3
     c.transporter.map = "triangular"
-    c.ntm.steps = (2, 4)
+    c.ntm.update(steps=(2, 4), shift=0.0)
     c.ntm.optimiser.steps = 5000
     c.denoiser.optimiser.steps = 600
     c.evaluate.guidance = (0.0, 0.25, 0.5)

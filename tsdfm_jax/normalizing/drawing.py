@@ -6,6 +6,7 @@ import time
 import jax
 import numpy as np
 
+from tsdfm_jax.data import image_records
 from tsdfm_jax.normalizing import sampling, trained
 from tsdfm_jax.runtime import hosts, mesh as meshes, pipeline
 
@@ -13,8 +14,8 @@ from tsdfm_jax.runtime import hosts, mesh as meshes, pipeline
 class Drawing:
     """Draws with the models of a run; `draw(row, count, batch)` -> (x_NHWC, y, seconds an image).
 
-    Weights are read once. Labels go round the classes: image i is of class i modulo their number. With conditioning vectors,
-    those of the held-out images are taken in turn.
+    Weights are read once. Any number of first images has the classes in the proportions of the training images. Of conditioning
+    vectors, those of the held-out images are taken in turn.
     """
 
     def __init__(self, config, workdir, mesh, find=None):
@@ -29,7 +30,7 @@ class Drawing:
     def conditions(self, count):
         """What the images are asked for as: int32 [N], float32 [N, V], or None."""
         if self.shape.classes:
-            return np.arange(count, dtype=np.int32) % self.shape.classes
+            return in_proportion(image_records.about(self._store)["counts_by_class"]["train"], count)
         if self.shape.vector:
             have = trained.heldout(self._config, self._store)["y"]
             return have[np.arange(count) % len(have)]
@@ -72,6 +73,14 @@ class Drawing:
         label = lambda i: int(y[i]) if y is not None and y.ndim == 1 else None
         each = [(label(i), self._decode(drawn.xs_BTHWC[i]), drawn.us_BTHWC[i]) for i in range(count)]
         return [{"label": name, "t_T": t_T, "x_THWC": pixels(x), "u_THWC": pixels(u)} for name, x, u in each]
+
+
+def in_proportion(counts_K, number):
+    """Labels of `number` images, int32, of which any first part has the classes in about these proportions."""
+    shares = np.asarray(counts_K, np.float64) / max(sum(counts_K), 1)
+    due = [((np.arange(int(np.ceil(share * number)) + 1) + 0.5) / share, k) for k, share in enumerate(shares) if share > 0]
+    at, label = np.concatenate([when for when, _ in due]), np.concatenate([np.full(len(when), k) for when, k in due])
+    return label[np.argsort(at, kind="stable")[:number]].astype(np.int32)
 
 
 def shown(y, count, each):

@@ -25,26 +25,18 @@ def run(config, workdir, remake=False):
             return
         mesh, images = settings.mesh(config), jobs.require(config, workdir, "images")
         judge, about_judge = image_judging.train(config, job, images, mesh)
-        reference, real = of_real(config, judge, images)
+        reference, heldout = image_judging.reference(images), image_records.arrays(images, "heldout")
+        reference_NF, real = image_metrics.of_real(judge, reference, heldout, config.seed)
         wanted = table.rows(config)
         hosts.first(lambda: (job.directory / ROWS).mkdir(exist_ok=True))
         draw, rows = drawing.Drawing(config, workdir, mesh), []
         with metrics_lib.progress("images", len(wanted), "row") as bar:
             for row in wanted:
-                rows.append(measured_row(config, workdir, job, draw, judge, reference, row, about_judge))
+                rows.append(measured_row(config, workdir, job, draw, judge, reference_NF, row, about_judge))
                 bar.advance(1)
         figures = {"rows": len(rows), "real": real, "classifier": about_judge, "likelihoods": likelihoods(config, workdir)}
         hosts.first(lambda: atomic.overwrite(job.directory / "rows.json", atomic.json_text(atomic.finite(rows), indent=1)))
         job.finish(figures)
-
-
-def of_real(config, judge, images):
-    """(features of the training images, figures of real images that the classifier was not trained on)."""
-    train, held = (image_records.arrays(images, split) for split in image_records.SPLITS)
-    features_NF = judge(train["x"])[1]
-    halves = image_metrics.frechet_halves(features_NF, config.seed)
-    seen = image_metrics.measured(judge, held["x"], held.get("y"), features_NF)
-    return features_NF, {"accuracy": seen["accuracy"], "frechet_halves": halves, "frechet_heldout": seen["frechet"]}
 
 
 def measured_row(config, workdir, job, draw, judge, reference_NF, row, about_judge):
