@@ -12,7 +12,9 @@ from tests.laws.ntm import small
 from tsdfm_jax.models import patches
 from tsdfm_jax.runtime import mesh as meshes
 
-CFG = patches.PatchConfig(rows=2, columns=3, features=4, blocks=2, width=16, heads=4, kv_heads=2, cond_width=8, mlp_ratio=2, classes=3)
+CFG = patches.PatchConfig(
+    rows=2, columns=3, features=4, blocks=2, width=16, heads=4, kv_heads=2, cond_width=8, mlp_ratio=2, classes=3
+)
 CAUSAL = dataclasses.replace(CFG, causal=True, scale=True, times=2, classes=0)
 ROWS, N, D = 3, 6, 4
 
@@ -102,7 +104,10 @@ def test_later_times_are_born_without_effect():
 def test_recomputing_and_unrolling_change_nothing(changes):
     """Values and gradients stay within 1e-5."""
     params, inputs = small.network(CFG), given(CFG)
-    both = [jax.value_and_grad(lambda p, cfg=cfg: jnp.mean(patches.apply(cfg, p, *inputs) ** 2)) for cfg in (CFG, changed(CFG, **changes))]
+    both = [
+        jax.value_and_grad(lambda p, cfg=cfg: jnp.mean(patches.apply(cfg, p, *inputs) ** 2))
+        for cfg in (CFG, changed(CFG, **changes))
+    ]
     (value, slope), (other, other_slope) = (jax.jit(one)(params) for one in both)
     np.testing.assert_allclose(other, value, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(slope), jax.tree.leaves(other_slope)):

@@ -42,7 +42,9 @@ def drawn(one, index, mesh=None, with_states=False):
     return jax.device_get(jitted(params, meshes.put_batch(mesh, {"index": index, "y": Y[index]})))
 
 
-@pytest.mark.parametrize("one", [request(), request(guidance=0.5, ending="score"), request("flow_matching"), request(ending="learned")])
+@pytest.mark.parametrize(
+    "one", [request(), request(guidance=0.5, ending="score"), request("flow_matching"), request(ending="learned")]
+)
 def test_an_image_is_its_own(one):
     """Image i is that of the seed and i alone: in another order to the bit, in another batch and on eight devices to rounding."""
     whole = drawn(one, np.arange(16)).x_BHWC

@@ -118,7 +118,9 @@ def updated(kind, *mesh_shape):
     return np.array(told), jax.device_get(state.params)
 
 
-@pytest.mark.parametrize("kind, mesh_shape", [("flow_matching", (2, 2, 2)), ("ntm", (8, 1, 1)), ("ntm", (1, 8, 1)), ("ntm", (2, 2, 2))])
+@pytest.mark.parametrize(
+    "kind, mesh_shape", [("flow_matching", (2, 2, 2)), ("ntm", (8, 1, 1)), ("ntm", (1, 8, 1)), ("ntm", (2, 2, 2))]
+)
 def test_updates_on_eight_devices_are_those_on_one(kind, mesh_shape):
     """Losses agree within 1e-5, gradient norms within 1e-4 (relative), and weights: over data, fsdp and tensor."""
     (one, weights), (other, others) = updated(kind, 1, 1, 1), updated(kind, *mesh_shape)

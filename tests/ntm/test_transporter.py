@@ -12,7 +12,12 @@ def test_soft_limit():
     x = jnp.arange(-1200, 1201) / 20.0
     y = np.asarray(transporter.soft_limit(x))
     np.testing.assert_allclose(y, -y[::-1], atol=1e-6)
-    assert (np.diff(y) > -1e-6).all() and (np.diff(y)[1100:1300] > 0).all() and np.abs(y).max() <= transporter.LIMIT == 5.0 and y[-1] > 4.999
+    assert (
+        (np.diff(y) > -1e-6).all()
+        and (np.diff(y)[1100:1300] > 0).all()
+        and np.abs(y).max() <= transporter.LIMIT == 5.0
+        and y[-1] > 4.999
+    )
     assert float(jax.grad(transporter.soft_limit)(0.0)) == 1.0
     np.testing.assert_allclose(transporter.soft_limit(jnp.asarray([0.1, -0.3])), [0.1, -0.3], rtol=2e-3)
     np.testing.assert_allclose(transporter.soft_limit(x, 2.0)[-1], 2.0, rtol=1e-6)
