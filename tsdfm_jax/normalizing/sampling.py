@@ -127,12 +127,12 @@ def _predict(config, shape, request, params, kept):
 
 def _inverted(config, shape, request, params, us_BTNd, with_states):
     """x at level 0, or at each level where score denoising or the caller reads them: [B, 1 or T + 1, N, d]."""
-    trajectory, count = networks.trajectory_model(config, shape), us_BTNd.shape[1]
-    count = count - 1 if with_states or request.ending == "score" else 1
+    trajectory, whole = networks.trajectory_model(config, shape), with_states or request.ending == "score"
+    count = us_BTNd.shape[1] - 1 if whole else 1
     rows, t_T = us_BTNd.shape[0], levels(request)[:count]
     merged, t = likelihood.merge(us_BTNd[:, :count]), jnp.tile(t_T, rows)
     xs_BTNd = trajectory.invert(params, merged, t, jnp.full(t.shape, 1.0 / request.steps)).reshape(rows, count, *shape.row)
-    return xs_BTNd if count == 1 else jnp.concatenate([xs_BTNd, us_BTNd[:, count:]], axis=1)  # at time 1 x is u
+    return jnp.concatenate([xs_BTNd, us_BTNd[:, count:]], axis=1) if whole else xs_BTNd  # at time 1 x is u
 
 
 def scored(config, shape, params, xs_BTNd, t_BT, condition, clip):

@@ -16,6 +16,7 @@ from tsdfm_jax.ntm import chain, flow_matching, likelihood, patches as cutting, 
 from tsdfm_jax.runtime import mesh as meshes, state as states
 
 TRAJECTORY_SEED = 1000
+LEAST_LEVEL = 1e-6  # of the data's end: a uniform draw may be 0, and a level at 0 has no density
 
 
 def dropped(key, batch, share):
@@ -94,7 +95,8 @@ def draw(config, key, x_0_BNd):
     c, rows = config.ntm, x_0_BNd.shape[0]
     first_key, which_key, path_key = jax.random.split(key, 3)
     low, high = c.t_min
-    t_BT, steps_B = schedules(c, jax.random.uniform(first_key, (rows,), minval=low, maxval=high), which_key)
+    first_B = jnp.maximum(jax.random.uniform(first_key, (rows,), minval=low, maxval=high), LEAST_LEVEL)
+    t_BT, steps_B = schedules(c, first_B, which_key)
     weight_B = jnp.ones(rows)
     if c.loss == "pair":
         place_B = (jax.random.uniform(jax.random.fold_in(which_key, 1), (rows,)) * steps_B).astype(jnp.int32)
