@@ -42,13 +42,8 @@ class Drawing:
 
     def __call__(self, row, count, batch):
         y, weights = self.conditions(count), self.weights(row)
-        split = meshes.batch_sharding(self._mesh)
-        draw = sampling.drawer(self._config, self.shape, row.request)
         wanted = {"index": np.arange(count, dtype=np.int32)} | ({} if y is None else {"y": y})
-        options = dict(in_shardings=(None, split), out_shardings=split)
-        made = lambda seed, weights, rows: draw(seed, weights, rows["index"], rows.get("y")).x_BHWC
-        jitted = meshes.seeded(self._mesh, made, row.seed, **options)
-        run = functools.partial(jitted, weights)
+        run = functools.partial(program(self._config, self.shape, self._mesh, row.request, row.seed), weights)
         batch = meshes.round_up(self._mesh, min(batch, count))
         first = meshes.put_whole(self._mesh, {name: value[np.arange(batch) % count] for name, value in wanted.items()})
         hosts.gather(run(first))  # compiles
@@ -72,6 +67,13 @@ class Drawing:
         label = lambda i: int(y[i]) if y is not None and y.ndim == 1 else None
         each = [(label(i), self._decode(drawn.xs_BTHWC[i]), drawn.us_BTHWC[i]) for i in range(count)]
         return [{"label": name, "t_T": t_T, "x_THWC": pixels(x), "u_THWC": pixels(u)} for name, x, u in each]
+
+
+def program(config, shape, mesh, request, seed):
+    """The jitted `(weights, {"index": int32 [B], "y": …}) -> x_BHWC` of a request, over a mesh, as a mesh.Seeded."""
+    draw, split = sampling.drawer(config, shape, request), meshes.batch_sharding(mesh)
+    made = lambda seed, weights, rows: draw(seed, weights, rows["index"], rows.get("y")).x_BHWC
+    return meshes.seeded(mesh, made, seed, in_shardings=(None, split), out_shardings=split)
 
 
 def shown(y, count, each):
