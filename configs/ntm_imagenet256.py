@@ -48,7 +48,7 @@ def get_config(form=""):
         section.optimiser.update(steps=200_000, learning_rate=1e-4, final_fraction=0.01, warmup=5000, weight_decay=1e-4, ema=0.9999)
     c.ntm.optimiser.update(learning_rate=5e-5, final_fraction=0.02)
     c.denoiser.optimiser.steps = 20_000
-    c.evaluate.update(samples=50_000, batch=256, steps=(4, 8, 16), guidance=(0.0, 0.5), heldout=4096)
+    c.evaluate.update(samples=50_000, batch=2048, steps=(4, 8, 16), guidance=(0.0, 0.5), heldout=4096)
     c.evaluate.classifier.batch = 256
     c.report.grid = 1
     c.sample.update(number=64, batch=64, guidance=0.5)
@@ -63,14 +63,15 @@ def narrow(c):
 def smoke(c):
     """Make the config small in place: width 64, one or two blocks, two updates for each network.
 
-    Heads of keys and values, layers' kinds, patches, steps, types, rematerialisation and the loss stay. Batches are for at most
-    eight devices. The results mean nothing.
+    Heads of keys and values, kinds of layers, patches, types, rematerialisation and the loss stay; T is 2 or 4. Batches are for at
+    most eight devices. The results mean nothing.
     """
     c.log_every = 1
     c.images.update(holdout=0.25, images_per_shard=64)
     c.model.update(blocks=2, width=64, heads=16, cond_width=16)
     c.transporter.blocks = 1
-    c.evaluate.update(samples=8, batch=8, steps=(4,), flow_matching_steps=(), guidance=(0.5,), heldout=8)
+    c.ntm.steps = (2, 4)
+    c.evaluate.update(samples=8, batch=8, steps=(4,), flow_matching_steps=(), guidance=(0.5,), noise_free=False, heldout=8)
     c.evaluate.classifier.update(width=8)
     c.report.traces = 1
     c.sample.update(number=2, batch=8)
