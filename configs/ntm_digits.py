@@ -17,6 +17,7 @@ def get_config():
     c.model.unroll = 3
     c.transporter.map = "triangular"
     c.ntm.update(steps=(4,), shift=0.0)
-    c.denoiser.optimiser.steps = 600
+    c.denoiser.update(batch=32)
+    c.denoiser.optimiser.steps = 500
     c.evaluate.guidance = (0.0, 0.25)
     return c
