@@ -15,23 +15,26 @@ from tsdfm_jax.runtime import hosts, mesh as meshes, pipeline
 class Drawing:
     """Draws with the models of a run; `draw(row, count, batch)` -> (x_NHWC, y, seconds an image).
 
-    Weights are read once. Any number of first images has the classes in the proportions of the training images. Of conditioning
-    vectors, those of the held-out images are taken in turn.
+    Weights are read once. Any number of first images has the classes in the proportions of `counts_K`, by default those of the
+    training images. Of conditioning vectors, those of the held-out images are taken in turn.
     """
 
-    def __init__(self, config, workdir, mesh, find=None):
+    def __init__(self, config, workdir, mesh, find=None, counts_K=None):
         self._config, self._mesh = config, mesh
         load = functools.partial(trained.network, config, workdir, mesh)
         self._network = functools.cache((lambda name: load(name)) if find is None else (lambda name: load(name, find)))
         options = () if find is None else (find,)
         self._store = trained.source(config, workdir, *options)
         self.shape = trained.shape(config, self._store)
+        self._counts_K = counts_K
+        if counts_K is None and self.shape.classes:
+            self._counts_K = image_records.about(self._store)["counts_by_class"]["train"]
         self._decode = trained.decoder(config, workdir, mesh, config.evaluate.batch, *options)
 
     def conditions(self, count):
         """What the images are asked for as: int32 [N], float32 [N, V], or None."""
         if self.shape.classes:
-            return in_proportion(image_records.about(self._store)["counts_by_class"]["train"], count)
+            return in_proportion(self._counts_K, count)
         if self.shape.vector:
             have = trained.heldout(self._config, self._store)["y"]
             return have[np.arange(count) % len(have)]
