@@ -18,7 +18,7 @@ from tsdfm_jax import load
 from tsdfm_jax.data import image_records
 from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.models import autoencoder
-from tsdfm_jax.normalizing import heldout, results, sampling
+from tsdfm_jax.normalizing import heldout, networks, results, sampling
 from tsdfm_jax.ntm import chain, patches as cutting
 from tsdfm_jax.runtime import mesh as meshes
 from tsdfm_jax.storage import atomic
@@ -94,12 +94,17 @@ def test_denoising_is_by_the_score_of_a_trajectory_from_the_image(model, rows):
     """It is score denoising of a trajectory whose level 0 is the image; a higher level is told to the model."""
     x, parts = 0.9 * rows["x"][:8], model.parts
     found = model.denoise(x, rows["y"][:8], level=0.1, seed=7)
-    t_BT = chain.schedule(jnp.full(8, 0.1), 2, parts.config.ntm.shift)
-    xs_BTNd = chain.onward(sampling.keys(7, jnp.arange(8)), cutting.cut(jnp.asarray(x), 2), t_BT)
-    np.testing.assert_array_equal(cutting.join(xs_BTNd[:, 0], (8, 8, 1), 2), x)
-    condition = sampling.networks.Condition(jnp.asarray(rows["y"][:8]), jnp.ones(8, bool))
-    x_BNd = sampling.scored(parts.config, parts.shape, model.params, xs_BTNd, t_BT, condition, 1.0)
-    np.testing.assert_allclose(found, np.clip(cutting.join(x_BNd, (8, 8, 1), 2), -1, 1), atol=1e-3)
+
+    def by_hand(params, x_BHWC, y_B):
+        t_BT = chain.schedule(jnp.full(8, 0.1), 2, parts.config.ntm.shift)
+        xs_BTNd = chain.onward(sampling.keys(7, jnp.arange(8)), cutting.cut(x_BHWC, 2), t_BT)
+        condition = networks.Condition(y_B, jnp.ones(8, bool))
+        x_BNd = sampling.scored(parts.config, parts.shape, params, xs_BTNd, t_BT, condition, 1.0)
+        return cutting.join(xs_BTNd[:, 0], (8, 8, 1), 2), cutting.join(x_BNd, (8, 8, 1), 2)
+
+    first, expected = jax.jit(by_hand)(jax.device_get(model.params), x, rows["y"][:8])
+    np.testing.assert_array_equal(first, x)
+    np.testing.assert_allclose(found, np.clip(expected, -1, 1), atol=1e-3)
     assert np.abs(found - model.denoise(x, rows["y"][:8], seed=7)).max() > 1e-3
 
 

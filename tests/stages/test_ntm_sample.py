@@ -73,7 +73,7 @@ def test_images_of_another_network_are_replaced(run):
     assert "sample: 4 images in" in sample() and len(names(directory)) == 3
     np.testing.assert_array_equal(arrays(directory / "sample.npz")["images"], first["images"])
     (directory / "sample.json").unlink()  # a stop between the files
-    assert "sample: 4 images in" in sample() and len(names(directory)) == 6
+    assert "sample: 4 images in" in sample() and len(names(directory)) == 5
 
 
 @pytest.mark.parametrize("changes, said", [

@@ -83,11 +83,11 @@ def read_about(directory):
     Raises ValueError, one line, if there is no such file, for an unknown format or version, and for missing or bad values.
     """
     directory, file, body = directories.read_body(directory)
-    get = functools.partial(directories.get, file)
-    flow, weights = get(body, "flow", dict), get(body, "weights", dict)
     if body.get("kind") in directories.OF_IMAGES:
         raise ValueError(f"{directory} holds a model of images, {body['kind']}: give the directory of a {' or '.join(KINDS)}")
     kind = directories.choose(file, "kind", body.get("kind"), KINDS)
+    get = functools.partial(directories.get, file)
+    flow, weights = get(body, "flow", dict), get(body, "weights", dict)
     try:
         kinds = {"source": str, "exponent": float, "symbols": int}
         path = paths.Path(**{FLOW[name]: get(flow, name, kind) for name, kind in kinds.items()})

@@ -25,6 +25,7 @@ class Model:
       parameters: how many weights its network has; autoencoder and denoiser not counted.
       hash: content hash of these weights.
       params: these weights, sharded over the mesh.
+      parts: all that it was opened from, an opening.Parts.
     """
 
     def __init__(self, parts, mesh):
