@@ -91,6 +91,27 @@ def same_sentence(same):
     )
 
 
+def trajectory_models(found):
+    """Table: the laws of Normalizing Trajectory Models, each with how far the package is from it."""
+    total = max(abs(value - 1) for value in found["integrals"].values())
+    bound, euler, draws = found["bound"], found["euler"], f"{found['sampling']['draws']:,} drawn"
+    worst = lambda values: f"{max(values):.0e}"
+    rows = [
+        ["transporter: x from u from x, with cached keys and without", worst(found["inverse"].values())],
+        ["transporter: log-determinant against autodiff's, nats", worst(found["log_determinant"].values())],
+        ["density of a step and of a trajectory, random networks: integral less 1", worst([total])],
+        [f"exact model: mean -log p less the entropy of {found['entropy']['nats'][0]:.1f} nats", worst([found["entropy"]["nats_off"]])],
+        ["exact model: bound less -log p of level 0, nats", worst(map(abs, bound["gaps"][:3]))],
+        [f"other models: the same, {min(bound['gaps'][3:]):.1f} to {max(bound['gaps']):.1f} nats, less the KL", worst([bound["nats_off"]])],
+        ["score denoising less the posterior mean of the data", worst([found["denoising"]["off"]])],
+        ["guidance less the product of powers of densities, w = 0.25, 1, 4", worst(found["guidance"].values())],
+        [f"forward chain, {draws}: covariances, in units of the law's", f"{found['chain']['covariance_off']:.3f}"],
+        [f"sampler, {draws}: covariances, in units of the law's", f"{found['sampling']['covariance_off']:.3f}"],
+        [f"Euler, exact velocity, 16, 64, 512 steps (order {euler['order']:.2f})", " · ".join(f"{euler['off'][n]:.3f}" for n in ("16", "64", "512"))],
+    ]  # fmt: skip
+    return grid(["law", "off by at most"], rows)
+
+
 def block():
     """Everything between the two marks of docs/trust.md."""
     found = json.loads(RESULTS.read_text())
@@ -107,6 +128,9 @@ def block():
         "Students of whole trajectories (8 midpoints, K = 8, compass at its optimum) against their teacher at the same steps: total variation "
         "from the data law:",
         students(found),
+        "The second method, NTM, in float32: random networks against autodiff and quadrature, and linear models against Gaussian data, for which "
+        "entropy, bound, posterior mean and samples are known in closed form (three numbers, four steps):",
+        trajectory_models(found["ntm"]),
     ]
     return "\n\n".join(parts) + "\n"
 

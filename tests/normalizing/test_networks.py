@@ -71,17 +71,6 @@ def test_the_start_draws_what_the_untrained_sampler_draws(guidance, ending):
     assert drawn[0].shape == (ROWS, *SHAPE.image) and len(np.unique(drawn[0])) == drawn[0].size
 
 
-def test_the_first_loss_is_that_of_the_start():
-    """At the start the anchor is zero, whatever its weight, and the loss is the likelihood alone."""
-    c, frozen, _ = start()
-    learner = training.trajectory_learner(c, SHAPE, lone(), "ntm", frozen)
-    batch = {"x": small.normal(3, 8, *SHAPE.image), "y": jnp.arange(8) % 3}
-    state, told = learner.step(learner.create(), meshes.put_batch(lone(), batch))
-    assert float(told["anchor"]) == 0.0 and float(told["loss"]) == float(told["nats_per_number"])
-    _, told = learner.step(state, meshes.put_batch(lone(), batch))
-    assert float(told["anchor"]) > 0.0
-
-
 def test_identity_models_have_no_transporter():
     """`ntm_identity` has no flow blocks; its likelihood is that of the predictor at u = x."""
     c = small.config()

@@ -42,9 +42,7 @@ def drawn(one, index, mesh=None, with_states=False):
     return jax.device_get(jitted(params, meshes.put_batch(mesh, {"index": index, "y": Y[index]})))
 
 
-@pytest.mark.parametrize(
-    "one", [request(), request(guidance=0.5, ending="score"), request("flow_matching"), request(ending="learned")]
-)
+@pytest.mark.parametrize("one", [request(guidance=0.5), request(ending="learned")])
 def test_an_image_is_its_own(one):
     """Image i is that of the seed and i alone: in another order to the bit, in another batch and on eight devices to rounding."""
     whole = drawn(one, np.arange(16)).x_BHWC
@@ -52,14 +50,12 @@ def test_an_image_is_its_own(one):
     np.testing.assert_array_equal(drawn(one, order).x_BHWC, whole[order])
     size = np.abs(whole).max()
     np.testing.assert_allclose(drawn(one, np.arange(3, 8)).x_BHWC, whole[3:8], atol=1e-5 * size)
-    for shape in ((8, 1, 1), (2, 2, 2)):
-        mesh = meshes.make_mesh(meshes.MeshConfig(**dict(zip(meshes.AXES, shape))))
-        np.testing.assert_allclose(drawn(one, np.arange(16), mesh).x_BHWC, whole, atol=1e-5 * size)
+    mesh = meshes.make_mesh(meshes.MeshConfig(data=4, tensor=2) if one.guidance else meshes.MeshConfig())
+    np.testing.assert_allclose(drawn(one, np.arange(16), mesh).x_BHWC, whole, atol=1e-5 * size)
     assert whole.shape == (16, *SHAPE.image) and len(np.unique(whole)) == whole.size
 
 
-@pytest.mark.parametrize("steps", [1, STEPS])
-@pytest.mark.parametrize("ending", ["noisy", "noise_free", "score"])
+@pytest.mark.parametrize("steps, ending", [(1, "noisy"), (1, "score"), (STEPS, "noise_free"), (STEPS, "score")])
 def test_states_are_the_trajectory(steps, ending):
     """x and u at all T + 1 levels: one the transporter's map of the other, equal at noise; the image is level 0, or its denoising."""
     one = request(steps=steps, ending=ending)

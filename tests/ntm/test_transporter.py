@@ -26,7 +26,7 @@ def test_soft_limit():
 def extreme(size):
     """A Model whose networks say ±size for every log σ."""
     wild = lambda x_BNd: jnp.where(jnp.arange(x_BNd.shape[1])[None, :, None] % 2 == 0, size, -size) * jnp.ones_like(x_BNd)
-    network = transporter.Network(lambda w, x, t: (jnp.zeros_like(x), wild(x)), None, None)
+    network = transporter.Network(lambda w, x, t: transporter.Affine(jnp.zeros_like(x), wild(x)), None, None)
     return likelihood.Model(
         transport=lambda params, x, t, pace: transporter.forward(network, [0], x, t[:, None]),
         invert=None,

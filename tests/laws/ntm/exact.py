@@ -81,13 +81,13 @@ def network(t_T, n):
     def parallel(block, x_BNd, time_BM):
         k = place(t_T, time_BM[:, 0])
         mean_BN = jnp.einsum("bnm,bm->bn", jnp.tril(block["weight"], -1)[k], x_BNd[..., 0]) + block["mean"][k]
-        return mean_BN[..., None], block["raw"][k][..., None]
+        return transporter.Affine(mean_BN[..., None], block["raw"][k][..., None])
 
     def step(block, cache_BN, previous_Bd, number, time_BM):
         k = place(t_T, time_BM[:, 0])
         cache_BN = jnp.where((jnp.arange(n) == number - 1)[None], previous_Bd, cache_BN)
         mean_B = jnp.einsum("bm,bm->b", block["weight"][k, number], cache_BN) + block["mean"][k, number]
-        return mean_B[:, None], block["raw"][k, number][:, None], cache_BN
+        return transporter.Affine(mean_B[:, None], block["raw"][k, number][:, None]), cache_BN
 
     return transporter.Network(parallel=parallel, begin=lambda rows: jnp.zeros((rows, n)), step=step)
 
