@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tsdfm_jax.models import autoencoder, transformer
-from tsdfm_jax.normalizing import asking, heldout, networks, results, sampling
+from tsdfm_jax.normalizing import asking, drawing, heldout, networks, results, sampling
 from tsdfm_jax.ntm import chain, patches as cutting
 from tsdfm_jax.runtime import mesh as meshes, pipeline
 
@@ -69,8 +69,8 @@ class Model:
         y = asking.labels(parts, label, count)
         y = asking.round_the_classes(parts, count) if y is None else y
         seed, batch = asking.whole("seed", seed, 0), asking.whole("batch", batch, 1, asking.MOST)
-        draw = sampling.drawer(parts.config, parts.shape, request)
-        made = lambda seed, weights, rows: draw(seed, weights, rows["index"], rows.get("y")).x_BHWC
+        draw = drawing.of_rows(parts.config, parts.shape, self._mesh, request)
+        made = lambda *given: draw(*given).x_BHWC
         weights = {"model": self.params, "denoiser": self._denoiser()} if request.ending == "learned" else self.params
         x_NHWC = self._over_rows(request, made, seed, weights, self._rows(count, y=y), batch)
         return results.Images(
