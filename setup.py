@@ -1,4 +1,4 @@
-"""Installs tsdfm_jax: Trajectory-Shaped Discrete Flow Matching in JAX."""
+"""Installs tsdfm_jax: few-step generation by trajectories in JAX."""
 
 import pathlib
 import re
@@ -61,7 +61,7 @@ EXTRAS = {
 setuptools.setup(
     name="tsdfm_jax",
     version=VERSION,
-    description="Trajectory-Shaped Discrete Flow Matching (arXiv 2605.07924) in JAX/Flax, for TPU and GPU",
+    description="Few-step generation by trajectories in JAX/Flax, for TPU and GPU: TS-DFM (arXiv 2605.07924) and NTM (arXiv 2605.08078)",
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

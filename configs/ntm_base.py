@@ -101,7 +101,7 @@ def get_config():
     c.evaluate.classifier = ConfigDict()  # the network that judges the images: a small convolutional classifier
     c.evaluate.classifier.width = 32  # channels of its first convolution
     c.evaluate.classifier.batch = 64  # images per update
-    c.evaluate.classifier.optimiser = optimiser(steps=1500, learning_rate=2e-3, ema=0.998, final_fraction=0.02)
+    c.evaluate.classifier.optimiser = optimiser(steps=800, learning_rate=2e-3, ema=0.998, final_fraction=0.02)
 
     c.report = ConfigDict()  # the report page
     c.report.grid = 5  # images of each class in a grid

@@ -50,22 +50,37 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
+def made_once(factory, name, mark, make):
+    """A copy of the work directory that `make(directory)` leaves; the first worker that needs it makes it for all."""
+    base = factory.getbasetemp()
+    made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"made_{name}"
+    with open(f"{made}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (made / mark).exists():
+            make(made)
+    return shutil.copytree(made, base / name)
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """A work directory in which every stage of the tiny config has run, on eight devices.
-
-    The first worker that needs it makes it for all; each worker has its own copy.
-    """
+    """A work directory in which every stage of the tiny config has run, on eight devices; each worker has its own copy."""
     from tests import tiny
     from tsdfm_jax import main
 
-    base = tmp_path_factory.getbasetemp()
-    made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made"
-    with open(f"{made}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (made / "samples/sample.jsonl").exists():
-            main.run(tiny.get_config(), made)
-    return shutil.copytree(made, base / "finished")
+    return made_once(tmp_path_factory, "finished", "samples/sample.jsonl", lambda made: main.run(tiny.get_config(), made))
+
+
+NTM_STAGES = ("images", "flow_matching", "ntm", "denoiser", "sample")
+
+
+@pytest.fixture(scope="session")
+def finished_ntm(tmp_path_factory):
+    """A work directory in which the tiny config of NTM has run on eight devices, but for evaluation and report."""
+    from tests import ntm_tiny
+    from tsdfm_jax import main
+
+    make = lambda made: main.run(ntm_tiny.get_config(), made, NTM_STAGES)
+    return made_once(tmp_path_factory, "finished_ntm", "samples/sample.json", make)
 
 
 @pytest.fixture

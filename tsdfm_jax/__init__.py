@@ -1,4 +1,4 @@
-"""Trajectory-Shaped Discrete Flow Matching in JAX: `from tsdfm_jax import load`."""
+"""Few-step generation by trajectories in JAX: `from tsdfm_jax import load`."""
 
 __version__ = "0.1.0"
 

@@ -72,6 +72,7 @@ REFUSED = [
     ({"sample.denoise": "learned", "models": ("flow_matching", "ntm")}, "sample.denoise learned needs the denoiser"),
     ({"sample.denoise": "learned", "sample.model": "ntm_identity"}, "not of ntm_identity"),
     ({"sample.noise_free": True, "sample.model": "flow_matching"}, "sample.noise_free means nothing to flow_matching"),
+    ({"sample.denoise": "learned", "sample.noise_free": True}, "sample.noise_free is True: take one"),
     ({"sample.label": -2}, "sample.label -2"),
     ({"sample.label": 3, "images.label": ""}, "sample.label 3 needs labels"),
     ({"ntm.batch": 12}, "ntm.batch=12 is not divisible by 8 devices"),
@@ -109,7 +110,6 @@ def test_what_means_nothing_is_refused(changes, said):
     {"evaluate.guidance": (0.0, 0.25), "sample.guidance": 1.0},
     {"evaluate.guidance": (0.5,), "models": ("flow_matching",), "sample.model": "flow_matching", "ntm.drop": 0.0},
     {"images.label": ""},
-    {"sample.denoise": "learned", "sample.noise_free": True},
     {"model.kv_heads": 1},
 ])  # fmt: skip
 def test_what_means_something_is_kept(changes):

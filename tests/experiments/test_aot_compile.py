@@ -16,7 +16,7 @@ from configs import fineweb_1b, fineweb_170m
 from tests import tiny
 from tests.experiments.test_hlo import TPU
 from tsdfm_jax.config import settings
-from tsdfm_jax.experiments.planning import aot_compile, chips, model_flops
+from tsdfm_jax.experiments.planning import aot_compile, chips, model_flops, tsdfm_programs
 from tsdfm_jax.models import transformer
 from tsdfm_jax.runtime import mesh as meshes
 
@@ -63,7 +63,7 @@ def test_forward_flops_are_xlas(conditioned):
 def test_model_flops_are_the_programs():
     """Every program's FLOPs are within 2 % of the count by hand, loops included."""
     config = changed(student__target="mixed", compass__kind="nce", teacher__optimiser__accumulate=2)
-    programs = aot_compile.programs(config, 384, aot_compile.mesh_of(config, jax.devices()))
+    programs = tsdfm_programs.programs(config, 384, aot_compile.mesh_of(config, jax.devices()))
     assert list(programs) == ["teacher", "trajectories/chain", "trajectories/whole", "student"]
     for name, lower in programs.items():
         found = chips.work(lower().as_text("hlo"), V5E)
@@ -143,13 +143,13 @@ def test_remedies():
     config = changed(teacher__batch=32, teacher__optimiser__accumulate=1)
     key, fsdp = "teacher.optimiser.accumulate", {"mesh.data": 1, "mesh.fsdp": -1}
     full = {"model.remat": "full"}
-    assert aot_compile.remedies(config, "teacher", 8) == [{key: 2}, {key: 4}, full, fsdp, full | fsdp | {key: 4}]
+    assert tsdfm_programs.remedies(config, "teacher", 8) == [{key: 2}, {key: 4}, full, fsdp, full | fsdp | {key: 4}]
     lean = changed(teacher__batch=8, model__remat="full", mesh__data=1, mesh__fsdp=8)
-    assert aot_compile.remedies(lean, "teacher", 8) == []
+    assert tsdfm_programs.remedies(lean, "teacher", 8) == []
     wide = changed(shaping__candidates=4, trajectories__batch=16)
     chunks = [{"shaping.chunk": 2}, {"shaping.chunk": 1}, {"shaping.chunk": 1, "trajectories.batch": 8}]
-    assert aot_compile.remedies(wide, "trajectories", 8) == [*chunks, fsdp, fsdp | chunks[-1]]
-    for way in [*aot_compile.remedies(config, "teacher", 8), *aot_compile.remedies(wide, "trajectories", 8)]:
+    assert tsdfm_programs.remedies(wide, "trajectories", 8) == [*chunks, fsdp, fsdp | chunks[-1]]
+    for way in [*tsdfm_programs.remedies(config, "teacher", 8), *tsdfm_programs.remedies(wide, "trajectories", 8)]:
         aot_compile.mesh_of(aot_compile.with_settings(config if "teacher" in str(way) else wide, way), jax.devices())
 
 
@@ -287,7 +287,7 @@ def block():
     for config, title in (("fineweb_170m", "170M"), ("fineweb_1b", "1.3B")):
         rows = []
         for where in SLICES:
-            for program in aot_compile.PROGRAMS:
+            for program in tsdfm_programs.PROGRAMS:
                 rows += [
                     row(key, one)
                     for key, one in entries.items()
@@ -311,7 +311,7 @@ def test_the_readme_shows_what_was_compiled():
 def test_results_are_of_these_configs(config):
     """results/aot.json has every slice and program, with today's configs' FLOPs; XLA's count, loops once, agrees."""
     entries = {key: one for key, one in json.loads(RESULTS.read_text()).items() if key.startswith(config + " ") and one["fits"]}
-    assert {tuple(key.split()[-2:]) for key in entries} == {(w, p) for w in SLICES for p in aot_compile.PROGRAMS}
+    assert {tuple(key.split()[-2:]) for key in entries} == {(w, p) for w in SLICES for p in tsdfm_programs.PROGRAMS}
     for key, one in entries.items():
         overrides = dict(part.removeprefix("--config.").split("=") for part in key.split()[1:-2])
         made = aot_compile.with_settings(

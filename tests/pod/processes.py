@@ -18,14 +18,14 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def run(workdir, stages, count, *flags, devices=2, accident="none", victim=0, timeout=500):
+def run(workdir, stages, count, *flags, config="tests/pod/small.py", devices=2, accident="none", victim=0, timeout=500):
     """Run `count` processes of `devices` CPU devices each, `victim` with an accident; return [(exit code, stderr)] by process."""
     several = ["--multihost", f"--coordinator=127.0.0.1:{free_port()}", f"--processes={count}"] if count > 1 else []
     environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}" + CHEAP}
     started = []
     for i in range(count):
         which = several + [f"--process={i}", "--heartbeat=10"] * (count > 1)
-        command = [sys.executable, "-m", "tests.pod.worker", accident if i == victim else "none", "--config=tests/pod/small.py"]
+        command = [sys.executable, "-m", "tests.pod.worker", accident if i == victim else "none", f"--config={config}"]
         command += [f"--workdir={workdir}", f"--stage={stages}", *which, *flags]
         started.append(
             subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)

@@ -87,9 +87,9 @@ def tokens(where, variant):
     return np.stack([store[i]["states"] for i in range(len(store))])
 
 
-def checkpoints(where):
-    """Steps of the teacher's finished checkpoints."""
-    return sorted(int(path.name) for path in (where / "teacher/checkpoints").iterdir() if path.name.isdigit())
+def checkpoints(where, stage="teacher"):
+    """Steps of a network's finished checkpoints."""
+    return sorted(int(path.name) for path in (where / stage / "checkpoints").iterdir() if path.name.isdigit())
 
 
 def alike(where, alone):

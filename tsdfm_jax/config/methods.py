@@ -1,7 +1,7 @@
 """The methods: what each is made of, and where that is written. A config names its method with the key `method`.
 
 To add one, write an entry in METHODS and what it names: the file of its keys, its stages, and the modules of its networks, its
-validation, its inputs and its artefacts. Nothing else asks which method a run is of.
+validation, its inputs, its artefacts and its programs. Nothing else asks which method a run is of.
 """
 
 import dataclasses
@@ -27,6 +27,8 @@ class Method:
       validation: the module with `RANGES`, a validation.Ranges, and `check(config)`; see validation.validate.
       inputs: the module with `check(config, workdir, stages)`, of the files that a config names.
       artefacts: the module of what its stages leave; see workspace.graph.
+      programs: the module of its programs to compile ahead of time; see experiments.planning.aot_compile.
+      benchmark: the module of its programs to time beside their bare passes; see experiments.benchmark.command.
     """
 
     name: str
@@ -39,9 +41,11 @@ class Method:
     validation: str
     inputs: str
     artefacts: str
+    programs: str
+    benchmark: str
 
     def load(self, part: str) -> ModuleType:
-        """One of its modules: `networks`, `validation`, `inputs`, `artefacts`, or a stage."""
+        """One of its modules, by the name of the attribute, or a stage."""
         return importlib.import_module(f"{self.stages}.{part}" if part in self.order else getattr(self, part))
 
     def needs(self, config, stage: str) -> bool:
@@ -94,6 +98,8 @@ TSDFM = Method(
     validation="tsdfm_jax.config.tsdfm_validation",
     inputs="tsdfm_jax.config.inputs",
     artefacts="tsdfm_jax.workspace.tsdfm_artefacts",
+    programs="tsdfm_jax.experiments.planning.tsdfm_programs",
+    benchmark="tsdfm_jax.experiments.benchmark.parts",
 )
 NTM = Method(
     name="ntm",
@@ -104,6 +110,8 @@ NTM = Method(
     validation="tsdfm_jax.config.ntm_validation",
     inputs="tsdfm_jax.config.ntm_inputs",
     artefacts="tsdfm_jax.workspace.ntm_artefacts",
+    programs="tsdfm_jax.experiments.planning.ntm_programs",
+    benchmark="tsdfm_jax.experiments.benchmark.ntm_parts",
 )
 METHODS = {method.name: method for method in (TSDFM, NTM)}
 

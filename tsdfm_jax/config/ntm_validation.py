@@ -188,6 +188,10 @@ def check_sample(config):
         )
     if c.noise_free and c.model not in ntm_networks.NORMALIZING:
         raise ValueError(f"sample.noise_free means nothing to {c.model}, which adds no noise: set it to False")
+    if c.noise_free and c.denoise != "none":
+        raise ValueError(
+            f"sample.denoise {c.denoise} follows a last step with noise, and sample.noise_free is True: take one of them"
+        )
     if c.label >= 0 and not config.images.label:
         raise ValueError(f"sample.label {c.label} needs labels, and images.label is empty: set sample.label=-1")
 

@@ -75,13 +75,14 @@ def batches(
     shuffle: bool = True,
     repeat: bool = True,
     stage: str = "images",
+    first: int = 0,
 ) -> grain.DatasetIterator:
     """An iterator over {"x": x_BHWC, "y": y_B or y_BV}, or this share of their rows, reshuffled every epoch; see shards.batches.
 
-    There is no "y" without labels. get_state and set_state resume it. Errors: ValueError if the batch does not split into such
-    parts, is larger than the split, or a shard is damaged.
+    There is no "y" without labels. `first` reads only so many records, from the first on; 0 means all. get_state and set_state
+    resume it. Errors: ValueError if the batch does not split into such parts, is larger than the split, or a shard is damaged.
     """
-    return records.open_store(directory / split, stage).batches(batch, seed, share, shuffle, repeat)
+    return records.open_store(directory / split, stage).batches(batch, seed, share, shuffle, repeat, first=first)
 
 
 def arrays(directory: pathlib.Path, split: str, count: int = 0, stage: str = "images") -> dict[str, np.ndarray]:

@@ -229,10 +229,11 @@ class Store:
         shuffle: bool = True,
         repeat: bool = True,
         fields: Sequence[str] = (),
+        first: int = 0,
     ) -> grain.DatasetIterator:
         """An iterator over dicts of [batch, …], or this share of their rows (see shards.batches), reshuffled every epoch.
 
-        `fields` selects fields; empty means all.
+        `fields` selects fields; empty means all. `first` reads only so many records, from the first on; 0 means all.
         """
         return shards.batches(
             self._directory,
@@ -245,4 +246,5 @@ class Store:
             repeat=repeat,
             description=f"records in {self._directory}",
             remedy=self._remedy,
+            first=first,
         )

@@ -130,21 +130,25 @@ def batches(
     repeat: bool,
     description: str,
     remedy: str,
+    first: int = 0,
 ) -> grain.DatasetIterator:
     """An iterator over `decode`d batches, or a share of each, reshuffled every epoch.
 
     `share` is ((0,), 1) for whole batches, ((1,), 2) for the second half of each, ((0, 2), 4) for its first and third
     quarter. A record's batch and row do not depend on the share; nor does the iterator's state. An epoch is cut to whole
-    batches; the shuffle comes before the cut, so each epoch drops different records.
+    batches; the shuffle comes before the cut, so each epoch drops different records. With `first`, only so many records are
+    read, from the first on.
     Errors: ValueError for a batch that does not split into such parts or is larger than the data (`description` names the
     records); the iterator raises it for a damaged shard (`remedy` ends the line).
     """
-    count, (parts, part_count) = sum(entry["records"] for entry in entries), share
+    (parts, part_count), count = share, sum(entry["records"] for entry in entries)
+    count = min(first, count) if first else count
     if batch < 1 or batch % part_count:
         raise ValueError(f"batch {batch} is not divisible by the {part_count} parts that it is read in: choose a positive multiple")
     if count < batch:
         raise ValueError(f"batch {batch} is larger than the {count} {description}: lower the batch or give more data")
-    records = grain.MapDataset.source(Source(directory, entries, remedy)).seed(seed)
+    records = grain.MapDataset.source(Source(directory, entries, remedy))
+    records = (records[:count] if first else records).seed(seed)
     if shuffle:
         records = records.shuffle()
     pieces = records[: count - count % batch].batch(batch // part_count, drop_remainder=True, batch_fn=decode)

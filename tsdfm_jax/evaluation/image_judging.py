@@ -14,6 +14,7 @@ from tsdfm_jax.runtime import checkpoint, hosts, loop, mesh as meshes
 from tsdfm_jax.workspace import description
 
 NAME = "classifier"
+VERSION = 2  # of how judges are trained: another one is another judge
 IDENTITY = "identity"  # of meta.json: what the judge was made of
 
 
@@ -21,20 +22,31 @@ def train(config, job, source, mesh):
     """The judge of the images in the store `source`, and its figures: (Judge, figures).
 
     It stands in `classifier-ID/model` below the job's directory. ID is of the images, the seed and the classifier's keys alone, so
-    that further models are measured by the same one. It is trained if it is not there, or damaged; those of other IDs are removed.
-    Without classes, or with one, there is nothing to train, and features are projections of the pixels.
+    that further models are measured by the same one. It learns from the first half of the training images: the second is
+    `reference`, so that it has seen none of what images are compared with. It is trained if it is not there, or damaged; those of
+    other IDs are removed. Without classes, or with one, there is nothing to train, and features are projections of the pixels.
     """
     about, c = image_records.about(source), config.evaluate.classifier
     if about["classes"] < 2:
         plain = image_metrics.Judge(cfg=None, params=None, mesh=mesh)
         return plain, {"features": plain.features}
     cfg = image_settings.classifier(config, about["shape"], about["classes"])
-    identity = digest([about["hash"], config.seed, dataclasses.asdict(cfg), c.batch, c.optimiser.to_dict()])
+    identity = digest([VERSION, about["hash"], config.seed, dataclasses.asdict(cfg), c.batch, c.optimiser.to_dict()])
     directory = job.directory / f"{NAME}-{identity[:12]}"
     hosts.first(lambda: _remove_others(directory))
     found = _stored(cfg, directory, identity, mesh)
     params, figures = found or _fit(config, job, source, about, cfg, directory, identity, mesh)
     return image_metrics.Judge(cfg=cfg, params=params, mesh=mesh), figures
+
+
+def _seen(about):
+    """Training images that the judge learns from."""
+    return -(-about["counts"]["train"] // 2)
+
+
+def reference(source):
+    """The training images that no judge has seen, the second half: {"x": x_NHWC, "y": …}."""
+    return {name: array[_seen(image_records.about(source)) :] for name, array in image_records.arrays(source, "train").items()}
 
 
 def _remove_others(directory):
@@ -59,7 +71,7 @@ def _fit(config, job, source, about, cfg, directory, identity, mesh):
     checkpoints = checkpoint.Checkpoints(directory / "checkpoints", identity=identity)
     state, figures = loop.fit(
         image_metrics.learner(config, about["shape"], about["classes"], mesh),
-        image_records.batches(source, "train", c.batch, seed, meshes.share(mesh)),
+        image_records.batches(source, "train", c.batch, seed, meshes.share(mesh), first=_seen(about)),
         name=NAME,
         steps=c.optimiser.steps,
         checkpoints=checkpoints,

@@ -2,6 +2,7 @@
 
 DIR gets config.json, model.safetensors, the tokenizer and a model card filled from the run's report.json. `tsdfm_jax.load`
 opens it, with the same weights and texts to the bit; another run uses it with --config.teacher.path or --config.student.path.
+Of a run of NTM (--model=ntm) it gets the denoiser and the autoencoder among the weights, where the run has them.
 --dtype=bfloat16 halves the file, and rounds the weights.
 
 The exit code is 0, or 2 if the model could not be exported.
@@ -16,7 +17,12 @@ from tsdfm_jax.storage import places
 
 parse, fail = functools.partial(command_line.parse, "export"), functools.partial(command_line.fail, "export")
 _WORKDIR = flags.DEFINE_string("workdir", "", "The run's work directory.")
-_MODEL = flags.DEFINE_string("model", "student_shaped", "The model to export: teacher, student_shaped or student_blind.")
+_MODEL = flags.DEFINE_string(
+    "model",
+    None,
+    "The model to export: teacher, student_shaped (by default) or student_blind; of NTM ntm (by default), ntm_identity or "
+    "flow_matching.",
+)
 _OUT = flags.DEFINE_string("out", "", "The directory to write.")
 _DTYPE = flags.DEFINE_string("dtype", "float32", "Type of the stored weights: float32 or bfloat16.")
 _FORCE = flags.DEFINE_bool("force", False, "Replace the model that --out already holds.")

@@ -55,8 +55,9 @@ def imported(about):
 
 def header(**more):
     """The YAML header; strings are written as JSON, which YAML reads."""
-    fields = more | {"library_name": "tsdfm_jax", "pipeline_tag": "text-generation"}
-    fields |= {"tags": ["discrete-flow-matching", "text-generation", "jax", "flax"]}
+    text = {"pipeline_tag": "text-generation", "tags": ["discrete-flow-matching", "text-generation", "jax", "flax"]}
+    fields = {name: value for name, value in more.items() if name not in text}
+    fields |= {"library_name": "tsdfm_jax"} | text | {name: more[name] for name in text if name in more}
     return "---\n" + "".join(f"{key}: {atomic.json_text(value)}\n" for key, value in fields.items()) + "---\n"
 
 

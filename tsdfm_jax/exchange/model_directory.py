@@ -1,33 +1,24 @@
-"""A model in a directory of its own: config.json, model.safetensors, the tokenizer's file and README.md, the model card.
+"""A model of text in a directory of its own: what exchange.directories says, and the tokenizer's file.
 
-It needs no run: `tsdfm_jax.load` opens it, and a run can use it as its teacher or start its students from it. Weights have
-the same names as in memory ("blocks/qw/kernel"), and config.json holds their content hash.
+It needs no run: `tsdfm_jax.load` opens it, and a run can use it as its teacher or start its students from it.
 """
 
 import dataclasses
 import functools
-import json
-import os
 import pathlib
-import shutil
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from flax import traverse_util
 
-from tsdfm_jax.data import tensors as stored, tokenizer as tokenizers
+from tsdfm_jax.data import tokenizer as tokenizers
+from tsdfm_jax.exchange import directories
+from tsdfm_jax.exchange.directories import CONFIG, DTYPES, REMEDY, check_free, is_model
 from tsdfm_jax.flow import jump as jumps, path as paths
 from tsdfm_jax.models import transformer
-from tsdfm_jax.runtime import checkpoint, mesh as meshes
-from tsdfm_jax.storage import atomic, checksums, places
+from tsdfm_jax.runtime import mesh as meshes
 
-FORMAT, VERSION = "tsdfm_jax model", 1
-CONFIG, CARD = "config.json", "README.md"
 KINDS = ("teacher", "student")
-DTYPES = ("float32", "bfloat16")
 FLOW = {"source": "source", "exponent": "exponent", "symbols": "text_vocab"}  # name in config.json -> field of Path
-REMEDY = "make or download it again"
+__all__ = ["About", "DTYPES", "KINDS", "abstract", "check_free", "is_model", "read", "read_about", "tokenizer", "write"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,78 +55,10 @@ class About:
         return f"{self.name} of {self.directory}"
 
 
-def is_model(directory):
-    """Whether a directory holds (or should hold) a single model, not a run."""
-    return (places.expanded(directory) / stored.SINGLE).is_file() or _format(directory) is not None
-
-
-def _format(directory):
-    try:
-        return json.loads((places.expanded(directory) / CONFIG).read_bytes()).get("format")
-    except (OSError, ValueError, AttributeError):
-        return None
-
-
-def check_free(directory, force):
-    """Raise ValueError unless a model may be written there: the directory is absent, empty or, with `force`, holds a model."""
-    directory = places.expanded(directory)
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
-        return
-    if _format(directory) != FORMAT:
-        raise ValueError(f"--out={directory} is there already, and no model: give another --out")
-    if not force:
-        raise ValueError(f"--out={directory} holds a model already: give another --out, or --force to replace it")
-
-
 def write(about, params, card, *, tokenizer=None, force=False):
-    """Write the directory `about.directory`, whole or not at all; returns `about` with its hash.
-
-    `params` is {"blocks/qw/kernel": float32 numpy array}, `card(about)` the text of README.md, `tokenizer` the file of a
-    tokenizer or None. Raises ValueError as `check_free` does, OSError if the disk is full.
-    """
-    directory = places.expanded(about.directory)
-    check_free(directory, force)
-    arrays = {name: np.ascontiguousarray(value, jnp.dtype(about.dtype)) for name, value in params.items()}
-    size = sum(value.nbytes for value in arrays.values())
-    checksums.require_room(directory, size, f"model {directory}")
-    about = dataclasses.replace(about, hash=checkpoint.tree_hash({n: np.asarray(v, np.float32) for n, v in arrays.items()}))
-    draft = directory.absolute().with_name(f".{directory.absolute().name}.{os.getpid()}.tmp")
-    draft.mkdir(parents=True)
-    try:
-        with checksums.writing(f"model {directory}"):
-            _fill(draft, about, arrays, card, tokenizer)
-        _replace(draft, directory)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return about
-
-
-def _fill(draft, about, arrays, card, tokenizer):
-    from safetensors import numpy as safetensors
-
-    if tokenizer is not None:
-        tokenizers.adopt(str(tokenizer), draft)
-    safetensors.save_file(arrays, draft / stored.SINGLE, metadata={"format": FORMAT})
-    (draft / CARD).write_text(card(about))
-    shutil.copymode(draft / CARD, draft / stored.SINGLE)  # safetensors makes its file unreadable for other users
-    (draft / CONFIG).write_text(atomic.json_text(atomic.finite(_body(about)), indent=1) + "\n")
-    for path in draft.iterdir():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-
-
-def _replace(draft, directory):
-    """Move a finished draft to its place; a directory that is there goes only once the draft is in place."""
-    old = draft.with_suffix(".old")
-    if directory.exists():
-        directory.rename(old)
-    try:
-        draft.rename(directory)
-    except OSError:
-        if old.exists():
-            old.rename(directory)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    """Write the directory `about.directory`; see directories.write. `tokenizer` is the file of a tokenizer, or None."""
+    more = lambda draft: tokenizer is None or tokenizers.adopt(str(tokenizer), draft)
+    return directories.write(about, params, _body, card, more=more, force=force)
 
 
 def _body(about):
@@ -143,8 +66,6 @@ def _body(about):
     network.pop("step_conditioned")  # `kind` implies it
     network.pop("attention")  # depends on the machine that it runs on
     return {
-        "format": FORMAT,
-        "version": VERSION,
         "kind": about.kind,
         "name": about.name,
         "network": network,
@@ -161,18 +82,12 @@ def read_about(directory):
 
     Raises ValueError, one line, if there is no such file, for an unknown format or version, and for missing or bad values.
     """
-    directory = places.expanded(directory)
-    file = directory / CONFIG
-    if not directory.is_dir():
-        raise ValueError(f"no directory {str(directory)!r}: give one that launch.export or launch.import_fsdfm wrote")
-    body = stored.read_json(file)
-    if body.get("format") != FORMAT:
-        raise ValueError(f"{file} is not of a model: give a directory that launch.export or launch.import_fsdfm wrote")
-    if body.get("version") != VERSION:
-        raise ValueError(f"{file} is of version {body.get('version')!r}, and this code reads {VERSION}: update tsdfm_jax")
-    get = functools.partial(_get, file)
+    directory, file, body = directories.read_body(directory)
+    if body.get("kind") in directories.OF_IMAGES:
+        raise ValueError(f"{directory} holds a model of images, {body['kind']}: give the directory of a {' or '.join(KINDS)}")
+    kind = directories.choose(file, "kind", body.get("kind"), KINDS)
+    get = functools.partial(directories.get, file)
     flow, weights = get(body, "flow", dict), get(body, "weights", dict)
-    kind = _choose(file, "kind", body.get("kind"), KINDS)
     try:
         kinds = {"source": str, "exponent": float, "symbols": int}
         path = paths.Path(**{FLOW[name]: get(flow, name, kind) for name, kind in kinds.items()})
@@ -193,7 +108,7 @@ def read_about(directory):
         path=path,
         jump=flow["jump"],
         tokenizer=None if body.get("tokenizer") is None else get(body, "tokenizer", str),
-        dtype=_choose(file, "dtype", weights.get("dtype"), DTYPES),
+        dtype=directories.choose(file, "dtype", weights.get("dtype"), DTYPES),
         hash=get(weights, "hash", str),
         origin=get(body, "origin", dict),
     )
@@ -206,22 +121,7 @@ def _fields(file, network):
     }
     if extra := sorted(set(network) - set(fields)):
         raise ValueError(f"{file}: network has '{extra[0]}', which is not implemented: update tsdfm_jax")
-    return {name: _get(file, network, name, kind) for name, kind in fields.items()}
-
-
-def _get(file, body, key, kind):
-    value = body.get(key)
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind or (kind is int and not 1 <= value < 2**31):
-        raise ValueError(f"{file}: {key} {value!r} is not a {kind.__name__} that makes sense: {REMEDY}")
-    return value
-
-
-def _choose(file, key, value, allowed):
-    if value not in allowed:
-        raise ValueError(f"{file}: {key} {value!r} is not one of {', '.join(allowed)}: {REMEDY}")
-    return value
+    return {name: directories.get(file, network, name, kind) for name, kind in fields.items()}
 
 
 def read(directory, mesh):
@@ -230,33 +130,12 @@ def read(directory, mesh):
     Raises ValueError, one line, for what is missing, damaged or differs from config.json.
     """
     about = read_about(directory)
-    files = stored.Tensors(about.directory)
-    leaves = traverse_util.flatten_dict(abstract(about.network, mesh), sep="/")
-    _match(about, files, leaves)
-    put = lambda name, leaf: meshes.read_parts(leaf, lambda index: files.read(name, index).astype(np.float32))
-    params = traverse_util.unflatten_dict({name: put(name, leaf) for name, leaf in leaves.items()}, sep="/")
-    if (digest := checkpoint.tree_hash(params)) != about.hash:
-        raise ValueError(
-            f"{about.directory / stored.SINGLE} has content hash {digest[:12]}, but {CONFIG} says {about.hash[:12]}: "
-            f"it was damaged or changed, {REMEDY}"
-        )
-    return about, params
+    return about, directories.read(about, abstract(about.network, mesh))
 
 
 def abstract(network, mesh):
     """The parameters of a network as shapes with their shardings; no parameter depends on the length."""
     return meshes.abstract(mesh, lambda: transformer.init(jax.random.key(0), network, 1))
-
-
-def _match(about, files, leaves):
-    file, config = about.directory / stored.SINGLE, about.directory / CONFIG
-    for name in sorted(set(files.shapes) - set(leaves)):
-        raise ValueError(f"{file} holds '{name}', which a {about.kind} of {config} has not: they are not of one model, {REMEDY}")
-    if missing := sorted(set(leaves) - set(files.shapes)):
-        raise ValueError(f"{file} lacks '{missing[0]}' ({len(missing)} of {len(leaves)} names missing): {REMEDY}")
-    for name, leaf in leaves.items():
-        if files.shapes[name] != leaf.shape:
-            raise ValueError(f"{file}: '{name}' has shape {files.shapes[name]}, but {config} says {leaf.shape}: {REMEDY}")
 
 
 def tokenizer(about):

@@ -15,6 +15,7 @@ from tsdfm_jax.config import command_line
 from tsdfm_jax.storage import places
 
 parse, fail = functools.partial(command_line.parse, "sample"), functools.partial(command_line.fail, "sample")
+IMAGES = "use --stage=sample in its run, or tsdfm_jax.load(…).sample(…) in Python"
 _MODEL = flags.DEFINE_string("model", "", "A run's work directory, or the directory of one model.")
 _NETWORK = flags.DEFINE_string("network", "", "Of a run: teacher, student_shaped, student_blind or autoregressive.")
 _PROMPT = flags.DEFINE_string("prompt", "", "The beginning of every text.")
@@ -40,6 +41,8 @@ def main(argv):
         options = dict(steps=_STEPS.value, number=_NUMBER.value, seed=_SEED.value, length=_LENGTH.value or None)
         options |= dict(suffix=_SUFFIX.value, infill=infill, span=_SPAN.value, span_length=_SPAN_LENGTH.value)
         model = loading.load(places.expanded(_MODEL.value), _NETWORK.value or None)
+        if not hasattr(model, "tokenizer"):
+            raise ValueError(f"{model.name} draws images, and this command writes text: {IMAGES}")
         texts = model.sample(_PROMPT.value, temperature=_TEMPERATURE.value, top_p=_TOP_P.value, **options)
     except (ValueError, OSError) as error:
         return fail(error)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from tsdfm_jax.models import attention, transformer
 
 TIME_SCALE = 100.0  # radians of the fastest feature of a time in [0, 1]
+IN_DTYPE = ("qw", "kw", "vw", "attn_out", "mlp_in", "mlp_out", "mean", "log_scale")  # layers that compute in cfg.dtype
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -209,6 +210,16 @@ def init(key, cfg):
     """Initial parameters, boxed with their logical axes."""
     x_BNd, time_BM = jnp.zeros((1, cfg.patches, cfg.features)), jnp.zeros((1, cfg.times))
     return PatchTransformer(cfg).init(key, x_BNd, time_BM)["params"]
+
+
+def in_dtype(dtype, params):
+    """Weights of networks with the matrices of IN_DTYPE in their compute type already: outputs keep their bits."""
+
+    def cast(path, leaf):
+        names = [key.key for key in path]
+        return leaf.astype(dtype) if names[-1] == "kernel" and names[-2] in IN_DTYPE else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def apply(cfg, params, x_BNd, time_BM, y=None, keep_B=None, cache=None, place=0):

@@ -22,3 +22,19 @@ def nearest_blocks(one_block, target):
     size = causal(one_block)
     block = size - one_block.width * (one_block.vocab + one_block.length + 2)
     return 1 + max(0, round((target - size) / block))
+
+
+def patches(cfg):
+    """Parameters of a PatchConfig."""
+    d, c, mlp, size = cfg.width, cfg.cond_width, cfg.mlp_ratio * cfg.width, cfg.width // cfg.heads
+    told = cfg.times * ((256 * c + c) + (c * c + c)) + (c if cfg.classes or cfg.vector else 0)
+    told += cfg.classes * c + (cfg.vector * c + c if cfg.vector else 0)
+    attention = 2 * d * d + 2 * d * cfg.groups * size
+    block = (6 * c * d + 6 * d) + 2 * d + attention + (d * mlp + mlp) + (mlp * d + d)
+    ends = (cfg.features * d + d) + (2 * c * d + 2 * d) + d + (1 + cfg.scale) * (d * cfg.features + cfg.features)
+    return told + cfg.patches * d + cfg.blocks * block + ends
+
+
+def trajectory_model(predictor, flow, flows):
+    """Parameters of a trajectory model, of its predictor's PatchConfig and that of each of `flows` flow blocks."""
+    return patches(predictor) + flows * patches(flow)

@@ -29,15 +29,10 @@ def likelihoods(config, shape, mesh, params, rows, steps, batch):
       images, t_min: how many, and the level where they end.
     """
     c, numbers = config.ntm, math.prod(shape.row)
-    model = networks.trajectory_model(config, shape)
 
     def measure(seed, params, index_B, batch):
-        x_0_BNd, count = cutting.cut(batch["x"], shape.patch), index_B.shape[0]
-        t_BT = chain.schedule(jnp.full(count, c.t_sample), steps, c.shift)
-        xs_BTNd = chain.sample(sampling.keys(seed, index_B), x_0_BNd, t_BT)
-        condition = networks.Condition(batch["y"], jnp.ones(count, bool)) if "y" in batch else None
-        nll_BT = likelihood.trajectory_nll(model, params, xs_BTNd, t_BT, condition)
-        return nll_BT[:, :-1], likelihood.bound(nll_BT, xs_BTNd, t_BT)
+        condition = networks.Condition(batch["y"], jnp.ones(index_B.shape, bool)) if "y" in batch else None
+        return drawn_nll(config, shape, params, sampling.keys(seed, index_B), batch["x"], condition, steps)
 
     nll_NT, bound_N = over_rows(mesh, measure, config.seed + SEED, params, rows, batch)
     by_step_T = nll_NT.astype(np.float64).mean(axis=0) / (numbers * math.log(2))
@@ -49,6 +44,18 @@ def likelihoods(config, shape, mesh, params, rows, steps, batch):
         "images": len(bound_N),
         "t_min": float(c.t_sample),
     }
+
+
+def drawn_nll(config, shape, params, key_B, x_BHWC, condition, steps):
+    """(nll_BT, bound_B) in nats, of one trajectory of T = `steps` drawn from each image, which ends at `ntm.t_sample`.
+
+    nll_BT are the exact parts of the T noisy levels below x_T, given x_T; bound_B is the bound on -log p of level 0.
+    """
+    c = config.ntm
+    t_BT = chain.schedule(jnp.full(key_B.shape, c.t_sample), steps, c.shift)
+    xs_BTNd = chain.sample(key_B, cutting.cut(x_BHWC, shape.patch), t_BT)
+    nll_BT = likelihood.trajectory_nll(networks.trajectory_model(config, shape), params, xs_BTNd, t_BT, condition)
+    return nll_BT[:, :-1], likelihood.bound(nll_BT, xs_BTNd, t_BT)
 
 
 def velocity_loss(config, shape, mesh, params, rows, batch):

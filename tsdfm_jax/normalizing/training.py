@@ -58,7 +58,9 @@ def trajectory_learner(config, shape, mesh, model, flow_matching_params=None):
         drop_key, draw_key = jax.random.split(key)
         condition = dropped(drop_key, batch, c.drop)
         pairs = draw(config, draw_key, cutting.cut(batch["x"], shape.patch))
-        nll_BS, mean_BSNd = likelihood.step_nll(trajectory, params, pairs.xs_BTNd, pairs.t_BT, pairs.pace_B, condition)
+        whole = config.ntm.loss == "trajectory"
+        of_pairs = (pairs.xs_BTNd, pairs.t_BT, pairs.pace_B, condition)
+        nll_BS, mean_BSNd = likelihood.step_nll(trajectory, params, *of_pairs, ends_in_noise=whole)
         nll = jnp.mean(nll_BS.sum(axis=1) * pairs.weight_B) / math.prod(shape.row)
         parts = {"nats_per_number": nll}
         if not frozen:

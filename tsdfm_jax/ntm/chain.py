@@ -69,18 +69,29 @@ def sample(key_B, x_0_BNd, t_BT):
 
     def one(key, x_0_Nd, t_T):
         noise_TNd = jax.random.normal(key, (t_T.shape[0], *x_0_Nd.shape))
-        first_Nd = (1.0 - t_T[0]) * x_0_Nd + t_T[0] * noise_TNd[0]
-
-        def step(x_Nd, given):
-            s, t, noise_Nd = given
-            alpha, sigma = transition(s, t)
-            x_Nd = alpha * x_Nd + sigma * noise_Nd
-            return x_Nd, x_Nd
-
-        _, further_TNd = jax.lax.scan(step, first_Nd, (t_T[:-1], t_T[1:], noise_TNd[1:]))
-        return jnp.concatenate([first_Nd[None], further_TNd])
+        return _onward((1.0 - t_T[0]) * x_0_Nd + t_T[0] * noise_TNd[0], noise_TNd[1:], t_T)
 
     return jax.vmap(one)(key_B, x_0_BNd, t_BT)
+
+
+def onward(key_B, x_BNd, t_BT):
+    """A trajectory of each row that begins at this level 0, at t_BT[:, 0]: xs_BTNd, [B, T + 1, N, d]."""
+
+    def one(key, x_Nd, t_T):
+        return _onward(x_Nd, jax.random.normal(key, (t_T.shape[0] - 1, *x_Nd.shape)), t_T)
+
+    return jax.vmap(one)(key_B, x_BNd, t_BT)
+
+
+def _onward(first_Nd, noise_TNd, t_T):
+    def step(x_Nd, given):
+        s, t, noise_Nd = given
+        alpha, sigma = transition(s, t)
+        x_Nd = alpha * x_Nd + sigma * noise_Nd
+        return x_Nd, x_Nd
+
+    _, further_TNd = jax.lax.scan(step, first_Nd, (t_T[:-1], t_T[1:], noise_TNd))
+    return jnp.concatenate([first_Nd[None], further_TNd])
 
 
 def sample_pair(key_B, x_0_BNd, s_B, t_B):

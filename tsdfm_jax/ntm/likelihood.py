@@ -49,25 +49,30 @@ def transported(model, params, xs_BTNd, t_BT, pace_B):
     return jnp.where(chain.expand(is_noise_BT, us_BTNd), xs_BTNd, us_BTNd), jnp.where(is_noise_BT, 0.0, log_scale_BT)
 
 
-def step_nll(model, params, xs_BTNd, t_BT, pace_B, condition):
+def step_nll(model, params, xs_BTNd, t_BT, pace_B, condition, ends_in_noise=False):
     """-log p(x_{k-1} | x_k) in nats, of each step between consecutive levels: [B, T] for T + 1 levels, and the means of u.
 
-    Of all levels given, only those below the last need be data: the last is read as it is where its time is 1.
+    Of all levels given, only those below the last need be data: the last is read as it is where its time is 1. Where that is
+    known of all rows (`ends_in_noise`), it is not transported for nothing.
     """
-    us_BTNd, log_scale_BT = transported(model, params, xs_BTNd, t_BT, pace_B)
     steps = t_BT.shape[1] - 1
+    if ends_in_noise:
+        us_BTNd, log_scale_BT = transported(model, params, xs_BTNd[:, :-1], t_BT[:, :-1], pace_B)
+        us_BTNd = jnp.concatenate([us_BTNd, xs_BTNd[:, -1:]], axis=1)
+    else:
+        us_BTNd, log_scale_BT = transported(model, params, xs_BTNd, t_BT, pace_B)
     from_t, to_s = (merge(t_BT[:, 1:]), merge(t_BT[:, :-1]))
     told = repeated((pace_B, condition), steps)
     mean, log_sigma = model.predict(params, merge(us_BTNd[:, 1:]), from_t, to_s, *told)
     z = (merge(us_BTNd[:, :-1]) - mean) * jnp.exp(-log_sigma)
     nll_BT = -chain.normal_log_density(z, log_sigma).reshape(-1, steps)
-    return nll_BT + log_scale_BT[:, :-1], mean.reshape(-1, steps, *mean.shape[1:])
+    return nll_BT + log_scale_BT[:, :steps], mean.reshape(-1, steps, *mean.shape[1:])
 
 
 def trajectory_nll(model, params, xs_BTNd, t_BT, condition):
-    """-log p(x_0 … x_T) in nats by part: the T steps, then the noise x_T, [B, T + 1]."""
+    """-log p(x_0 … x_T) in nats by part: the T steps, then the noise x_T at time 1, [B, T + 1]."""
     pace_B = jnp.full(t_BT.shape[:1], 1.0 / (t_BT.shape[1] - 1))
-    nll_BT, _ = step_nll(model, params, xs_BTNd, t_BT, pace_B, condition)
+    nll_BT, _ = step_nll(model, params, xs_BTNd, t_BT, pace_B, condition, ends_in_noise=True)
     noise_B = -chain.normal_log_density(xs_BTNd[:, -1], 0.0)
     return jnp.concatenate([nll_BT, noise_B[:, None]], axis=1)
 

@@ -16,7 +16,7 @@ COLUMNS = {  # field → heading, factor, decimals, description
         1,
         "share of the images that a classifier of real images takes for the class they were drawn for",
     ),
-    "frechet": ("Fréchet", 1, 2, "Fréchet distance to held-out images in the classifier's features; 0 is best"),
+    "frechet": ("Fréchet", 1, 3, "Fréchet distance to real images that the classifier has not seen, in its features; 0 is best"),
     "seconds_per_image": ("ms an image", 1000, 2, "milliseconds to sample one image in a batch, without compilation"),
 }
 
@@ -33,7 +33,7 @@ def answer(report):
     sentence = f"Based on {'one seed' if seeds == 1 else f'{seeds} seeds'}{samples}{'' if seeds == 1 else ' and seed'}."
     real = next((c for c in lines if c.model == "real"), None)
     if real and "frechet" in real.fields:
-        sentence += f" The Fréchet distance between two halves of the real images is {real.fields['frechet'].value:.2f}."
+        sentence += f" The Fréchet distance between two halves of the real images is {real.fields['frechet'].value:.3f}."
     return f'{verdict}<p class="caveat">{escape(sentence)}</p>'
 
 

@@ -128,6 +128,22 @@ def _axes_if_even(mesh, axes, size):
     return axes if size % math.prod(mesh.shape[name] for name in names) == 0 else None
 
 
+def gathered(template, tree):
+    """Inside a jit: the arrays of a tree, whole on each device of the batch; those of `tensor` still share them.
+
+    `template` is the tree as ShapeDtypeStructs with their shardings. A loop that reads the weights many times should not begin
+    each turn with an exchange.
+    """
+    batch = dict(RULES)["batch"]
+
+    def keep(axes):
+        names = tuple(name for name in ((axes,) if isinstance(axes, str) else axes or ()) if name not in batch)
+        return names or None
+
+    place = lambda leaf: NamedSharding(leaf.sharding.mesh, PartitionSpec(*(keep(axes) for axes in leaf.sharding.spec)))
+    return jax.tree.map(lambda leaf, x: jax.lax.with_sharding_constraint(x, place(leaf)), template, tree)
+
+
 def batch_sharding(mesh):
     """Sharding of any array with the batch as its first axis."""
     return NamedSharding(mesh, PartitionSpec(dict(RULES)["batch"]))

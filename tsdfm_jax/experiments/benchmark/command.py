@@ -2,9 +2,11 @@
 
     python -m launch.benchmark --json=results/benchmark.json
     python -m launch.benchmark --config=configs/fineweb_170m.py --only=trajectories,sampler
+    python -m launch.benchmark --config=configs/ntm_base.py --batch=64
 
 A shaped trajectory should cost its generator's and its compass's forward passes, an update one forward and one backward pass,
-a text one forward pass a step. Any further time is overhead: `over bare` is a program's time divided by the time of these
+a text one forward pass a step. NTM's update should cost a forward and a backward pass of its predictor and of its flow blocks and
+one of the frozen flow matching, an image one pass of the predictor a step and one of each flow block, patch by patch. Any further time is overhead: `over bare` is a program's time divided by the time of these
 passes, each compiled alone, all run in turn, round by round. Without --config it times the 170M config and the quickstart.
 On a CPU the 170M config runs on short windows in float32 (CPU, below); --batch, --length and --dtype override this. Weights
 and data are random: no time depends on them.
@@ -28,24 +30,24 @@ from tsdfm_jax.config import command_line
 from tsdfm_jax.experiments.planning import aot_compile
 
 parse, fail = functools.partial(command_line.parse, "benchmark"), functools.partial(command_line.fail, "benchmark")
-GROUPS = ("teacher", "compass", "trajectories", "student", "sampler", "draws", "losses", "reading", "stage", "start")
+GROUPS = {
+    "tsdfm": ("teacher", "compass", "trajectories", "student", "sampler", "draws", "losses", "reading", "stage", "start"),
+    "ntm": ("flow_matching", "ntm", "images"),
+}
 SHAPES = ("configs/fineweb_170m.py", "configs/quickstart.py")
 # One sequence of 1,024 tokens takes minutes on two cores. The matrices and V keep their full size.
 CPU = {"configs/fineweb_170m.py": {"batch": 2, "length": 128, "dtype": "float32"}}
 BATCH = 16  # rows, if neither a flag nor CPU sets them
 
 
-def resized(config, file, platform_name):
-    """(config, rows) to time on a platform: the flags' sizes, else those of CPU on a CPU, else the defaults."""
-    sizes = CPU.get(file, {}) if platform_name == "cpu" else {}
-    batch = flags.FLAGS.batch or sizes.get("batch", BATCH)
-    length = flags.FLAGS.length or sizes.get("length", config.data.length)
-    dtype = flags.FLAGS.dtype or sizes.get("dtype", config.model.dtype)
-    changes = {"data.length": length, "model.dtype": dtype, "evaluate.judge_batch": 0, "trajectories.shard": batch}
-    changes |= {f"{name}.batch": batch for name in ("teacher", "compass", "student", "judges", "trajectories", "evaluate")}
-    changes |= {f"{name}.optimiser.accumulate": 1 for name in ("teacher", "compass", "student", "judges")}
-    changes |= {f"{name}.heldout": batch for name in ("teacher", "compass")}
-    return aot_compile.with_settings(config, changes), batch
+def asked(file, platform_name):
+    """The sizes to time a config with on a platform, {batch, length, dtype, longest}: the flags', else those of CPU on a CPU.
+
+    A length of 0 and a dtype of "" are the config's own.
+    """
+    sizes = {"batch": BATCH, "length": 0, "dtype": ""} | (CPU.get(file, {}) if platform_name == "cpu" else {})
+    given = {name: getattr(flags.FLAGS, name) or value for name, value in sizes.items()}
+    return given | {"longest": flags.FLAGS.longest}
 
 
 def machine():
@@ -72,24 +74,14 @@ def measure(file, config, group_names, say):
     """Time the wanted groups of a config, and call `say(group, rows)` after each; returns the entry with all groups."""
     import jax
 
-    from tsdfm_jax.config import methods, settings, validation
-    from tsdfm_jax.experiments.benchmark import clock as benchmark_clock, parts as benchmark_parts, programs as benchmark_programs
+    from tsdfm_jax.config import methods
+    from tsdfm_jax.experiments.benchmark import clock as benchmark_clock
 
-    methods.require(config, "tsdfm", "launch.benchmark")
-    about = machine()
-    config, batch = resized(config, file, about["platform"])
-    validation.validate(config)
-    shape = benchmark_programs.Shape(config=config, mesh=settings.mesh(config), batch=batch, longest=flags.FLAGS.longest)
-    sizes = {
-        "batch": batch,
-        "length": config.data.length,
-        "dtype": config.model.dtype,
-        "vocab": shape.vocab,
-        "remat": config.model.remat,
-    }
+    about, parts = machine(), methods.of(config).load("benchmark")
+    shape, sizes = parts.prepared(config, asked(file, about["platform"]))
     entry = about | {"sizes": sizes, "rounds": flags.FLAGS.rounds, "groups": {}}
     for name in group_names:
-        entry["groups"][name] = benchmark_clock.timed(benchmark_parts.GROUPS[name](shape), flags.FLAGS.rounds)
+        entry["groups"][name] = benchmark_clock.timed(parts.GROUPS[name](shape), flags.FLAGS.rounds)
         say(name, entry["groups"][name])
         jax.clear_caches()
     return entry
@@ -147,10 +139,24 @@ def configs_to_time(argv):
     return [(file, importlib.import_module(file.removesuffix(".py").replace("/", ".")).get_config()) for file in SHAPES]
 
 
+def _groups():
+    return "; ".join(f"of {method} {', '.join(names)}" for method, names in GROUPS.items())
+
+
+def groups(config, wanted):
+    """The groups of a config to time, all where none is wanted. Raises ValueError, one line, for one that its method lacks."""
+    from tsdfm_jax.config import methods
+
+    names = GROUPS[methods.of(config).name]
+    if unknown := [name for name in wanted if name not in names]:
+        raise ValueError(f"--only={unknown[0]} is not one of {', '.join(names)}")
+    return wanted or names
+
+
 def define():
     """Define the flags; not on import, because another command may define the same names."""
     config_flags.DEFINE_config_file("config", None, "A config to time instead of the two defaults.")
-    flags.DEFINE_list("only", [], f"Groups to time, comma-separated: {', '.join(GROUPS)}. All by default.")
+    flags.DEFINE_list("only", [], f"Groups to time, comma-separated: {_groups()}. All by default.")
     flags.DEFINE_integer("batch", 0, f"Rows of every program; 0: {BATCH}, or 2 for the 170M config on a CPU.", lower_bound=0)
     flags.DEFINE_integer("length", 0, "Tokens of a window; 0: the config's, or 128 for the 170M config on a CPU.", lower_bound=0)
     flags.DEFINE_string("dtype", "", "Compute type; by default the config's, or float32 for the 170M config on a CPU.")
@@ -162,14 +168,13 @@ def define():
 def main(argv):
     try:
         shapes = configs_to_time(argv)
-        if unknown := [name for name in flags.FLAGS.only if name not in GROUPS]:
-            raise ValueError(f"--only={unknown[0]} is not one of {', '.join(GROUPS)}")
+        timed = [(file, config, groups(config, flags.FLAGS.only)) for file, config in shapes]
         command = shlex.join(["python", "-m", "launch.benchmark", *sys.argv[1:]])
         with tempfile.TemporaryDirectory() as cache:
             os.environ.update(JAX_COMPILATION_CACHE_DIR=cache, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
-            for file, config in shapes:
+            for file, config, names in timed:
                 name, about = command_line.run_name(file), {"command": command, "date": datetime.date.today().isoformat()}
-                entry = measure(file, config, flags.FLAGS.only or GROUPS, lambda group, rows: show(f"{name}: {group}", rows))
+                entry = measure(file, config, names, lambda group, rows: show(f"{name}: {group}", rows))
                 if flags.FLAGS.json:
                     aot_compile.write_entry(flags.FLAGS.json, entry_name(name, entry), about | entry)
     except (ValueError, FileNotFoundError) as error:

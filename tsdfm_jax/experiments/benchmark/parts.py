@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tsdfm_jax.config import settings
+from tsdfm_jax.config import settings, validation
 from tsdfm_jax.data import records, shards
 from tsdfm_jax.distillation import generation, student_training, trajectory_records
 from tsdfm_jax.experiments.benchmark import plain, programs
 from tsdfm_jax.experiments.benchmark.clock import Program
+from tsdfm_jax.experiments.planning import aot_compile
 from tsdfm_jax.flow import jump, losses, path as paths
 from tsdfm_jax.runtime import mesh as meshes
 
@@ -24,6 +25,21 @@ DRAWS = (1, 8, 32)
 ROWS = 4096  # windows in the shard to read
 SCORES = ("entropy", "negative_log_posterior")  # not losses: timed without a gradient
 SHARDS = 4  # shards that the stage's loop writes, of two batches each
+
+
+def prepared(config, asked):
+    """(the programs.Shape to time, its sizes for the record) of a config with the sizes that are asked for."""
+    batch = asked["batch"]
+    changes = {"data.length": asked["length"] or config.data.length, "model.dtype": asked["dtype"] or config.model.dtype}
+    changes |= {"evaluate.judge_batch": 0, "trajectories.shard": batch}
+    changes |= {f"{name}.batch": batch for name in ("teacher", "compass", "student", "judges", "trajectories", "evaluate")}
+    changes |= {f"{name}.optimiser.accumulate": 1 for name in ("teacher", "compass", "student", "judges")}
+    changes |= {f"{name}.heldout": batch for name in ("teacher", "compass")}
+    config = aot_compile.with_settings(config, changes)
+    validation.validate(config)
+    shape = programs.Shape(config=config, mesh=settings.mesh(config), batch=batch, longest=asked["longest"])
+    sizes = {"batch": batch, "length": config.data.length, "dtype": config.model.dtype}
+    return shape, sizes | {"vocab": shape.vocab, "remat": config.model.remat}
 
 
 def of_draws(shape):

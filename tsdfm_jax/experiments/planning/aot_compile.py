@@ -2,11 +2,15 @@
 
     python -m launch.aot_compile --config=configs/fineweb_170m.py --topology=v5e:4x4
 
-It needs the extra `tpu` (pip install -e '.[tpu]') and no TPU: libtpu's compiler runs anywhere, for minutes a program. The
-teacher's update, a batch of shaped trajectories and the student's update are compiled as the stages run them. The output
-gives, for one device, the memory they need and the chip's memory, their FLOPs, their exchanges with other devices, and the
+It needs the extra `tpu` (pip install -e '.[tpu]') and no TPU: libtpu's compiler runs anywhere, for minutes a program. The programs
+of the config's method are compiled as the stages run them: of TS-DFM the teacher's update, a batch of shaped trajectories and the
+student's update; of NTM the updates of flow matching and of the trajectory model, and a batch of images. The output gives, for one device, the memory they need and the chip's memory, their FLOPs, their exchanges with other devices, and the
 least time of one run, with the model FLOP utilisation that it implies. Nothing is run: the times are lower bounds.
 Where a program does not fit, the settings of `remedies` are tried in order until one fits, and printed as flags.
+
+A method's programs stand in a module of their own (`programs` in config/methods.py). It has PROGRAMS, their names; `data`, what a
+config does not say of its data, from this command's flags; `check` of batches, `batch` and `length` of a program, `programs`
+themselves, their model FLOPs (`flops`) and `remedies`. Where a method makes a program in several kinds, it is named PROGRAM/KIND.
 """
 
 import datetime
@@ -21,24 +25,29 @@ from absl import flags
 from ml_collections import config_flags
 
 from tsdfm_jax.config import command_line
-from tsdfm_jax.experiments.planning import chips, model_flops
+from tsdfm_jax.experiments.planning import chips
 from tsdfm_jax.storage import atomic, places
 
 parse, fail = functools.partial(command_line.parse, "aot_compile"), functools.partial(command_line.fail, "aot_compile")
-PROGRAMS = ("teacher", "trajectories", "student")
+
+
+def planned(config):
+    """The module of the programs of a config's method."""
+    from tsdfm_jax.config import methods
+
+    return methods.of(config).load("programs")
 
 
 def mesh_of(config, devices):
     """The config's mesh over the devices of a slice. Raises ValueError for an invalid config."""
-    from tsdfm_jax.config import methods, settings, tsdfm_validation, validation
+    from tsdfm_jax.config import settings, validation
     from tsdfm_jax.runtime import mesh as meshes
 
-    methods.require(config, "tsdfm", "launch.aot_compile")
     # The check must not depend on this machine's devices.
     one_device = with_settings(config, {"mesh.data": 1, "mesh.fsdp": 1, "mesh.tensor": -1, "model.attention": "auto"})
     validation.validate(one_device)
     mesh = meshes.make_mesh(settings.fill(meshes.MeshConfig, config.mesh), devices)
-    tsdfm_validation.check_batches(config, mesh)
+    planned(config).check(config, mesh)
     return mesh
 
 
@@ -48,77 +57,6 @@ def with_settings(config, changes):
     with copy.unlocked():
         copy.update_from_flattened_dict(changes)
     return copy
-
-
-def programs(config, text_vocab, mesh, wanted=PROGRAMS):
-    """{name: () -> jax.stages.Lowered}; one `trajectories/<kind>` for each kind of record, plain `trajectories` for one kind."""
-    import jax
-    import jax.numpy as jnp
-
-    from tsdfm_jax.config import settings
-    from tsdfm_jax.distillation import generation, student_training, teacher_training, trajectory_records
-    from tsdfm_jax.models import energy
-    from tsdfm_jax.runtime import mesh as meshes
-    from tsdfm_jax.workspace import trained
-
-    split, length, path = meshes.batch_sharding(mesh), config.data.length, settings.path(config, text_vocab)
-    rows = lambda batch, shape, kind: jax.ShapeDtypeStruct((batch, *shape), jnp.dtype(kind), sharding=split)
-    network = trained.network(config, text_vocab, mesh, step_conditioned=False)
-
-    def generate(kind):
-        weights, cfg = None, config.compass.kind != "lookahead" and settings.compass_network(config, path.vocab)
-        if cfg:
-            weights = meshes.abstract(mesh, lambda: energy.init(jax.random.key(0), cfg, length))
-        jitted = generation.program(config, text_vocab, mesh, kind, "shaped", network.apply)
-        first, data = jax.ShapeDtypeStruct((), jnp.int32), rows(config.trajectories.batch, (length,), jnp.int32)
-        return jitted.lower({"generator": network.params, "compass": weights}, first, data)
-
-    def learn():
-        batch = {}
-        for kind in model_flops.kinds(config):
-            schema = trajectory_records.schema(config, path, kind, config.shaping.candidates)
-            batch[kind] = {
-                name: rows(config.student.batch, *schema.fields[name][::-1]) for name in student_training.learned_fields(schema)
-            }
-        if config.student.target == "mixed":
-            batch["data"] = rows(config.student.batch, (length,), jnp.int32)
-        return student_training.learner(config, text_vocab, mesh, network, network.params).lower(batch)
-
-    lowerings = {
-        "teacher": lambda: teacher_training.learner(config, text_vocab, mesh).lower(
-            rows(config.teacher.batch, (length,), jnp.int32)
-        )
-    }
-    for kind in model_flops.kinds(config):
-        lowerings["trajectories" if len(model_flops.kinds(config)) == 1 else f"trajectories/{kind}"] = functools.partial(
-            generate, kind
-        )
-    lowerings["student"] = learn
-    return {name: lower for name, lower in lowerings.items() if name.split("/")[0] in wanted}
-
-
-def remedies(config, program, devices):
-    """Settings to try where a program does not fit, in order: {key: value} of the config.
-
-    First those that cost no FLOPs: more microbatches, or fewer candidates scored at once and then a smaller batch. Then
-    rematerialised activations; weights, moments and average sharded over all devices; and all of them together.
-    """
-    doubled = [2**n for n in range(1, 12)]
-    if program.startswith("trajectories"):
-        k, batch = config.shaping.chunk or config.shaping.candidates, config.trajectories.batch
-        free_changes = [{"shaping.chunk": k // n} for n in doubled if k // n >= 1]
-        smallest_chunk = free_changes[-1] if free_changes else {}
-        free_changes += [smallest_chunk | {"trajectories.batch": batch // n} for n in doubled if batch % (n * devices) == 0]
-    else:
-        section, key = config[program], f"{program}.optimiser.accumulate"
-        counts = [section.optimiser.accumulate * n for n in doubled]
-        free_changes = [{key: n} for n in counts if section.batch % (n * devices) == 0]
-    costly_changes = [{"model.remat": "full"}] if config.model.remat != "full" and not program.startswith("trajectories") else []
-    if config.mesh.fsdp == 1:
-        costly_changes.append({"mesh.data": 1, "mesh.fsdp": -1})
-    together = functools.reduce(lambda a, b: a | b, [*costly_changes, free_changes[-1] if free_changes else {}], {})
-    candidates = [*free_changes, *costly_changes, together]
-    return [changes for i, changes in enumerate(candidates) if changes and changes not in candidates[:i]]
 
 
 def first_that_fits(candidates, attempt):
@@ -138,20 +76,19 @@ def as_flags(changes):
     return " ".join(f"--config.{key}={value}" for key, value in changes.items())
 
 
-def examine(config, text_vocab, devices, chip, name):
+def examine(config, data, devices, chip, name):
     """The `chips.Outcome` of one program of a config on a slice."""
     import jax
 
-    mesh = mesh_of(config, devices)
+    mesh, method = mesh_of(config, devices), planned(config)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # attention is chosen by the current mesh's devices
-        outcome = chips.examine(
-            programs(config, text_vocab, mesh)[name], chip, model_flops.program(config, text_vocab, name) / len(devices)
-        )
-    about = {"devices": len(devices), "mesh": dict(mesh.shape), "batch": config[name.split("/")[0]].batch}
+        lower = method.programs(config, data, mesh)[name]
+        outcome = chips.examine(lower, chip, method.flops(config, data, name) / len(devices))
+    about = {"devices": len(devices), "mesh": dict(mesh.shape), "batch": method.batch(config, name)}
     return outcome._replace(record=about | outcome.record) if outcome.record else outcome
 
 
-def run(config, topology_name, text_vocab, wanted, search, say):
+def run(config, topology_name, data, wanted, search, say):
     """Compile the wanted programs for a slice, and call `say(program, outcome, changes)` for each, first with changes {}.
 
     Where a program does not fit and `search` is set, call it again with the settings that made it fit, or came nearest.
@@ -162,16 +99,17 @@ def run(config, topology_name, text_vocab, wanted, search, say):
     from tsdfm_jax.models import attention
     from tsdfm_jax.runtime import mesh as meshes
 
-    mesh = mesh_of(config, devices)
-    attention.check_devices(config.model.attention, devices[0].platform, config.data.length)
+    mesh, method = mesh_of(config, devices), planned(config)
+    attention.check_devices(config.model.attention, devices[0].platform, method.length(config, data))
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        names = list(programs(config, text_vocab, mesh, wanted))
+        names = list(method.programs(config, data, mesh, wanted))
     for program in names:
-        outcome = examine(config, text_vocab, devices, chip, program)
+        outcome = examine(config, data, devices, chip, program)
         say(program, outcome, {})
         if search and not outcome.fits:
-            attempt = lambda changes: examine(with_settings(config, changes), text_vocab, devices, chip, program)
-            changes, outcome = first_that_fits(remedies(config, program, meshes.batch_devices(mesh)), attempt) or ({}, outcome)
+            attempt = lambda changes: examine(with_settings(config, changes), data, devices, chip, program)
+            ways = method.remedies(config, program, meshes.batch_devices(mesh))
+            changes, outcome = first_that_fits(ways, attempt) or ({}, outcome)
             say(program, outcome, changes)
 
 
@@ -202,7 +140,13 @@ def define():
     flags.DEFINE_string("topology", "v5e:4x4", "The slice: v5e:4x4 is 16 v5e chips, v5p:2x2x4 is a v5p-32.")
     flags.DEFINE_integer("vocab_size", 0, "Vocabulary size of the tokenizer; 0: tokenizer.vocab_size.", lower_bound=0)
     flags.DEFINE_alias("symbols", "vocab_size")  # its name until 0.1.0
-    flags.DEFINE_list("program", list(PROGRAMS), f"Programs to compile, comma-separated: {', '.join(PROGRAMS)}.")
+    flags.DEFINE_string("image", "16x16x32", "Height, width and channels of the images or latents in images.files (NTM).")
+    flags.DEFINE_integer("classes", 1000, "Classes of the images in images.files (NTM).", lower_bound=1)
+    flags.DEFINE_list(
+        "program",
+        [],
+        "Programs to compile, comma-separated: teacher, trajectories, student; of NTM flow_matching, ntm, sampler. All by default.",
+    )
     flags.DEFINE_string("json", "", "A file to add the results to, by config, topology and program.")
     flags.DEFINE_bool("search", True, "If a program does not fit, search for settings that make it fit.")
 
@@ -213,8 +157,6 @@ def main(argv):
         file = command_line.config_file(argv, "configs/fineweb_170m.py")
     except ValueError as error:
         return fail(error)
-    if unknown := [name for name in given.program if name not in PROGRAMS]:
-        return fail(f"--program={unknown[0]} is not one of {', '.join(PROGRAMS)}")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     overrides = as_flags(config_flags.get_override_values(given["config"]))
     entries, key = {}, lambda program: " ".join(filter(None, [command_line.run_name(file), overrides, given.topology, program]))
@@ -226,7 +168,11 @@ def main(argv):
             write_entry(given.json, key(program), entries[program])
 
     try:
-        run(given.config, given.topology, given.vocab_size or given.config.tokenizer.vocab_size, given.program, given.search, say)
+        method = planned(given.config)
+        if unknown := [name for name in given.program if name not in method.PROGRAMS]:
+            raise ValueError(f"--program={unknown[0]} is not one of {', '.join(method.PROGRAMS)}")
+        data = method.data(given.config, given.vocab_size, given.image.split("x"), given.classes)
+        run(given.config, given.topology, data, given.program or method.PROGRAMS, given.search, say)
     except (ValueError, FileNotFoundError) as error:
         return fail(error)
     return 0 if all(result["fits"] for result in entries.values()) else 1

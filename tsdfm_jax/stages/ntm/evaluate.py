@@ -15,6 +15,7 @@ from tsdfm_jax.runtime import hosts, metrics as metrics_lib
 from tsdfm_jax.storage import atomic
 from tsdfm_jax.workspace import jobs
 
+VERSION = 2  # of how a row is drawn and measured: another one is measured again
 ROWS = "rows"  # the folder of the rows' files
 
 
@@ -25,33 +26,31 @@ def run(config, workdir, remake=False):
             return
         mesh, images = settings.mesh(config), jobs.require(config, workdir, "images")
         judge, about_judge = image_judging.train(config, job, images, mesh)
-        reference, real = of_real(config, judge, images)
+        reference, heldout = image_judging.reference(images), image_records.arrays(images, "heldout")
+        reference_NF, real = image_metrics.of_real(judge, reference, heldout, config.seed)
         wanted = table.rows(config)
         hosts.first(lambda: (job.directory / ROWS).mkdir(exist_ok=True))
-        draw, rows = drawing.Drawing(config, workdir, mesh), []
+        draw, rows = drawing.Drawing(config, workdir, mesh, counts_K=class_counts(reference)), []
         with metrics_lib.progress("images", len(wanted), "row") as bar:
             for row in wanted:
-                rows.append(measured_row(config, workdir, job, draw, judge, reference, row, about_judge))
+                rows.append(measured_row(config, workdir, job, draw, judge, reference_NF, row, about_judge))
                 bar.advance(1)
         figures = {"rows": len(rows), "real": real, "classifier": about_judge, "likelihoods": likelihoods(config, workdir)}
         hosts.first(lambda: atomic.overwrite(job.directory / "rows.json", atomic.json_text(atomic.finite(rows), indent=1)))
         job.finish(figures)
 
 
-def of_real(config, judge, images):
-    """(features of the training images, figures of real images that the classifier was not trained on)."""
-    train, held = (image_records.arrays(images, split) for split in image_records.SPLITS)
-    features_NF = judge(train["x"])[1]
-    halves = image_metrics.frechet_halves(features_NF, config.seed)
-    seen = image_metrics.measured(judge, held["x"], held.get("y"), features_NF)
-    return features_NF, {"accuracy": seen["accuracy"], "frechet_halves": halves, "frechet_heldout": seen["frechet"]}
+def class_counts(rows):
+    """Records of each class, which images are drawn in the proportions of; None without classes."""
+    y = rows.get("y")
+    return np.bincount(y) if y is not None and y.ndim == 1 else None
 
 
 def measured_row(config, workdir, job, draw, judge, reference_NF, row, about_judge):
     """The figures of a row: as they stand in its file if that was made of the same, else of images drawn now."""
     file, c = job.directory / ROWS / f"{row.name}.json", config.evaluate
     contents = [bookkeeping.done(jobs.require(config, workdir, name))["content"] for name in row.networks]
-    made_of = digest([row.name, table_of(row), c.samples, contents, about_judge.get("hash"), judge.features])
+    made_of = digest([VERSION, row.name, table_of(row), c.samples, contents, about_judge.get("hash"), judge.features])
     stored = hosts.first(lambda: atomic.read_if_sealed(file))
     if stored.get("made_of") == made_of:
         return stored["row"]

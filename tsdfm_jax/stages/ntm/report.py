@@ -80,9 +80,8 @@ def grids(config, workdir, report):
     chosen = drawing.shown(images.get("y"), len(images["x"]), config.report.grid)
     labels = images["y"][chosen] if report["data"]["classes"] else None
     found.append({"title": "real", "model": "real", "images_NHWC": pixels(images["x"][chosen]), "labels_N": labels})
-    for row in table.rows(config):
-        if row.seed != config.evaluate.seeds[0]:
-            continue
+    rows = [row for row in table.rows(config) if row.seed == config.evaluate.seeds[0]]
+    for row in sorted(rows, key=lambda row: row.request.model != "ntm"):  # next to the real ones
         with np.load(directory / f"{row.name}.npz") as stored:
             labels = stored["labels"] if "labels" in stored else None
             one = {"images_NHWC": pixels(stored["images"]), "labels_N": labels}
@@ -129,6 +128,6 @@ def terminal_table(report):
         out.add_column(name, justify="left" if name in ("model", "ending") else "right")
     for line in image_cells.gather(report):
         value = lambda name, scale, digits: f"{line.fields[name].value * scale:.{digits}f}" if name in line.fields else "-"
-        numbers = value("accuracy", 100, 1), value("frechet", 1, 2), value("seconds_per_image", 1000, 2)
+        numbers = value("accuracy", 100, 1), value("frechet", 1, 3), value("seconds_per_image", 1000, 2)
         out.add_row(line.model, str(line.steps or "-"), f"{line.guidance:g}", line.ending or "-", *numbers)
     return out
