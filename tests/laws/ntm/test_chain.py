@@ -100,6 +100,21 @@ def test_drawn_trajectories(figures):
     figures.setdefault("ntm", {})["chain"] = {"covariance_off": float(np.abs(np.cov(z_RP.T) - np.eye(16)).max()), "draws": rows}
 
 
+def test_onward_from_a_level():
+    """Given level 0 the further levels have the law of the chain given it: Student's t at 1e-6 on means and covariances."""
+    rows, t_T = 8192, gaussian.levels(3, 0.459, 0.02)
+    joint, below, above = gaussian.trajectory(gaussian.data(2, 0), t_T), np.arange(2), np.arange(2, 8)
+    x_P, t_BT = np.array([0.7, -1.5]), jnp.broadcast_to(jnp.asarray(t_T, jnp.float32)[None], (rows, 4))
+    given = jnp.broadcast_to(jnp.asarray(x_P, jnp.float32)[None, :, None], (rows, 2, 1))
+    xs_BTNd = np.asarray(jax.jit(chain.onward)(keys(6, rows), given, t_BT))
+    np.testing.assert_array_equal(xs_BTNd[:, 0], given)
+    gain, offset, covariance = joint.conditional(above, below)
+    z_RP = gaussian.Law(gain @ x_P + offset, covariance).white(xs_BTNd[:, 1:].reshape(rows, -1))
+    upper = np.triu_indices(6)
+    chance.assert_mean(z_RP, np.zeros(6))
+    chance.assert_mean((z_RP[:, :, None] * z_RP[:, None])[:, *upper], np.eye(6)[upper])
+
+
 def test_density_of_the_chain():
     """log q(x_1 … x_T | x_0) is the conditional density of the Gaussian law of the levels, to 1e-3 nats."""
     t_T, rng = gaussian.levels(4, 0.0, 0.05), np.random.default_rng(0)
