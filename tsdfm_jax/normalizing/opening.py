@@ -4,7 +4,7 @@ What a model says of itself is plain JSON, `told`:
 
   data      {image: [H, W, C], patch, classes, vector}: of what the networks see, images or latents
   model     the shape of the networks: the keys MODEL of the config's section
-  transporter {flows, blocks}
+  transporter {flows, blocks, map}
   levels    {steps, shift, end}: what it was trained with, and the level that trajectories end at; of flow matching no steps
   drop      share of the labels that were hidden in training
   clip      quantile of score denoising
@@ -20,7 +20,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from tsdfm_jax.config import ntm_networks
+from tsdfm_jax.config import ntm_networks, ntm_settings
 from tsdfm_jax.data import image_records
 from tsdfm_jax.lineage import bookkeeping
 from tsdfm_jax.models import autoencoder as autoencoders
@@ -89,12 +89,19 @@ def told_of(config, meta, model):
     return {
         "data": about["data"],
         "model": {name: about["shape"][name] for name in MODEL},
-        "transporter": {"flows": about.get("flows", 0), "blocks": about["flow"]["blocks"] if "flow" in about else 1},
+        "transporter": _transporter(about),
         "levels": about.get("levels", {"steps": [], "shift": 0.0, "end": 0.0}),
         "drop": section.drop,
         "clip": config.denoiser.clip,
         "latents": bool(config.images.latents),
     }
+
+
+def _transporter(about):
+    """The keys of a transporter, by a network's meta.json; of a network without one, of one without flow blocks."""
+    if "flow" not in about:
+        return {"flows": 0, "blocks": 1, "map": "elementwise"}
+    return {"flows": about["flows"], "blocks": about["flow"]["blocks"], "map": ntm_settings.MAPS[about["flow"].get("mix", False)]}
 
 
 def of_run(config, workdir, mesh, model, find=jobs.require):
