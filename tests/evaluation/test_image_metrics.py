@@ -47,7 +47,9 @@ STEPS = 150
 
 def test_the_judge_reads_digits(judge, digits):
     """After a few updates it reads held-out digits, and reads noise at chance."""
-    real = image_metrics.of_real(judge, digits[2], digits[3], 0)
+    unseen, heldout = ({"x": x, "y": y} for x, y in (digits[2:], digits[2:]))
+    features, real = image_metrics.of_real(judge, unseen, heldout, 0)
+    np.testing.assert_array_equal(features, judge(digits[2])[1])
     assert real["accuracy"] > 0.95, real
     noise = RNG.uniform(-1, 1, digits[2].shape)
     row = image_metrics.measured(judge, noise, digits[3], judge(digits[2])[1])
@@ -91,6 +93,15 @@ def test_halves_of_real_images():
     assert image_metrics.frechet_halves(features, 0) != image_metrics.frechet_halves(features, 1)
     with pytest.raises(ValueError, match="3 images have no halves"):
         image_metrics.frechet_halves(features[:3], 0)
+
+
+def test_halves_have_their_classes_balanced():
+    """Features that say the class alone are as far apart as the classes' numbers: halves by class are not apart at all."""
+    y = RNG.integers(0, 4, 400)
+    features = np.eye(4)[y] + RNG.normal(size=(400, 4)) * 1e-3
+    assert image_metrics.frechet_halves(features, 0, y)["mean"] < 1e-5 < image_metrics.frechet_halves(features, 0)["mean"]
+    with pytest.raises(ValueError, match="2 or more of each class"):
+        image_metrics.frechet_halves(features[:9], 0, np.array([0, 0, 1, 1, 2, 2, 2, 2, 3]))
 
 
 def test_without_classes_pixels_are_the_features(mesh, digits):

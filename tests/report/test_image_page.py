@@ -41,7 +41,7 @@ def test_every_part_is_there(whole):
     assert "<b>×0.88</b>" in whole and "Based on 2 seeds: 1,000 images" in whole and "real images is 1.64" in whole
     table = rows_of(whole, "table")
     assert table[0] == ["images", "steps", "guidance", "ending", "accuracy, %", "Fréchet", "ms an image"]
-    assert table[1] == ["real images", "–", "–", "–", "98.3", "1.64 ± 0.12", "–"]
+    assert table[1] == ["real images", "–", "–", "–", "98.3", "1.640 ± 0.120", "–"]
     assert len(table) == 1 + 1 + 8 + 12 + 4 + 8
     assert found.tags.count("figure") == 4 + 1 + 2 + 4
     assert len(found.ids) == len(set(found.ids))
@@ -52,7 +52,7 @@ def test_a_line_is_the_mean_over_seeds(whole):
     report = showing_images.report()
     own = [r for r in report["rows"] if (r["model"], r["guidance"], r["ending"]) == ("ntm", 0.5, "score")]
     line = next(r for r in rows_of(whole, "table") if r[:4] == ["NTM", "4", "0.5", "score"])
-    for at, name, factor, decimals in ((4, "accuracy", 100, 1), (5, "frechet", 1, 2)):
+    for at, name, factor, decimals in ((4, "accuracy", 100, 1), (5, "frechet", 1, 3)):
         values = [factor * r[name] for r in own]
         assert len(values) == 2
         assert line[at] == f"{np.mean(values):.{decimals}f} ± {np.std(values, ddof=1):.{decimals}f}"

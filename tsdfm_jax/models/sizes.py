@@ -31,7 +31,8 @@ def patches(cfg):
     told += cfg.classes * c + (cfg.vector * c + c if cfg.vector else 0)
     attention = 2 * d * d + 2 * d * cfg.groups * size
     block = (6 * c * d + 6 * d) + 2 * d + attention + (d * mlp + mlp) + (mlp * d + d)
-    ends = (cfg.features * d + d) + (2 * c * d + 2 * d) + d + (1 + cfg.scale) * (d * cfg.features + cfg.features)
+    outputs = (1 + cfg.scale) * cfg.features + cfg.mix * cfg.features * (cfg.features - 1) // 2
+    ends = (cfg.features * d + d) + (2 * c * d + 2 * d) + d + outputs * (d + 1)
     return told + cfg.patches * d + cfg.blocks * block + ends
 
 
