@@ -12,6 +12,9 @@ from tsdfm_jax.normalizing import sampling, trained
 from tsdfm_jax.runtime import hosts, mesh as meshes, pipeline
 
 
+KEPT = 10  # images of each class that an evaluation keeps, for a page to choose from
+
+
 class Drawing:
     """Draws with the models of a run; `draw(row, count, batch)` -> (x_NHWC, y, seconds an image).
 

@@ -60,7 +60,7 @@ def measured_row(config, workdir, job, draw, judge, reference_NF, row, about_jud
     about = {"model": one.model, "steps": one.steps, "guidance": one.guidance, "seed": row.seed, "samples": len(x_NHWC)}
     ending = {"ending": None if one.model == "flow_matching" else one.ending}
     result = about | ending | figures | {"seconds_per_image": seconds}
-    hosts.first(lambda: write_row(config, file, result, made_of, x_NHWC, y))
+    hosts.first(lambda: write_row(file, result, made_of, x_NHWC, y))
     job.metrics.line(
         f"{row.name}: Fréchet {figures['frechet']:.2f}"
         + (f", accuracy {figures['accuracy']:.1%}" if figures["accuracy"] is not None else "")
@@ -74,9 +74,9 @@ def table_of(row):
     return [one.model, one.steps, one.guidance, one.ending, one.level, one.shift, one.clip, row.seed]
 
 
-def write_row(config, file, result, made_of, x_NHWC, y):
-    """Write the images that the page shows, then the row."""
-    chosen = drawing.shown(y, len(x_NHWC), config.report.grid)
+def write_row(file, result, made_of, x_NHWC, y):
+    """Write images that the page may show, then the row."""
+    chosen = drawing.shown(y, len(x_NHWC), drawing.KEPT)
     content = {"images": x_NHWC[chosen].astype(np.float32)} | ({} if y is None or np.ndim(y) != 1 else {"labels": y[chosen]})
     with atomic.replacing(file.with_suffix(".npz")) as partial, open(partial, "wb") as out:
         np.savez(out, **content)

@@ -84,7 +84,8 @@ def grids(config, workdir, report):
     for row in sorted(rows, key=lambda row: row.request.model != "ntm"):  # next to the real ones
         with np.load(directory / f"{row.name}.npz") as stored:
             labels = stored["labels"] if "labels" in stored else None
-            one = {"images_NHWC": pixels(stored["images"]), "labels_N": labels}
+            chosen = drawing.shown(labels, len(stored["images"]), config.report.grid)
+            one = {"images_NHWC": pixels(stored["images"][chosen]), "labels_N": None if labels is None else labels[chosen]}
         found.append({"title": title(row.request), "model": row.request.model, **one})
     return found
 
