@@ -5,7 +5,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import scipy.stats
 
 from tests import chance
@@ -15,7 +14,7 @@ from tsdfm_jax.ntm import chain, likelihood, start
 from tsdfm_jax.runtime import mesh as meshes
 
 SHAPE = small.SHAPE
-PLAIN = {"ntm.steps": (2, 3, 4), "ntm.optimiser.warmup": 1, "flow_matching.optimiser.warmup": 1}
+PLAIN = {"ntm.steps": (2, 3, 4), "ntm.optimiser.warmup": 1}
 
 
 def mesh_of(data=1, fsdp=1, tensor=1):
@@ -113,25 +112,21 @@ def test_dropped_labels():
 
 
 @functools.cache
-def updated(kind, *mesh_shape):
-    """(what two updates told, [2, 4], the weights after them); trajectory models start from flow matching's random weights."""
-    c, mesh = small.config(**PLAIN, **{"model.width": 16}), mesh_of(*mesh_shape)
-    if kind == "flow_matching":
-        learner = training.flow_matching_learner(c, SHAPE, mesh)
-    else:
-        frozen = small.network(networks.flow_matching(c, SHAPE))
-        learner = training.trajectory_learner(c, SHAPE, mesh, "ntm", jax.device_put(frozen, meshes.replicated(mesh)))
+def updated(*mesh_shape):
+    """(what two updates told, [2, 4], the weights after them) of a model that starts from flow matching's random weights."""
+    c, mesh = small.config(**PLAIN, **{"model.width": 16, "transporter.flows": 1}), mesh_of(*mesh_shape)
+    frozen = jax.device_put(small.network(networks.flow_matching(c, SHAPE)), meshes.replicated(mesh))
+    learner = training.trajectory_learner(c, SHAPE, mesh, "ntm", frozen)
     state, told = learner.create(), []
     for number in range(2):
         state, figures = learner.step(state, meshes.put_batch(mesh, batch(16, number)))
-        told.append([float(figures.get(name, 0.0)) for name in ("loss", "grad_norm", "nats_per_number", "anchor")])
+        told.append([float(figures[name]) for name in ("loss", "grad_norm", "nats_per_number", "anchor")])
     return np.array(told), jax.device_get(state.params)
 
 
-@pytest.mark.parametrize("kind, mesh_shape", [("flow_matching", (8, 1, 1)), ("ntm", (2, 2, 2))])
-def test_updates_on_eight_devices_are_those_on_one(kind, mesh_shape):
-    """Losses agree within 1e-5, gradient norms within 1e-4 (relative), and weights: over data, fsdp and tensor."""
-    (one, weights), (other, others) = updated(kind, 1, 1, 1), updated(kind, *mesh_shape)
+def test_updates_on_eight_devices_are_those_on_one():
+    """Losses agree within 1e-5, gradient norms within 1e-4 (relative), and weights: over data × fsdp × tensor."""
+    (one, weights), (other, others) = updated(1, 1, 1), updated(2, 2, 2)
     assert (one[1, :2] != one[0, :2]).all()
     np.testing.assert_allclose(other[:, 0], one[:, 0], rtol=1e-5)
     np.testing.assert_allclose(other[:, 1], one[:, 1], rtol=1e-4)
@@ -141,7 +136,7 @@ def test_updates_on_eight_devices_are_those_on_one(kind, mesh_shape):
 
 def test_the_anchor_begins_at_zero():
     """At the start the model's mean is flow matching's: the first loss is the likelihood alone; then λ times the anchor is on top."""
-    (first, then), _ = updated("ntm", 1, 1, 1)
+    (first, then), _ = updated(1, 1, 1)
     assert first[3] == 0.0 and first[0] == first[2]
     weight = 2.5 * 0.5 * (1 + np.cos(np.pi / small.config().ntm.optimiser.steps))
     assert then[3] > 0.0
