@@ -2,7 +2,7 @@
 
     python -m tsdfm_jax.main --config=configs/ntm_digits.py --workdir=runs/ntm_digits
 
-The digits are scikit-learn's (extra `demo`). results/README.md says what was measured, with a network for each number of steps:
+The digits are scikit-learn's (extra `demo`). docs/ntm.md says what was measured, with a network for each number of steps:
 `--config.ntm.steps="(2,)"`. The schedule is even (μ = 0), where the paper's formula gives 0.459 for 16 patches: at four steps
 images are better.
 """

