@@ -17,7 +17,6 @@ def get_config():
     c.model.unroll = 3
     c.transporter.map = "triangular"
     c.ntm.update(steps=(4,), shift=0.0)
-    c.denoiser.update(batch=32)
-    c.denoiser.optimiser.steps = 500
+    c.denoiser.optimiser.steps = 600
     c.evaluate.guidance = (0.0, 0.25)
     return c
