@@ -14,7 +14,7 @@ SHAPE = dict(rows=3, columns=5, features=7, blocks=3, width=24, heads=6, cond_wi
         {},
         {"kv_heads": 2, "mlp_ratio": 1, "classes": 11},
         {"vector": 13, "times": 3, "scale": True},
-        {"causal": True, "scale": True, "times": 2, "dtype": "bfloat16"},
+        {"causal": True, "scale": True, "mix": True, "times": 2, "dtype": "bfloat16"},
         {"causal": True, "scale": True, "mix": True},
     ],
 )

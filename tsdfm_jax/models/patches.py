@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from tsdfm_jax.models import attention, transformer
 
 TIME_SCALE = 100.0  # radians of the fastest feature of a time in [0, 1]
-IN_DTYPE = ("qw", "kw", "vw", "attn_out", "mlp_in", "mlp_out", "mean", "log_scale")  # layers that compute in cfg.dtype
+IN_DTYPE = ("qw", "kw", "vw", "attn_out", "mlp_in", "mlp_out", "mean", "log_scale", "mix")  # layers that compute in cfg.dtype
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

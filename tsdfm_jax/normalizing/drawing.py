@@ -11,7 +11,6 @@ from tsdfm_jax.models import patches
 from tsdfm_jax.normalizing import sampling, trained
 from tsdfm_jax.runtime import hosts, mesh as meshes, pipeline
 
-
 KEPT = 10  # images of each class that an evaluation keeps, for a page to choose from
 
 

@@ -122,8 +122,8 @@ def patch_by_patch(shape):
     def passes(params, x_BNd, time_BM):
         def step(cache, given):
             place, x_B1d = given
-            mean, log_scale, cache = patches.apply(cfg, params, x_B1d, time_BM, cache=cache, place=place)
-            return cache, (mean[:, 0], log_scale[:, 0])
+            *outs, cache = patches.apply(cfg, params, x_B1d, time_BM, cache=cache, place=place)
+            return cache, [out[:, 0] for out in outs]
 
         x_NB1d = jnp.swapaxes(x_BNd, 0, 1)[:, :, None]
         return jax.lax.scan(step, patches.empty_cache(cfg, x_BNd.shape[0]), (jnp.arange(cfg.patches), x_NB1d))[1]
