@@ -32,8 +32,11 @@ def row(key, one):
     """The row of docs/ntm_scale.md for one entry of results/aot_ntm.json: one device, one run."""
     both = lambda values, shown: " to ".join(dict.fromkeys(shown(values[f"exchange_{end}"]) for end in ("hidden", "exposed")))
     sent = [f"{kind} {sums['sent'] / 1e9:.2f}" for kind, sums in sorted(one["collectives"].items())]
-    changes = [part.removeprefix("--config.") for part in key.split() if part.startswith("--")]
-    cells = [", ".join([key.split()[-1], f"{one['batch']:,}", *changes]), f"{one['memory']['peak'] / 2**30:.2f} of {one['hbm']}"]
+    form = key.split()[0].removeprefix("ntm_imagenet256").lstrip("_")
+    cells = [
+        ", ".join([*filter(None, [form]), key.split()[-1], f"{one['batch']:,}"]),
+        f"{one['memory']['peak'] / 2**30:.2f} of {one['hbm']}",
+    ]
     cells += [f"{one['flops']['model'] / 1e12:.1f}, {one['flops']['program'] / 1e12:.1f}", ", ".join(sent)]
     cells += [both(one["seconds_at_least"], lambda s: f"{s:.3f}"), both(one["utilisation_at_most"], lambda part: f"{part:.0%}")]
     return f"| {' | '.join(cells)} |"
@@ -63,7 +66,8 @@ def test_results_are_of_this_config():
         c = aot_compile.with_settings(ntm_imagenet256.get_config(form), {k: int(v) for k, v in overrides.items()})
         model = ntm_programs.flops(c, ntm_programs.data(c, 0, *IMAGENET), key.split()[-1])
         assert one["fits"] and one["loops_known"] and one["flops"]["model"] * one["devices"] == pytest.approx(model)
-        assert 0.999 < one["flops"]["program"] / one["flops"]["model"] < 1.06
+        # One image a device: attention to the cache is no matrix product for the compiler.
+        assert 0.95 < one["flops"]["program"] / one["flops"]["model"] < 1.06
 
 
 def config(**changes):

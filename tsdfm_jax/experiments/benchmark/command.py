@@ -28,6 +28,7 @@ from ml_collections import config_flags
 
 from tsdfm_jax.config import command_line
 from tsdfm_jax.experiments.planning import aot_compile
+from tsdfm_jax.runtime import memory
 
 parse, fail = functools.partial(command_line.parse, "benchmark"), functools.partial(command_line.fail, "benchmark")
 GROUPS = {
@@ -170,6 +171,7 @@ def main(argv):
         shapes = configs_to_time(argv)
         timed = [(file, config, groups(config, flags.FLAGS.only)) for file, config in shapes]
         command = shlex.join(["python", "-m", "launch.benchmark", *sys.argv[1:]])
+        memory.keep()  # as a run does
         with tempfile.TemporaryDirectory() as cache:
             os.environ.update(JAX_COMPILATION_CACHE_DIR=cache, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
             for file, config, names in timed:
